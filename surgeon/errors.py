@@ -4,9 +4,9 @@
 
     SurgeonError                    the root; `exit` is the exit code of the command line
     ├── UsageError            2     an option or argument that cannot be meant
-    │   └── UnknownNameError  2     a case, cut, model or label that does not exist; names the nearest
+    │   └── UnknownNameError  2     a name that does not exist; the nearest ones are named
     ├── ModelError            2     a file that is not a model this project can read or operate on
-    │   └── UnsupportedError  2     an operator, version or form that is not converted (never guessed)
+    │   └── UnsupportedError  2     an operator, version or form that is not converted
     ├── DataError             2     samples, labels or preprocessing that do not fit
     ├── OutputError           2     the output exists, or cannot be written where it was asked for
     ├── EnvironmentLacksError 3     disk, memory, GPU, execution provider or package is missing

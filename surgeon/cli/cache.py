@@ -1,0 +1,85 @@
+"""`surgeon cache list|clear`: what surgeon keeps on this machine."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from surgeon.cli.group import VerbGroup
+from surgeon.cli.screen import Screen, size
+from surgeon.cli.session import Answer
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from pathlib import Path
+
+
+@click.group(cls=VerbGroup)
+def cache() -> None:
+    """Cached features, models and data: all can be made again, clearing them loses only time."""
+
+
+@cache.command("list")
+def list_cache() -> Answer:
+    """List what is cached."""
+    return Answer(_listing(_entries("all")), show_list)
+
+
+@cache.command("clear")
+@click.argument("what", type=click.Choice(["all", "features", "models"]), default="all")
+def clear_cache(what: str) -> Answer:
+    """Remove cached features, models (and their data), or all."""
+    before = _entries(what)
+    if what in {"all", "features"}:
+        from surgeon.runtime import features
+
+        features.clear()
+    if what in {"all", "models"}:
+        import surgeon_models
+
+        surgeon_models.clear()
+    kept = {one["path"] for one in _entries(what)}
+    return Answer(_listing([one for one in before if one["path"] not in kept]), show_cleared)
+
+
+def show_list(screen: Screen, body: Mapping[str, Any]) -> None:
+    """One row per entry, then the sum."""
+    if body["entries"]:
+        screen.table(
+            ("kind", "size", "path"),
+            [(one["kind"], size(one["bytes"]), one["path"]) for one in body["entries"]],
+        )
+    screen.line(f"{len(body['entries'])} entries, {size(body['bytes'])}")
+
+
+def show_cleared(screen: Screen, body: Mapping[str, Any]) -> None:
+    """What was freed."""
+    screen.line(f"{len(body['entries'])} entries removed, {size(body['bytes'])} freed")
+
+
+def _entries(what: str) -> list[dict[str, Any]]:
+    found: list[dict[str, Any]] = []
+    if what in {"all", "features"}:
+        from surgeon.runtime import features
+
+        found += [
+            {"kind": "features", "path": str(entry.path), "bytes": entry.bytes}
+            for entry in features.list_entries()
+        ]
+    if what in {"all", "models"}:
+        from surgeon_models import store
+
+        for kind, folder in (("model", store.models_folder()), ("data", store.data_folder())):
+            paths = sorted(folder.iterdir()) if folder.is_dir() else []
+            found += [{"kind": kind, "path": str(path), "bytes": _weigh(path)} for path in paths]
+    return found
+
+
+def _listing(entries: list[dict[str, Any]]) -> dict[str, Any]:
+    return {"entries": entries, "bytes": sum(entry["bytes"] for entry in entries)}
+
+
+def _weigh(path: Path) -> int:
+    files = [path] if path.is_file() else [one for one in path.rglob("*") if one.is_file()]
+    return sum(one.stat().st_size for one in files)

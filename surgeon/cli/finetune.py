@@ -1,0 +1,147 @@
+"""`surgeon finetune MODEL DATA -o OUT`: the main job."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from surgeon.cli.group import Verb
+from surgeon.cli.options import model_argument, output_option, takes
+from surgeon.cli.progress import progress_for
+from surgeon.cli.screen import Screen, many, percent, size
+from surgeon.cli.session import Answer, Session
+from surgeon.cli.values import check_output
+from surgeon.errors import UsageError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from pathlib import Path
+
+# What ended the training → exit code, where it is not 0. The best so far was delivered.
+STOPPED_EXIT = {"nan": 1, "interrupt": 130}
+
+
+@click.command(cls=Verb)
+@model_argument
+@click.argument("data")
+@output_option
+@takes("case", "cut", "classes", "init", "epochs", "budget", "device", "precision", "seed")
+@takes("batch", "lr", "validation", "augment", "preprocess", "size", "label_column", "inputs")
+@takes("threads", "cache_limit", "golden_samples", "force", "resume", "dry_run")
+@click.pass_obj
+def finetune(
+    session: Session, model: Path, data: str, *, out: Path | None, dry_run: bool, **settings: Any
+) -> Answer:
+    """Train MODEL on DATA and write OUT: a tuned ONNX file that carries its proof.
+
+    DATA is a folder with one sub-folder per class, a table (CSV, Parquet, JSON-lines), an .npz,
+    or a data set of the `datasets` library. Without --case, a file that carries a plan goes on
+    with it; for any other, the case is chosen as with --case auto.
+    """
+    if out is None and not dry_run:
+        raise UsageError("missing: -o OUT (or --dry-run)", where="`surgeon finetune`")
+    if out is not None and not dry_run:
+        check_output(out, force=settings["force"])
+    from surgeon import operation
+
+    with progress_for(session) as progress:
+        outcome = operation.finetune(
+            model,
+            data,
+            out=None if dry_run else out,
+            dry_run=dry_run,
+            **settings,
+            progress=progress,
+            plugins=session.plugins,
+        )
+    body = outcome.document()
+    return Answer(body, show, exit=STOPPED_EXIT.get(body.get("stopped"), 0))
+
+
+def show(screen: Screen, body: Mapping[str, Any]) -> None:
+    """What was trained on what, how good it is, and where it lies."""
+    plan, data = body["plan"], body["data"] or {}
+    screen.facts(
+        {
+            "case": body["case"],
+            "cut": plan["cut"] if plan["depth"] is None else f"{plan['cut']} (@{plan['depth']})",
+            "weights start": plan["init"],
+            "stages": ", ".join(_stage(stage) for stage in plan["stages"]) or None,
+            "trained": None
+            if body["trained_parameters"] is None
+            else f"{many(body['trained_parameters'])} parameters",
+            "data": _data(data) if data else None,
+            "device": _device(body),
+            "frozen part": _frontier(body["frontier"]),
+        }
+    )
+    if body["out"] is None:
+        screen.line("nothing written: a dry run")
+        return
+    screen.line()
+    screen.table(
+        ("", "samples", "accuracy", "macro F1", "loss"),
+        [
+            (name, part["samples"], percent(part["accuracy"]), part["macro_f1"], part["loss"])
+            for name in ("train", "validation", "test")
+            if (part := (body["metrics"] or {}).get(name))
+        ],
+    )
+    screen.line()
+    seconds = body["seconds"]
+    parity = (body["proof"] or {}).get("parity") or {}
+    screen.facts(
+        {
+            "seconds": _seconds(seconds),
+            "stopped by": body["stopped"],
+            "delivered": body["delivered"],
+            "parity": f"{parity['max_relative']:.2g} relative, bound {parity['bound']:.0e}"
+            if parity.get("max_relative") is not None
+            else None,
+            "written": body["out"],
+            "sha256": body["sha256"],
+        }
+    )
+
+
+def _stage(stage: Any) -> str:
+    return str(stage["name"]) if isinstance(stage, dict) else str(stage)
+
+
+def _device(body: Mapping[str, Any]) -> str | None:
+    return ", ".join(
+        [str(body["device"] or "-"), str(body["precision"] or "-"), *(body["providers"] or ())]
+    )
+
+
+def _data(data: Mapping[str, Any]) -> str:
+    parts = ", ".join(
+        f"{data[name]} {name}" for name in ("train", "validation", "test") if data.get(name)
+    )
+    skipped = f"; {len(data['skipped'])} skipped" if data.get("skipped") else ""
+    return f"{data['samples']} samples in {len(data['classes'])} classes ({parts}){skipped}"
+
+
+def _frontier(frontier: Mapping[str, Any] | None) -> str | None:
+    if not frontier or not frontier["nodes_frozen"]:
+        return None
+    cache = frontier["cache"] or {}
+    held = f", features {size(cache.get('bytes'))}" if cache.get("bytes") is not None else ""
+    again = ", from the cache" if cache.get("hit") else ""
+    return f"{frontier['nodes_frozen']} of {_nodes(frontier)} nodes{held}{again}"
+
+
+def _nodes(frontier: Mapping[str, Any]) -> int:
+    return int(frontier["nodes_frozen"] + frontier["nodes_trained"])
+
+
+def _seconds(seconds: Mapping[str, Any] | None) -> str | None:
+    if not seconds:
+        return None
+    parts = ", ".join(
+        f"{name} {seconds[name]:.1f}"
+        for name in ("features", "train", "write")
+        if seconds.get(name) is not None
+    )
+    return f"{seconds['total']:.1f} ({parts})"

@@ -1,0 +1,148 @@
+"""The tree of verbs: names and help are known at once, a verb's module is loaded when it runs."""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from surgeon.cli.session import Session, reserved_stdout
+from surgeon.errors import UnknownNameError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+
+def _raise_count(name: str) -> Callable[[click.Context, click.Parameter, Any], None]:
+    def store(ctx: click.Context, _: click.Parameter, value: Any) -> None:
+        session = ctx.find_object(Session)
+        if session is not None:
+            setattr(session, name, getattr(session, name) or value)
+
+    return store
+
+
+def common_options() -> list[click.Parameter]:
+    """Return the options that every verb takes, and that may also stand in front of the verb."""
+
+    def flag(name: str, text: str) -> click.Option:
+        # Read from the raw arguments by `Session.from_arguments`; declared for parsing and help.
+        return click.Option([name], is_flag=True, expose_value=False, help=text)
+
+    return [
+        flag("--json", "The JSON document alone on stdout."),
+        flag("--traceback", "Show where an error came from."),
+        flag("--no-plugins", "Load no plugins."),
+        click.Option(
+            ["-q", "--quiet"],
+            is_flag=True,
+            expose_value=False,
+            callback=_raise_count("quiet"),
+            help="No progress, notes or warnings on stderr.",
+        ),
+        click.Option(
+            ["-v", "--verbose"],
+            count=True,
+            expose_value=False,
+            callback=_raise_count("verbose"),
+            help="Show more.",
+        ),
+    ]
+
+
+class Verb(click.Command):
+    """A command that takes the common options and leaves stdout to its answer."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.params.extend(common_options())
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """Parse, after noting whose arguments they are: a usage error names the verb."""
+        session = ctx.find_object(Session)
+        if session is not None:
+            session.verb = ctx.command_path.split()[1]
+        return super().parse_args(ctx, args)
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Run the verb and return its `Answer`."""
+        with reserved_stdout():
+            return super().invoke(ctx)
+
+
+class VerbGroup(click.Group):
+    """A group whose unknown commands are answered with the nearest names."""
+
+    command_class = Verb
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        """Find the command, or raise `UnknownNameError`."""
+        name = args[0]
+        if not name.startswith("-") and self.get_command(ctx, name) is None:
+            what = "verb" if ctx.parent is None else f"{ctx.info_name} command"
+            raise UnknownNameError(
+                what, name, self.list_commands(ctx), where=f"`{ctx.command_path}`"
+            )
+        return super().resolve_command(ctx, args)
+
+
+class SurgeonGroup(VerbGroup):
+    """The top of the tree: verbs of our own, loaded on use, and those of plugins."""
+
+    def __init__(self, verbs: Mapping[str, tuple[str, str]], **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self._lazy = dict(verbs)
+        self._own = frozenset(verbs)
+        self._plugins_asked = False
+        self.params.extend(common_options())
+
+    def offer(self, name: str, target: str, summary: str) -> None:
+        """Add a command by `module:attribute`, imported when it runs: for `surgeon_commands`."""
+        self._lazy.setdefault(name, (target, summary))
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """Return our verbs in the order of a working day, then those of plugins by name."""
+        self._ask_plugins(ctx)
+        added = (set(self._lazy) - self._own) | set(self.commands)
+        return [*(name for name in self._lazy if name in self._own), *sorted(added - self._own)]
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        """Load a verb; plugins are asked only for a name that is not ours."""
+        if cmd_name not in self._own:
+            self._ask_plugins(ctx)
+        if cmd_name in self._lazy:
+            module, _, attribute = self._lazy[cmd_name][0].partition(":")
+            command: click.Command = getattr(importlib.import_module(module), attribute)
+            return command
+        return super().get_command(ctx, cmd_name)
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Write the list of verbs without loading one."""
+        names = self.list_commands(ctx)
+        own = [(name, self._lazy[name][1]) for name in names if name in self._own]
+        with formatter.section("Verbs"):
+            formatter.write_dl(own)
+        others = [(name, self._summary(name)) for name in names if name not in self._own]
+        if others:
+            with formatter.section("Verbs of plugins"):
+                formatter.write_dl(others)
+
+    def _summary(self, name: str) -> str:
+        if name in self._lazy:
+            return self._lazy[name][1]
+        return self.commands[name].get_short_help_str(limit=80)
+
+    def _ask_plugins(self, ctx: click.Context) -> None:
+        session = ctx.find_object(Session)
+        if self._plugins_asked or session is None:
+            return
+        self._plugins_asked = True
+        try:
+            session.plugins.hook.surgeon_commands(cli=self)
+        except Exception as error:  # noqa: BLE001 - a stranger's code must not end the command line
+            session.warn(f"a plugin's surgeon_commands failed: {type(error).__name__}: {error}")
+        for name in sorted(set(self.commands) & self._own):
+            session.warn(f"a plugin offers the verb {name!r}, which surgeon has itself: not used")

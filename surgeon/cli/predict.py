@@ -1,0 +1,72 @@
+"""`surgeon predict MODEL INPUTS...`: labels and probabilities by ONNX Runtime."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from surgeon.cli.group import Verb
+from surgeon.cli.options import model_argument, takes
+from surgeon.cli.progress import progress_for
+from surgeon.cli.screen import Screen, percent
+from surgeon.cli.session import Answer, Session
+from surgeon.errors import DataError, UsageError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+
+@click.command(cls=Verb)
+@model_argument
+@click.argument(
+    "files", metavar="INPUTS...", nargs=-1, required=True, type=click.Path(path_type=Path)
+)
+@takes("preprocess", "size", "inputs", "batch", "device", "threads")
+@click.pass_obj
+def predict(
+    session: Session,
+    model: Path,
+    files: tuple[Path, ...],
+    *,
+    inputs: Mapping[str, Any],
+    **settings: Any,
+) -> Answer:
+    """Predict a label for each of INPUTS: images, folders of images, or .npz files."""
+    missing = [str(path) for path in files if not path.exists()]
+    if missing:
+        raise UsageError(
+            f"{len(missing)} of {len(files)} inputs do not exist", where=", ".join(missing[:10])
+        )
+    from surgeon import operation
+
+    with progress_for(session) as progress:
+        body = operation.predict(
+            model, files, constants=inputs, **settings, progress=progress, plugins=session.plugins
+        ).document()
+    failed = body["failed"]
+    if failed and not body["predictions"]:
+        raise DataError(
+            f"none of {len(failed)} inputs could be read: {failed[0]['reason']}",
+            where=failed[0]["input"],
+            remedy="give images the file's preprocessing can read, or an .npz",
+        )
+    for one in failed:
+        session.warn(f"{one['input']}: {one['reason']}")
+    return Answer(body, show)
+
+
+def show(screen: Screen, body: Mapping[str, Any]) -> None:
+    """One row per input."""
+    screen.table(
+        ("input", "label", "probability"),
+        [
+            (
+                one["input"],
+                one["index"] if one["label"] is None else one["label"],
+                percent(one["probability"]),
+            )
+            for one in body["predictions"]
+        ],
+    )

@@ -1,0 +1,126 @@
+"""What people see on stdout: rich tables on a terminal, plain aligned columns anywhere else.
+
+Plain output never truncates or wraps, so that it can be searched and cut by other tools.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, TextIO
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping, Sequence
+
+
+class Screen:
+    """Where an answer is shown."""
+
+    def __init__(self, stream: TextIO, *, verbose: int = 0) -> None:
+        self.stream = stream
+        self.verbose = verbose
+        self.terminal = stream.isatty()
+
+    def line(self, text: str = "") -> None:
+        """Write a line as it is."""
+        self.stream.write(text + "\n")
+
+    def facts(self, facts: Mapping[str, Any]) -> None:
+        """Write name and value, one pair per line; what is unknown (None) is left out."""
+        known = {name: cell(value) for name, value in facts.items() if value is not None}
+        width = max(map(len, known), default=0)
+        for name, value in known.items():
+            self.line(f"{name:<{width}}  {value}")
+
+    def table(
+        self, columns: Sequence[str], rows: Iterable[Sequence[Any]], *, title: str | None = None
+    ) -> None:
+        """Write a table; columns of numbers are aligned to the right."""
+        values = [list(row) for row in rows]
+        numeric = [
+            all(isinstance(row[index], int | float | None) for row in values)
+            for index in range(len(columns))
+        ]
+        texts = [[cell(value) for value in row] for row in values]
+        if self.terminal:
+            self._rich_table(columns, texts, numeric, title)
+        else:
+            self._plain_table(columns, texts, numeric, title)
+
+    def _plain_table(
+        self,
+        columns: Sequence[str],
+        rows: list[list[str]],
+        numeric: list[bool],
+        title: str | None,
+    ) -> None:
+        if title:
+            self.line(title)
+        lines = [list(columns), *rows]
+        widths = [max(len(line[index]) for line in lines) for index in range(len(columns))]
+        for line in lines:
+            cells = zip(line, widths, numeric, strict=True)
+            aligned = (f"{text:>{w}}" if right else f"{text:<{w}}" for text, w, right in cells)
+            self.line("  ".join(aligned).rstrip())
+
+    def _rich_table(
+        self,
+        columns: Sequence[str],
+        rows: list[list[str]],
+        numeric: list[bool],
+        title: str | None,
+    ) -> None:
+        from rich.console import Console
+        from rich.table import Table
+        from rich.text import Text
+
+        table = Table(title=title, title_justify="left")
+        for name, right in zip(columns, numeric, strict=True):
+            table.add_column(name, justify="right" if right else "left", overflow="fold")
+        for row in rows:
+            table.add_row(*map(Text, row))  # Text: a tensor's name is not markup
+        Console(file=self.stream).print(table)
+
+
+def cell(value: Any) -> str:
+    """Write a value for a table: `-` where it is unknown, numbers short."""
+    match value:
+        case None:
+            return "-"
+        case bool():
+            return "yes" if value else "no"
+        case float():
+            return f"{value:.4g}"
+        case _:
+            return str(value)
+
+
+def percent(fraction: float | None) -> str:
+    """Write a fraction as per cent: 0.9312 → `93.1 %`."""
+    return "-" if fraction is None else f"{100 * fraction:.1f} %"
+
+
+def size(count: float | None) -> str:
+    """Write bytes for people, in powers of 1000."""
+    if count is None:
+        return "-"
+    for unit in ("B", "kB", "MB"):
+        if abs(count) < 1000:
+            return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"
+        count /= 1000
+    return f"{count:.1f} GB"
+
+
+def many(count: int | None) -> str:
+    """Write a count for people: 4_652_008 → `4.65 M`."""
+    if count is None:
+        return "-"
+    for limit, unit in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
+        if count >= limit:
+            return f"{count / limit:.2f} {unit}"
+    return str(count)
+
+
+def shape(dims: Sequence[Any] | None) -> str:
+    """Write a shape: `batch×3×224×224`, `?` for what is unknown."""
+    if dims is None:
+        return "?"
+    return "×".join("?" if dim is None else str(dim) for dim in dims) or "scalar"

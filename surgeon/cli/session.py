@@ -1,0 +1,179 @@
+"""One run of the command line: what was asked about output, what was warned of, what came out.
+
+A verb returns an `Answer`; `entry.main` writes it. Only the answer ever reaches stdout.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import logging
+import os
+import sys
+import warnings
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, TextIO
+
+from surgeon import __version__
+from surgeon.records import as_json
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Mapping, Sequence
+
+    from surgeon.cli.screen import Screen
+    from surgeon.errors import SurgeonError
+
+SCHEMA = 1
+
+OUR_LOGGERS = ("surgeon", "surgeon_models", "surgeon_cases")
+
+# Said to developers of other libraries, not to whoever runs a command.
+NOISE = (DeprecationWarning, PendingDeprecationWarning, FutureWarning, ImportWarning)
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What a verb found: the body of its document, how it looks to people, and the exit code."""
+
+    body: Mapping[str, Any]
+    show: Callable[[Screen, Mapping[str, Any]], None]
+    exit: int = 0
+
+
+@dataclass
+class Session:
+    """The options every verb shares, and the warnings gathered so far.
+
+    `json`, `traceback` and `plugins_enabled` are read from the raw arguments, because they must
+    hold even where the arguments cannot be parsed or the parser stops early (`--help`).
+    """
+
+    json: bool = False
+    traceback: bool = False
+    plugins_enabled: bool = True
+    quiet: bool = False
+    verbose: int = 0
+    verb: str | None = None
+    warnings: list[str] = field(default_factory=list)
+    _plugins: Any = None
+
+    @classmethod
+    def from_arguments(cls, arguments: Sequence[str]) -> Session:
+        """Read the options that hold wherever they stand, up to `--`."""
+        end = arguments.index("--") if "--" in arguments else len(arguments)
+        given = set(arguments[:end])
+        return cls(
+            json="--json" in given,
+            traceback="--traceback" in given,
+            plugins_enabled="--no-plugins" not in given,
+        )
+
+    @property
+    def plugins(self) -> Any:
+        """The plugin manager, made on first use; a broken plugin becomes one warning line."""
+        if self._plugins is None:
+            from surgeon.plugin.manager import manager
+
+            blocked = os.environ.get("SURGEON_DISABLE_PLUGINS", "").split(",")
+            self._plugins = manager(
+                disabled=frozenset(name.strip() for name in blocked if name.strip()),
+                enabled=self.plugins_enabled,
+            )
+        return self._plugins
+
+    def note(self, text: str) -> None:
+        """Tell people something on stderr; `-q` silences it."""
+        if not self.quiet:
+            say(text)
+
+    def warn(self, text: str) -> None:
+        """Keep a warning for the document and say it once, on one line of stderr."""
+        line = " ".join(text.split())
+        if line not in self.warnings:
+            self.warnings.append(line)
+            self.note(f"warning: {line}")
+
+    @contextlib.contextmanager
+    def gathering_warnings(self) -> Iterator[None]:
+        """Turn Python's warnings and our own log into warnings of the document.
+
+        Filters given by `-W` or PYTHONWARNINGS stand.
+        """
+        with warnings.catch_warnings(), contextlib.ExitStack() as undo:
+            handler = _ToSession(self)
+            for name in OUR_LOGGERS:
+                logger = logging.getLogger(name)
+                logger.addHandler(handler)
+                undo.callback(logger.removeHandler, handler)
+            if not sys.warnoptions:
+                warnings.simplefilter("default")
+                for category in NOISE:
+                    warnings.simplefilter("ignore", category)
+            warnings.showwarning = lambda message, *_, **__: self.warn(str(message))
+            yield
+
+    def document(self, body: Mapping[str, Any]) -> str:
+        """Write a body as the JSON document of this verb, on one line."""
+        frame = {"schema": SCHEMA, "verb": self.verb, "surgeon": __version__}
+        told = list(dict.fromkeys([*body.get("warnings", ()), *self.warnings]))
+        whole = {**frame, **body, **frame, "warnings": told}
+        return json.dumps(as_json(whole), default=_as_plain, allow_nan=False)
+
+    def failure(self, error: SurgeonError) -> str:
+        """Write an error as the failure document."""
+        return self.document({"error": error.as_dict()})
+
+
+class _ToSession(logging.Handler):
+    """What our rooms log as a warning, or worse, is a warning of the document."""
+
+    def __init__(self, session: Session) -> None:
+        super().__init__(logging.WARNING)
+        self.session = session
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.session.warn(record.getMessage())
+
+
+def say(text: str) -> None:
+    """Write a line on stderr; a reader that went away must not end the work."""
+    with contextlib.suppress(BrokenPipeError):
+        sys.stderr.write(text + "\n")
+        sys.stderr.flush()
+
+
+def write_out(text: str) -> None:
+    """Write the answer on stdout."""
+    sys.stdout.write(text + "\n")
+    sys.stdout.flush()
+
+
+@contextlib.contextmanager
+def reserved_stdout() -> Iterator[None]:
+    """Keep stdout free for the answer: what libraries and child processes print goes to stderr.
+
+    The file descriptor is turned as well, because native libraries do not know `sys.stdout`.
+    """
+    descriptor = _descriptor(sys.stdout)
+    error = _descriptor(sys.stderr)
+    with contextlib.ExitStack() as undo:
+        undo.enter_context(contextlib.redirect_stdout(sys.stderr))
+        if descriptor is not None and error is not None and descriptor != error:
+            saved = os.dup(descriptor)
+            undo.callback(os.close, saved)
+            undo.callback(os.dup2, saved, descriptor)
+            os.dup2(error, descriptor)
+        yield
+
+
+def _descriptor(stream: TextIO) -> int | None:
+    try:
+        stream.flush()
+        return stream.fileno()
+    except (AttributeError, OSError, ValueError):  # replaced by a buffer, or closed
+        return None
+
+
+def _as_plain(value: Any) -> Any:
+    """Turn what json does not know into plain values: arrays and numbers of numpy, paths."""
+    return as_json(value.tolist()) if hasattr(value, "tolist") else str(value)

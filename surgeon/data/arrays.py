@@ -1,0 +1,435 @@
+"""Values as the graph takes them: `.npz` files, arrays in memory, constants of `--input`.
+
+Every array is checked once against the graph's inputs: name, element type, rank, fixed dimensions,
+number of samples, NaN. What must not enter: preprocessing, and any cast beyond the two the contract
+allows (exact integer to integer, float64 to float32).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import zipfile
+from collections.abc import Mapping
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from surgeon.data.labels import label_text
+from surgeon.data.samples import Batch, Samples
+from surgeon.errors import DataError, EnvironmentLacksError, UnknownNameError, UsageError
+
+if TYPE_CHECKING:
+    from collections.abc import Container, Iterable, Sequence
+    from pathlib import Path
+
+    from numpy.typing import NDArray
+
+    from surgeon.records import TensorInfo
+
+SPLITS = ("train", "validation", "test")
+_RESERVED = ("labels", "split")
+_DTYPES = {"float": "float32", "double": "float64", "string": "object", "bool": "bool"}
+
+
+def numpy_dtype(name: str) -> np.dtype[Any]:
+    """Return the numpy type of an ONNX element type in lower case; text is `object`.
+
+    Raises:
+        DataError: an element type that numpy cannot hold (packed 4-bit types, for example).
+    """
+    if name.startswith(("bfloat16", "float8")):
+        import ml_dtypes
+
+        spelling = {"float8e4m3fn": "float8_e4m3fn", "float8e5m2": "float8_e5m2"}
+        scalar: type[Any] = getattr(ml_dtypes, spelling.get(name, name))
+        return np.dtype(scalar)
+    try:
+        return np.dtype(_DTYPES.get(name, name))
+    except TypeError:
+        message = f"a graph input of element type {name} cannot be fed"
+        raise DataError(message, remedy="take another export of the model") from None
+
+
+class ArraySamples(Samples):
+    """Arrays in memory, samples along each input's batch axis; no preprocessing.
+
+    Inputs whose array has no batch axis are the same for every sample.
+    """
+
+    def __init__(
+        self,
+        *,
+        inputs: Sequence[TensorInfo],
+        arrays: Mapping[str, NDArray[Any]],
+        names: Sequence[str],
+        labels: Sequence[str] | None,
+        split: Sequence[str] | None = None,
+        shared: Iterable[str] = (),
+    ) -> None:
+        super().__init__(inputs=inputs, names=names, labels=labels, split=split)
+        self._arrays = dict(arrays)
+        self._shared = frozenset(shared)
+
+    def content_sha256(self, indices: NDArray[np.int64] | None = None) -> str:
+        """Hash of the arrays' names, types, shapes and values, and of the indices."""
+        total = hashlib.sha256(self._hash)
+        chosen = np.arange(self.n) if indices is None else np.asarray(indices)
+        total.update(chosen.astype("<i8").tobytes())
+        return total.hexdigest()
+
+    def read(self, indices: Sequence[int] | NDArray[np.int64]) -> Batch:
+        """Take samples out of the arrays; nothing can fail here."""
+        chosen = np.asarray(indices, np.int64)
+        feeds = {}
+        for info in self.inputs:
+            array = self._arrays[info.name]
+            if info.name not in self._shared:
+                feeds[info.name] = np.take(array, chosen, info.batch_axis or 0)
+            elif info.batch_axis is None:
+                feeds[info.name] = array
+            else:
+                unbatched = np.expand_dims(array, info.batch_axis)
+                feeds[info.name] = np.repeat(unbatched, len(chosen), info.batch_axis)
+        return Batch(chosen, feeds)
+
+    @cached_property
+    def _hash(self) -> bytes:
+        total = hashlib.sha256()
+        for name in sorted(self._arrays):
+            array = self._arrays[name]
+            total.update(f"{name}\0{array.dtype.str}{array.shape}\0".encode())
+            if array.dtype == object:
+                total.update("\0".join(str(item) for item in array.ravel()).encode())
+            else:
+                total.update(np.ascontiguousarray(array).reshape(-1).view(np.uint8).data)
+        return total.digest()
+
+
+def open_npz(
+    path: Path, inputs: Sequence[TensorInfo], constants: Mapping[str, NDArray[Any]] | None = None
+) -> ArraySamples:
+    """Read an `.npz` in the contract's convention; nothing in it is ever unpickled.
+
+    Raises:
+        DataError: not an `.npz`, object arrays, or anything `from_arrays` refuses.
+        EnvironmentLacksError: not enough memory for the arrays.
+    """
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            if not isinstance(file, np.lib.npyio.NpzFile):
+                message = "the file is a single array, not an .npz"
+                raise DataError(message, where=str(path), remedy="save it with numpy.savez")
+            arrays = {name: _member(file, name, path) for name in file.files}
+    except (OSError, ValueError, zipfile.BadZipFile, EOFError) as error:
+        message = f"the file is not a readable .npz: {error}"
+        raise DataError(message, where=str(path), remedy="save it with numpy.savez") from None
+    except MemoryError:
+        raise EnvironmentLacksError(
+            "the arrays do not fit into memory", where=str(path), remedy="give fewer samples"
+        ) from None
+    return from_arrays(arrays, inputs, constants, where=str(path))
+
+
+def from_arrays(
+    arrays: Mapping[str, Any],
+    inputs: Sequence[TensorInfo],
+    constants: Mapping[str, NDArray[Any]] | None = None,
+    *,
+    where: str = "data",
+) -> ArraySamples:
+    """Check arrays named like the graph's inputs, `labels` and `split`, and make samples of them.
+
+    `input:<name>` names a graph input; it is needed for one called `labels` or `split`.
+
+    Raises:
+        DataError: unknown or missing names, wrong element types, ranks, dimensions or lengths,
+            object arrays, NaN (the array and the first bad index are named); all at once.
+    """
+    constants = constants or {}
+    by_input, extra = _assign(arrays, inputs, constants)
+    problems = [f"no graph input is called {name!r}" for name in extra]
+    values: dict[str, NDArray[Any]] = dict(constants)
+    shared = set(constants)
+    lengths: dict[str, int] = {}
+    for info in inputs:
+        if info.name in constants:
+            continue
+        if info.name not in by_input:
+            problems.append(f"the array for graph input {_describe(info)} is missing")
+            continue
+        try:
+            array = _checked(by_input[info.name], info)
+        except _Problem as problem:
+            problems.append(f"array {info.name!r} {problem}")
+            continue
+        values[info.name] = array
+        if _is_batched(array, info):
+            lengths[info.name] = array.shape[info.batch_axis or 0]
+        else:
+            shared.add(info.name)
+    labels = _column(arrays, "labels", problems)
+    split = _column(arrays, "split", problems)
+    for name, column in (("labels", labels), ("split", split)):
+        if column is not None:
+            lengths[name] = len(column)
+    if len(set(lengths.values())) > 1:
+        told = ", ".join(f"{name} has {count}" for name, count in lengths.items())
+        problems.append(f"the numbers of samples differ: {told}")
+    if split is not None:
+        problems += _split_problems(split)
+    if problems:
+        raise DataError(
+            "; ".join(problems),
+            where=where,
+            remedy="arrays are named like the graph's inputs ("
+            + ", ".join(_describe(info) for info in inputs)
+            + "), with labels [n] and optionally split [n]; see surgeon inspect",
+        )
+    n = next(iter(lengths.values()), 1)
+    if n == 0:
+        raise DataError("there are no samples in it", where=where, remedy="give at least one")
+    texts = None
+    if labels is not None:
+        texts = [label_text(v, f"{where}, labels[{i}]") for i, v in enumerate(labels.tolist())]
+    return ArraySamples(
+        inputs=inputs,
+        arrays=values,
+        names=[f"row {index}" for index in range(n)],
+        labels=texts,
+        split=None if split is None else [_text(item) for item in split.tolist()],
+        shared=shared,
+    )
+
+
+def parse_constants(
+    options: Sequence[str] | Mapping[str, Any], inputs: Sequence[TensorInfo]
+) -> dict[str, NDArray[Any]]:
+    """Read `--input NAME=VALUE`: VALUE is JSON (number, true, list), or plain text for text inputs.
+
+    Returns:
+        For each name the value in the input's element type, of the input's shape without its batch
+        axis; a single number fills the whole shape.
+
+    Raises:
+        UsageError: not NAME=VALUE, no such input, or a value the input cannot take.
+    """
+    known = {info.name: info for info in inputs}
+    if isinstance(options, Mapping):
+        pairs = list(options.items())
+    else:
+        pairs = [_pair(option, known) for option in options]
+    constants: dict[str, NDArray[Any]] = {}
+    for name, value in pairs:
+        if name not in known:
+            raise UnknownNameError("graph input", name, known, where="--input")
+        constants[name] = _constant(value, known[name])
+    return constants
+
+
+class _Problem(Exception):  # noqa: N818 - part of a message, never seen by a caller
+    """What is wrong with one array; stays inside this file."""
+
+
+def _member(file: Any, name: str, path: Path) -> NDArray[Any]:
+    try:
+        array: NDArray[Any] = file[name]
+    except ValueError as error:
+        if "allow_pickle" not in str(error) and "Object arrays" not in str(error):
+            raise
+        message = f"array {name!r} holds Python objects, which are never loaded"
+        remedy = "save numbers or text: array.astype(str) for text"
+        raise DataError(message, where=str(path), remedy=remedy) from None
+    return array
+
+
+def _assign(
+    arrays: Mapping[str, Any], inputs: Sequence[TensorInfo], constants: Mapping[str, Any]
+) -> tuple[dict[str, Any], list[str]]:
+    """Say which array feeds which input, and which arrays feed none."""
+    names = {info.name for info in inputs} - set(constants)
+    by_input, extra = {}, []
+    for name, array in arrays.items():
+        plain = name.removeprefix("input:")
+        if name in _RESERVED:
+            continue
+        if name in names:
+            by_input[name] = array
+        elif plain in names:
+            by_input[plain] = array
+        else:
+            extra.append(name)
+    return by_input, extra
+
+
+def _checked(value: Any, info: TensorInfo) -> NDArray[Any]:
+    """Return the array in the input's element type, its rank and fixed dimensions checked."""
+    array = np.asarray(value)
+    if array.dtype == object and not (info.dtype == "string" and _all_text(array)):
+        message = "holds Python objects"
+        raise _Problem(message)
+    array = _cast(array, info)
+    if info.shape is None:
+        return array
+    full = info.shape
+    axis = info.batch_axis
+    batched = array.ndim == len(full)
+    without = full if axis is None else (*full[:axis], *full[axis + 1 :])
+    if not batched and array.ndim != len(without):
+        message = f"has shape {list(array.shape)}, the graph takes {_shape(info)}"
+        raise _Problem(message)
+    for position, (size, dim) in enumerate(
+        zip(array.shape, full if batched else without, strict=True)
+    ):
+        fixed = isinstance(dim, int) and not (batched and position == axis)
+        if fixed and size != dim:
+            message = f"has shape {list(array.shape)}, the graph takes {_shape(info)}"
+            raise _Problem(message)
+    return array
+
+
+def _cast(array: NDArray[Any], info: TensorInfo) -> NDArray[Any]:
+    """Do the two casts the contract allows, exactly, and refuse NaN."""
+    wanted = numpy_dtype(info.dtype)
+    if array.dtype.kind == "f":
+        bad = np.isnan(array)
+        if bad.any():
+            message = f"holds NaN, first at index {_first(bad)}"
+            raise _Problem(message)
+    if info.dtype == "string" and array.dtype.kind in "US":
+        return np.array([_text(item) for item in array.ravel()], object).reshape(array.shape)
+    array = array.astype(array.dtype.newbyteorder("="), copy=False)
+    if array.dtype == wanted:
+        return array
+    if array.dtype.kind in "iu" and wanted.kind in "iu":
+        bounds = np.iinfo(wanted)
+        bad = (array < bounds.min) | (array > bounds.max)
+        if bad.any():
+            where = _first(bad)
+            message = f"holds {array[where]} at index {where}, out of range for {info.dtype}"
+            raise _Problem(message)
+        return array.astype(wanted)
+    if array.dtype == np.float64 and wanted == np.float32:
+        with np.errstate(over="ignore"):
+            single = array.astype(np.float32)
+        bad = np.isinf(single) & ~np.isinf(array)
+        if bad.any():
+            message = f"holds a value too large for float32 at index {_first(bad)}"
+            raise _Problem(message)
+        return single
+    message = f"has element type {array.dtype}, the graph takes {info.dtype}"
+    raise _Problem(message)
+
+
+def _is_batched(array: NDArray[Any], info: TensorInfo) -> bool:
+    if info.shape is None:
+        return array.ndim > 0
+    return info.batch_axis is not None and array.ndim == len(info.shape)
+
+
+def _column(arrays: Mapping[str, Any], name: str, problems: list[str]) -> NDArray[Any] | None:
+    if name not in arrays:
+        return None
+    column = np.asarray(arrays[name])
+    if column.dtype == object and _all_text(column):
+        column = column.astype(str)
+    if column.ndim != 1:
+        problems.append(f"{name} has shape {list(column.shape)}, not [n]")
+        return None
+    if column.dtype.kind not in "iubfUS":
+        problems.append(f"{name} holds {column.dtype}, not numbers or text")
+        return None
+    if column.dtype.kind == "f" and np.isnan(column).any():
+        problems.append(f"array {name!r} holds NaN, first at index {_first(np.isnan(column))}")
+        return None
+    return column
+
+
+def _split_problems(split: NDArray[Any]) -> list[str]:
+    for index, item in enumerate(split.tolist()):
+        if _text(item) not in SPLITS:
+            return [f"split[{index}] is {_text(item)!r}, not one of {', '.join(SPLITS)}"]
+    return []
+
+
+def _constant(value: Any, info: TensorInfo) -> NDArray[Any]:
+    where = f"--input {info.name}"
+    wanted = numpy_dtype(info.dtype)
+    try:
+        array = np.asarray(value, object if info.dtype == "string" else None)
+    except ValueError:
+        message = f"the value of {info.name} is not a regular list of numbers"
+        raise UsageError(message, where=where, remedy="give lists of equal lengths") from None
+    number = array.dtype.kind in "iuf" and wanted.kind != "b"
+    if info.dtype != "string" and not number and array.dtype.kind != wanted.kind:
+        message = f"{value!r} is not of element type {info.dtype}"
+        raise UsageError(message, where=where, remedy="give JSON: a number, true, or a list")
+    try:
+        if wanted.kind in "iu":
+            exact = array.astype(np.int64) if array.dtype.kind == "f" else array
+            if not np.array_equal(exact, array):
+                message = "is not a whole number"
+                raise _Problem(message)  # noqa: TRY301 - one message for all that does not fit
+            array = _cast(exact, info)
+        else:
+            array = array.astype(wanted)
+    except (_Problem, ValueError, OverflowError) as problem:
+        message = f"the value {problem}"
+        raise UsageError(message, where=where, remedy=f"give values of {info.dtype}") from None
+    return _fit_constant(array, info, where)
+
+
+def _fit_constant(array: NDArray[Any], info: TensorInfo, where: str) -> NDArray[Any]:
+    if info.shape is None:
+        return array
+    axis = info.batch_axis
+    if axis is not None and array.ndim == len(info.shape) and array.shape[axis] == 1:
+        array = array.squeeze(axis)
+    shape = info.shape if axis is None else (*info.shape[:axis], *info.shape[axis + 1 :])
+    if array.ndim == 0:
+        # A number fills the whole shape; a dimension left open is one long.
+        return np.full([dim if isinstance(dim, int) else 1 for dim in shape], array, array.dtype)
+    fits = array.ndim == len(shape) and all(
+        not isinstance(dim, int) or dim == size
+        for size, dim in zip(array.shape, shape, strict=True)
+    )
+    if not fits:
+        message = f"the value has shape {list(array.shape)}, the graph takes {_shape(info)}"
+        raise UsageError(message, where=where, remedy="give one sample's value, or one number")
+    return array
+
+
+def _pair(option: str, known: Container[str]) -> tuple[str, Any]:
+    """Divide NAME=VALUE; names and text may hold `=`, so a known name decides."""
+    places = [place for place, letter in enumerate(option) if letter == "="]
+    place = next((place for place in places if option[:place] in known), *places[:1] or [0])
+    name, text = option[:place], option[place + 1 :]
+    if not name:
+        message = f"{option!r} is not NAME=VALUE"
+        raise UsageError(message, where="--input", remedy="for example --input training=false")
+    try:
+        return name, json.loads(text)
+    except ValueError:
+        return name, text
+
+
+def _all_text(array: NDArray[Any]) -> bool:
+    return all(isinstance(item, str) for item in array.ravel())
+
+
+def _text(item: Any) -> str:
+    return item.decode("utf-8", errors="replace") if isinstance(item, bytes) else str(item)
+
+
+def _first(bad: NDArray[np.bool_]) -> tuple[int, ...]:
+    return tuple(int(part) for part in np.unravel_index(int(bad.argmax()), bad.shape))
+
+
+def _shape(info: TensorInfo) -> str:
+    dims = ["?" if dim is None else str(dim) for dim in info.shape or ()]
+    return f"[{', '.join(dims)}]"
+
+
+def _describe(info: TensorInfo) -> str:
+    return f"{info.name} ({info.dtype} {_shape(info) if info.shape is not None else '[...]'})"

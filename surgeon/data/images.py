@@ -1,0 +1,320 @@
+"""Pictures: decoded on demand, turned upright, brought to RGB and to size, normalized.
+
+A picture becomes values in one pass: decode (JPEG at a reduced scale where it is far too large),
+resize, and one table look-up per channel that writes straight into the batch. What must not enter:
+augmentation (that is done on the device, in batches) and guessing of preprocessing.
+
+Decisions: transparency is laid over white; 16-bit grey is divided by 257, so that 65535 becomes
+255; of animations the first frame is taken; 32-bit and floating-point pixels have no stated range
+and are refused.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+import numpy as np
+from PIL import Image, ImageOps, UnidentifiedImageError
+
+from surgeon.data.arrays import numpy_dtype
+from surgeon.data.samples import Batch, Failure, Samples
+from surgeon.errors import DataError, UsageError
+from surgeon.records import as_json
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from numpy.typing import NDArray
+
+    from surgeon.records import Preprocess, TensorInfo
+
+# Files with other endings are passed over and counted.
+SUFFIXES = frozenset(
+    f".{ending}"
+    for ending in (
+        *("jpg", "jpeg", "jpe", "jfif", "png", "apng", "bmp", "dib", "gif", "webp", "tif", "tiff"),
+        *("ppm", "pgm", "pbm", "pnm", "tga", "jp2", "j2k", "avif", "ico", "pcx"),
+    )
+)
+IMAGE_DTYPES = frozenset({"float", "float16", "uint8"})
+_FILTERS = {
+    "bilinear": Image.Resampling.BILINEAR,
+    "bicubic": Image.Resampling.BICUBIC,
+    "nearest": Image.Resampling.NEAREST,
+}
+_ORIENTATION = 0x0112  # the EXIF tag
+# A JPEG is decoded at 1/2, 1/4 or 1/8 only while it stays this much larger than needed, so that
+# the resize behind it still decides how the picture looks.
+_DRAFT_GAP = 2
+
+Source: TypeAlias = Path | bytes | Callable[[], Path | bytes]
+
+
+def image_input(
+    inputs: Sequence[TensorInfo], constants: Mapping[str, NDArray[Any]]
+) -> TensorInfo | None:
+    """Return the one graph input that takes pictures, or None where there is not exactly one.
+
+    It has rank 4, samples along axis 0, and is float, float16 or uint8; constants do not count.
+    """
+    open_inputs = [info for info in inputs if info.name not in constants]
+    if len(open_inputs) != 1:
+        return None
+    info = open_inputs[0]
+    ranked = info.shape is None or len(info.shape) == 4
+    return info if ranked and info.batch_axis in {0, None} and info.dtype in IMAGE_DTYPES else None
+
+
+class ImageSamples(Samples):
+    """Pictures, from files or from bytes, for the one graph input that takes pictures."""
+
+    is_images = True
+
+    def __init__(
+        self,
+        *,
+        inputs: Sequence[TensorInfo],
+        sources: Sequence[Source],
+        names: Sequence[str],
+        labels: Sequence[str] | None,
+        preprocess: Preprocess,
+        constants: Mapping[str, NDArray[Any]] | None = None,
+        split: Sequence[str] | None = None,
+        ignored: int = 0,
+    ) -> None:
+        super().__init__(inputs=inputs, names=names, labels=labels, split=split, ignored=ignored)
+        self._constants = dict(constants or {})
+        info = image_input(inputs, self._constants)
+        if info is None:
+            raise DataError(
+                "the model does not take pictures: exactly one input of rank 4 is needed",
+                where="graph inputs " + ", ".join(_describe(info) for info in inputs),
+                remedy="give an .npz, or the other inputs as constants: --input NAME=VALUE",
+            )
+        self.preprocess = preprocess
+        self._info = info
+        self._sources = sources
+        self._check_shape()
+        self._table = _value_table(preprocess, info)
+
+    def content_sha256(self, indices: NDArray[np.int64] | None = None) -> str:
+        """Hash of the pictures' bytes, the preprocessing and the constants."""
+        chosen = range(self.n) if indices is None else indices
+        document = {**as_json(self.preprocess), "source": None}
+        total = hashlib.sha256(json.dumps(document, sort_keys=True).encode())
+        for name, value in sorted(self._constants.items()):
+            total.update(f"{name}\0{value.dtype.str}{value.shape}".encode() + value.tobytes())
+        total.update(b"".join(self._digests[index] for index in chosen))
+        return total.hexdigest()
+
+    def read(self, indices: Sequence[int] | NDArray[np.int64]) -> Batch:
+        """Decode pictures straight into one batch."""
+        values = np.empty((len(indices), *self._sample_shape), self._table.dtype)
+        kept: list[int] = []
+        failures: list[Failure] = []
+        for index in (int(i) for i in indices):
+            try:
+                pixels = self._decode(index)
+            except _UnreadableError as error:
+                failures.append(Failure(index, self.names[index], str(error)))
+                continue
+            self._fill(values[len(kept)], pixels)
+            kept.append(index)
+        self._note(failures)
+        feeds = self._complete(values[: len(kept)])
+        return Batch(np.array(kept, np.int64), feeds, tuple(failures))
+
+    def images(self, indices: Sequence[int] | NDArray[np.int64]) -> NDArray[np.uint8]:
+        """Return pictures [n, H, W, C] resized, before normalisation, in RGB (or L) order."""
+        assert self.preprocess is not None
+        channels = 1 if self.preprocess.channels == "L" else 3
+        pixels = np.empty((len(indices), *self.preprocess.size, channels), np.uint8)
+        for row, index in enumerate(indices):
+            try:
+                pixels[row] = self._decode(int(index))
+            except _UnreadableError as error:
+                self._note([Failure(int(index), self.names[int(index)], str(error))])
+                where = self.names[int(index)]
+                raise DataError(str(error), where=where, remedy="repair or remove it") from None
+        return pixels
+
+    def normalize(self, images: NDArray[np.uint8]) -> NDArray[Any]:
+        """Turn pictures [n, H, W, C] into the values of the graph's input, in its layout."""
+        values = np.empty((len(images), *self._sample_shape), self._table.dtype)
+        for row, pixels in enumerate(images):
+            self._fill(values[row], pixels)
+        return values
+
+    def _fill(self, values: NDArray[Any], pixels: NDArray[np.uint8]) -> None:
+        assert self.preprocess is not None
+        planes = pixels[..., ::-1] if self.preprocess.channels == "BGR" else pixels
+        first = self.preprocess.layout == "NCHW"
+        for channel, table in enumerate(self._table):
+            target = values[channel] if first else values[..., channel]
+            target[...] = table[planes[..., channel]]
+
+    def _decode(self, index: int) -> NDArray[np.uint8]:
+        assert self.preprocess is not None
+        source = self._sources[index]
+        try:
+            content = source() if callable(source) else source
+            with Image.open(io.BytesIO(content) if isinstance(content, bytes) else content) as file:
+                return _pixels(file, self.preprocess)
+        except (KeyboardInterrupt, MemoryError):
+            raise
+        except Exception as error:  # noqa: BLE001 - decoders raise anything on broken files
+            text = " ".join(str(error).split()) or type(error).__name__
+            if isinstance(error, UnidentifiedImageError):
+                text = "not a picture, or broken at its start"
+            raise _UnreadableError(text) from None
+
+    def _complete(self, values: NDArray[Any]) -> dict[str, NDArray[Any]]:
+        feeds = {}
+        for info in self.inputs:
+            if info.name == self._info.name:
+                feeds[info.name] = values
+            elif info.batch_axis is None:
+                feeds[info.name] = self._constants[info.name]
+            else:
+                constant = np.expand_dims(self._constants[info.name], info.batch_axis)
+                feeds[info.name] = np.repeat(constant, len(values), info.batch_axis)
+        return feeds
+
+    @cached_property
+    def _digests(self) -> list[bytes]:
+        # Reading releases the interpreter, so threads help where a disk is slow.
+        with ThreadPoolExecutor() as pool:
+            return list(pool.map(_digest, self._sources, chunksize=64))
+
+    @cached_property
+    def _sample_shape(self) -> tuple[int, int, int]:
+        assert self.preprocess is not None
+        (height, width), channels = self.preprocess.size, len(self._table)
+        if self.preprocess.layout == "NCHW":
+            return channels, height, width
+        return height, width, channels
+
+    def _check_shape(self) -> None:
+        assert self.preprocess is not None
+        if self._info.shape is None:
+            return
+        channels = 1 if self.preprocess.channels == "L" else 3
+        given = (channels, *self.preprocess.size)
+        if self.preprocess.layout == "NHWC":
+            given = (*self.preprocess.size, channels)
+        expected = self._info.shape[1:]
+        pairs = zip(given, expected, strict=True)
+        if any(isinstance(dim, int) and dim != size for size, dim in pairs):
+            raise UsageError(
+                f"preprocessing gives pictures of shape {list(given)}, "
+                f"the graph takes {list(expected)}",
+                where=f"graph input {self._info.name!r}",
+                remedy="correct --size, or layout and channels in --preprocess",
+            )
+
+
+class _UnreadableError(Exception):
+    """A picture that cannot be decoded; stays inside this file."""
+
+
+def _value_table(preprocess: Preprocess, info: TensorInfo) -> NDArray[Any]:
+    """Return the values of every pixel value, [channels, 256], in the input's element type."""
+    channels = 1 if preprocess.channels == "L" else 3
+    mean = np.broadcast_to(np.array(preprocess.mean, np.float64), channels)[:, None]
+    std = np.broadcast_to(np.array(preprocess.std, np.float64), channels)[:, None]
+    exact = (np.arange(256) * preprocess.scale - mean) / std
+    dtype = numpy_dtype(info.dtype)
+    if dtype != np.uint8:
+        return exact.astype(dtype)
+    # An integer input takes whole numbers: a table such as 0..1 would lose everything.
+    if np.abs(exact - exact.round()).max() > 1e-6 or exact.min() < 0 or exact.max() > 255.5:
+        raise UsageError(
+            "the preprocessing gives values that a uint8 input cannot hold",
+            where=f"graph input {info.name!r}",
+            remedy="give --preprocess raw: the graph normalizes by itself",
+        )
+    return exact.round().astype(np.uint8)
+
+
+def _pixels(file: Image.Image, preprocess: Preprocess) -> NDArray[np.uint8]:
+    """Decode, turn upright, convert and resize: [H, W, C] uint8."""
+    height, width = preprocess.size
+    longest = _DRAFT_GAP * max(height, width)
+    if file.format == "JPEG" and preprocess.resize != "nearest":
+        # The scale must suit the shorter side, and a turned picture swaps its sides.
+        shorter = min(file.size)
+        if shorter > longest:
+            file.draft(None, (longest, longest))
+    image: Image.Image = file
+    if file.getexif().get(_ORIENTATION, 1) != 1:
+        image = ImageOps.exif_transpose(file)
+    image = _to_mode(image, "L" if preprocess.channels == "L" else "RGB")
+    filter_ = _FILTERS[preprocess.resize]
+    if preprocess.fit == "crop":
+        image = _crop(image, (width, height), filter_)
+    elif image.size != (width, height):
+        image = image.resize((width, height), filter_)
+    pixels = np.asarray(image)
+    return pixels[..., None] if pixels.ndim == 2 else pixels
+
+
+def _crop(image: Image.Image, size: tuple[int, int], filter_: Image.Resampling) -> Image.Image:
+    """Resize so that the picture just covers `size`, then cut out its centre."""
+    width, height = size
+    ratio = max(width / image.width, height / image.height)
+    covering = (
+        max(width, int(image.width * ratio + 1e-6)),
+        max(height, int(image.height * ratio + 1e-6)),
+    )
+    if covering != image.size:
+        image = image.resize(covering, filter_)
+    left, top = round((covering[0] - width) / 2), round((covering[1] - height) / 2)
+    return image.crop((left, top, left + width, top + height))
+
+
+def _to_mode(image: Image.Image, mode: str) -> Image.Image:
+    """Convert any picture to RGB or L: transparency over white, 16 bit to 8."""
+    if image.mode == mode and "transparency" not in image.info:
+        return image
+    if image.mode.startswith("I"):
+        image = _to_8_bit(image)
+    elif image.mode == "F":
+        message = "floating-point pixels have no stated range"
+        raise _UnreadableError(message)
+    if image.mode in {"RGBA", "LA", "PA", "La", "RGBa"} or "transparency" in image.info:
+        if image.mode == "La":
+            image = image.convert("LA")
+        image = image.convert("RGBA")
+        white = Image.new("RGBA", image.size, (255, 255, 255, 255))
+        image = Image.alpha_composite(white, image)
+    return image if image.mode == mode else image.convert(mode)
+
+
+def _to_8_bit(image: Image.Image) -> Image.Image:
+    values = np.asarray(image).astype(np.int64)
+    if values.size and (values.min() < 0 or values.max() > 65535):
+        message = "32-bit pixels have no stated range"
+        raise _UnreadableError(message)
+    return Image.fromarray(((values + 128) // 257).astype(np.uint8))
+
+
+def _digest(source: Source) -> bytes:
+    try:
+        content = source() if callable(source) else source
+        data = content if isinstance(content, bytes) else Path(content).read_bytes()
+    except (OSError, DataError) as error:
+        # It will fail the same way when it is decoded, and be named there.
+        data = f"unreadable: {type(error).__name__}".encode()
+    return hashlib.sha256(data).digest()
+
+
+def _describe(info: TensorInfo) -> str:
+    shape = "unknown shape" if info.shape is None else str(list(info.shape))
+    return f"{info.name} ({info.dtype} {shape})"

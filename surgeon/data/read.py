@@ -1,0 +1,375 @@
+"""Opens whatever the user names as data. What must not enter: the formats themselves."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+
+from surgeon.data import folder, images, tables
+from surgeon.data.arrays import ArraySamples, from_arrays, numpy_dtype, open_npz
+from surgeon.data.images import ImageSamples
+from surgeon.data.labels import label_text
+from surgeon.data.samples import Samples
+from surgeon.errors import DataError, UsageError
+from surgeon.graph.preprocess import missing_preprocess
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from numpy.typing import NDArray
+
+    from surgeon.records import Preprocess, TensorInfo
+
+Kind = Literal["samples", "arrays", "folder", "picture", "table", "dataset", "hub"]
+
+_HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+")
+
+
+def data_kind(data: Any) -> Kind:
+    """Say what the data is, by its form and, for a path, by what lies there; a path always wins.
+
+    `OWNER/NAME` is a hub name only if nothing local is called OWNER; `hub:NAME` always is.
+
+    Raises:
+        DataError: no such file or folder, or a file of an unknown kind.
+    """
+    if isinstance(data, Samples):
+        return "samples"
+    if hasattr(data, "features") and not isinstance(data, str | Path):
+        return "dataset"
+    if isinstance(data, Mapping):
+        is_parts = data and all(hasattr(part, "features") for part in data.values())
+        return "dataset" if is_parts else "arrays"
+    if not isinstance(data, str | Path):
+        message = f"data is a {type(data).__name__}"
+        raise DataError(message, remedy="give a path, or a dictionary of arrays")
+    path, text = Path(data), str(data)
+    if path.is_dir():
+        saved = (path / "dataset_dict.json").is_file() or (
+            (path / "dataset_info.json").is_file() and (path / "state.json").is_file()
+        )
+        return "dataset" if saved else "folder"
+    if path.is_file():
+        suffix = path.suffix.lower()
+        if suffix in {".npz", ".npy"}:
+            return "arrays"
+        if suffix in tables.SUFFIXES:
+            return "table"
+        if suffix in images.SUFFIXES:
+            return "picture"
+        raise DataError(
+            f"a file ending in {path.suffix or 'nothing'!r} is not read as data",
+            where=text,
+            remedy="give a folder of pictures, .npz, .csv, .parquet or .jsonl",
+        )
+    if text.startswith("hub:") or (
+        isinstance(data, str)
+        and _HUB_NAME.fullmatch(text)
+        and not text.startswith(".")
+        and not Path(text.partition("/")[0]).exists()
+    ):
+        return "hub"
+    remedy = "check the path; a data set of the hub is named hub:OWNER/NAME"
+    raise DataError("there is no such file or folder", where=text, remedy=remedy)
+
+
+def needs_preprocess(
+    data: Any, inputs: Sequence[TensorInfo], constants: Mapping[str, NDArray[Any]] | None = None
+) -> bool:
+    """Say whether the data are pictures, so that a preprocessing is needed to open them."""
+    kind = data_kind(data)
+    if kind in {"samples", "arrays"}:
+        return False
+    return kind in {"folder", "picture"} or images.image_input(inputs, constants or {}) is not None
+
+
+def open_data(
+    data: Any,
+    inputs: Sequence[TensorInfo],
+    *,
+    preprocess: Preprocess | None = None,
+    label_column: str | None = None,
+    constants: Mapping[str, NDArray[Any]] | None = None,
+    labelled: bool = True,
+) -> Samples:
+    """Open samples for a graph's inputs.
+
+    Args:
+        data: a folder with one sub-folder per class; a CSV, Parquet or JSON-lines table; a
+            directory or hub name of the `datasets` library, or its object; an `.npz`, or arrays in
+            the same convention; or samples that are open already.
+        inputs: the graph inputs that are not initializers, in order.
+        preprocess: how pictures become values; needed for pictures.
+        label_column: name of a table's label column.
+        constants: values of `parse_constants`, the same for every sample.
+        labelled: whether labels are needed; without, a folder may hold pictures at any depth.
+
+    Raises:
+        DataError: no data, labels missing, or data that do not fit the inputs.
+        UsageError: a column or the preprocessing must be named.
+    """
+    constants = dict(constants or {})
+    kind = data_kind(data)
+    if kind == "samples":
+        samples: Samples = data
+    elif kind == "arrays":
+        if isinstance(data, Mapping):
+            samples = from_arrays(data, inputs, constants)
+        else:
+            samples = open_npz(Path(data), inputs, constants)
+    elif kind in {"folder", "picture"}:
+        samples = _open_pictures(Path(data), inputs, preprocess, constants, labelled)
+    else:
+        table = _open_table(data, kind)
+        samples = _from_table(table, inputs, preprocess, label_column, constants, labelled)
+    if labelled and samples.labels is None:
+        remedy = "add an array called labels, one for each sample"
+        raise DataError("the data has no labels", where=str(data)[:200], remedy=remedy)
+    return samples
+
+
+def open_inputs(
+    paths: Sequence[str | Path],
+    inputs: Sequence[TensorInfo],
+    *,
+    preprocess: Preprocess | None = None,
+    constants: Mapping[str, NDArray[Any]] | None = None,
+) -> Samples:
+    """Open what `predict` is given: pictures and folders of pictures, or one file of samples.
+
+    Raises:
+        DataError: nothing given, a path that does not exist, or a mixture that makes no sense.
+    """
+    if not paths:
+        raise DataError("there is nothing to predict", remedy="give pictures, a folder or an .npz")
+    kinds = [data_kind(path) for path in paths]
+    pictures = [kind in {"folder", "picture"} for kind in kinds]
+    if len(paths) == 1 and not pictures[0]:
+        return open_data(
+            paths[0], inputs, preprocess=preprocess, constants=constants, labelled=False
+        )
+    if not all(pictures):
+        other = str(paths[pictures.index(False)])
+        remedy = "give pictures and folders of pictures, or one .npz or table alone"
+        raise DataError("more than one input, not all pictures", where=other, remedy=remedy)
+    if preprocess is None:
+        raise missing_preprocess()
+    found: list[Path] = []
+    ignored = 0
+    for path, kind in zip(paths, kinds, strict=True):
+        if kind == "picture":
+            found.append(Path(path))
+        else:
+            listing = folder.list_pictures(Path(path))
+            found += listing.paths
+            ignored += listing.ignored
+    return ImageSamples(
+        inputs=inputs,
+        sources=found,
+        names=[str(path) for path in found],
+        labels=None,
+        preprocess=preprocess,
+        constants=constants,
+        ignored=ignored,
+    )
+
+
+def _open_pictures(
+    path: Path,
+    inputs: Sequence[TensorInfo],
+    preprocess: Preprocess | None,
+    constants: Mapping[str, NDArray[Any]],
+    labelled: bool,
+) -> ImageSamples:
+    if path.is_file():
+        listing = folder.Listing(paths=[path])
+        labelled = False
+    else:
+        listing = folder.list_classes(path) if labelled else folder.list_pictures(path)
+    if preprocess is None:
+        raise missing_preprocess(str(path))
+    return ImageSamples(
+        inputs=inputs,
+        sources=listing.paths,
+        names=[str(item) for item in listing.paths],
+        labels=listing.labels if labelled else None,
+        preprocess=preprocess,
+        constants=constants,
+        split=listing.split,
+        ignored=listing.ignored,
+    )
+
+
+def _open_table(data: Any, kind: Kind) -> tables.Table:
+    if kind == "table":
+        return tables.read_table(Path(data))
+    if kind == "hub":
+        return tables.load_hub(str(data).removeprefix("hub:"))
+    if isinstance(data, str | Path):
+        return tables.load_dataset_folder(Path(data))
+    return tables.read_dataset(data, "data set", Path())
+
+
+def _from_table(
+    table: tables.Table,
+    inputs: Sequence[TensorInfo],
+    preprocess: Preprocess | None,
+    label_column: str | None,
+    constants: Mapping[str, NDArray[Any]],
+    labelled: bool,
+) -> Samples:
+    label: str | None = None
+    if labelled or label_column is not None:
+        label = tables.choose_label(table, label_column)
+    else:
+        try:
+            label = tables.choose_label(table, None)
+        except UsageError:
+            label = None  # without labels every column may be a value
+    labels = None
+    if label is not None and (labelled or label_column is not None):
+        labels = [
+            label_text(value, f"{table.where}, row {row}, column {label!r}")
+            for row, value in enumerate(table.columns[label], 1)
+        ]
+    taken = [] if label is None else [label]
+    split, split_column = tables.take_split(table, taken)
+    if split_column is not None:
+        taken.append(split_column)
+    if images.image_input(inputs, constants) is None:
+        return _values(table, inputs, constants, taken, labels, split)
+    column = tables.choose_picture(table, taken)
+    if preprocess is None:
+        raise missing_preprocess(table.where)
+    return ImageSamples(
+        inputs=inputs,
+        sources=[_picture(table, column, row) for row in range(table.rows)],
+        names=[_picture_name(table, column, row) for row in range(table.rows)],
+        labels=labels,
+        preprocess=preprocess,
+        constants=constants,
+        split=split,
+    )
+
+
+def _picture(table: tables.Table, column: str, row: int) -> images.Source:
+    """Return where a picture is: a path (relative to the table), bytes, or what fetches them."""
+    if table.fetch is not None and column in table.pictures:
+        fetch = table.fetch
+
+        def read() -> Path | bytes:
+            return _resolve(fetch(column, row), table.base)
+
+        return read
+    return _resolve(table.columns[column][row], table.base)
+
+
+def _resolve(value: Any, base: Path) -> Path | bytes:
+    if isinstance(value, Mapping):
+        value = value.get("bytes") or value.get("path")
+    if isinstance(value, bytes):
+        return value
+    if isinstance(value, str) and value:
+        return base / value
+    return base / "(no path)"  # fails when it is decoded, and is named there
+
+
+def _picture_name(table: tables.Table, column: str, row: int) -> str:
+    value = table.columns[column][row]
+    if isinstance(value, Mapping):
+        value = value.get("path")
+    if isinstance(value, str) and value and column not in table.pictures:
+        return str(table.base / value)
+    return f"row {row + 1}"
+
+
+def _values(
+    table: tables.Table,
+    inputs: Sequence[TensorInfo],
+    constants: Mapping[str, NDArray[Any]],
+    taken: Sequence[str],
+    labels: list[str] | None,
+    split: list[str] | None,
+) -> ArraySamples:
+    """Make samples of a table's numbers for the one input that is not constant."""
+    needed = [info for info in inputs if info.name not in constants]
+    if len(needed) != 1:
+        raise DataError(
+            f"a table feeds one graph input, the model has {len(needed)}",
+            where=", ".join(info.name for info in needed),
+            remedy="give an .npz, or the other inputs as constants: --input NAME=VALUE",
+        )
+    info = needed[0]
+    names = [name for name in table.columns if name not in taken]
+    lists = [name for name in names if isinstance(table.columns[name][0], list)]
+    if info.name in lists or len(lists) == 1:
+        name = info.name if info.name in lists else lists[0]
+        array = _list_column(table, name, info)
+    else:
+        array = _number_columns(table, names, info)
+    arrays: dict[str, Any] = {f"input:{info.name}": array}
+    if split is not None:
+        arrays["split"] = np.array(split)
+    samples = from_arrays(arrays, inputs, constants, where=table.where)
+    return ArraySamples(
+        inputs=inputs,
+        arrays=samples._arrays,  # noqa: SLF001 - the same room: only names and labels are added
+        names=[f"row {row + 1}" for row in range(table.rows)],
+        labels=labels,
+        split=split,
+        shared=samples._shared,  # noqa: SLF001
+    )
+
+
+def _list_column(table: tables.Table, name: str, info: TensorInfo) -> NDArray[Any]:
+    wanted = numpy_dtype(info.dtype)
+    try:
+        return np.asarray(table.columns[name], wanted)
+    except (ValueError, TypeError, OverflowError) as error:
+        message = f"the lists of column {name!r} do not form an array of {info.dtype}: {error}"
+        remedy = "lists of equal lengths with numbers only"
+        raise DataError(message, where=table.where, remedy=remedy) from None
+
+
+def _number_columns(table: tables.Table, names: list[str], info: TensorInfo) -> NDArray[Any]:
+    if info.shape is not None and len(info.shape) != 2:
+        raise DataError(
+            f"a table of numbers feeds an input of rank 2, the model takes rank {len(info.shape)}",
+            where=f"graph input {info.name!r}",
+            remedy="give an .npz, or one column of lists",
+        )
+    width = None if info.shape is None else info.shape[1 if info.batch_axis in {0, None} else 0]
+    if isinstance(width, int) and width != len(names):
+        raise DataError(
+            f"the table has {len(names)} value columns, the model takes {width}",
+            where=f"{table.where}, columns {', '.join(names[:20])}",
+            remedy="name the label column with --label-column and drop columns that are no values",
+        )
+    columns = [_numbers(table, name) for name in names]
+    stacked = np.stack(columns, 1 if info.batch_axis in {0, None} else 0)
+    if numpy_dtype(info.dtype).kind in "iu":
+        whole = stacked.astype(np.int64)
+        return whole if np.array_equal(whole, stacked) else stacked
+    return stacked.astype(numpy_dtype(info.dtype))
+
+
+def _numbers(table: tables.Table, name: str) -> NDArray[np.float64]:
+    numbers = np.empty(table.rows, np.float64)
+    for row, value in enumerate(table.columns[name]):
+        try:
+            numbers[row] = float(value)
+        except (TypeError, ValueError):
+            numbers[row] = math.nan
+        if math.isnan(numbers[row]):
+            raise DataError(
+                f"{value!r} is not a number",
+                where=f"{table.where}, row {row + 1}, column {name!r}",
+                remedy="every column but the label's must hold numbers; "
+                "name the label column with --label-column",
+            )
+    return numbers

@@ -1,0 +1,270 @@
+"""What every source of samples has in common: labels, names, content hash, batches, failures.
+
+A sample that cannot be read is found when it is read, not in a pass of its own: `read` returns the
+rows that could be read and the failures beside them, and past 5 % of failures it raises. What must
+not enter: any file format.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import threading
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from surgeon.data.labels import sort_labels
+from surgeon.errors import DataError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from numpy.typing import NDArray
+
+    from surgeon.records import Preprocess, TensorInfo
+
+FAILURE_BOUND = 0.05  # more unreadable samples than this share of all is an error
+
+
+@dataclass(frozen=True)
+class Failure:
+    """A sample that could not be read: its index, its name (path or row) and the reason."""
+
+    index: int
+    name: str
+    reason: str
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Samples as the graph takes them.
+
+    Attributes:
+        indices: the samples that could be read, [k] int64, in the order asked for.
+        feeds: one array per graph input, in graph-input order, k samples along its batch axis.
+        failures: the samples that could not be read.
+    """
+
+    indices: NDArray[np.int64]
+    feeds: dict[str, NDArray[Any]]
+    failures: tuple[Failure, ...] = ()
+
+
+class Samples(ABC):
+    """A source of samples; safe to read from several threads.
+
+    Attributes:
+        inputs: the graph inputs it feeds, in graph-input order.
+        names: one name per sample: its path, or its row.
+        labels: one label per sample as text, or None where there are none.
+        classes: the distinct labels in their order; empty without labels.
+        split: [n] of `train`, `validation`, `test`, or None where the data does not say.
+        ignored: hidden files and files that are no pictures, passed over.
+        preprocess: how pictures became values; None for values taken as they are.
+        is_images: whether samples are pictures (and may be augmented).
+    """
+
+    is_images: bool = False
+    preprocess: Preprocess | None = None
+
+    def __init__(
+        self,
+        *,
+        inputs: Sequence[TensorInfo],
+        names: Sequence[str],
+        labels: Sequence[str] | None,
+        split: Sequence[str] | NDArray[Any] | None = None,
+        ignored: int = 0,
+    ) -> None:
+        self.inputs = tuple(inputs)
+        self.names = names
+        self.labels = None if labels is None else list(labels)
+        self.classes = [] if labels is None else sort_labels(labels)
+        self.split: NDArray[np.str_] | None = None if split is None else np.asarray(split, str)
+        self.ignored = ignored
+        self._failed: dict[int, str] = {}
+        self._lock = threading.Lock()
+
+    @property
+    def n(self) -> int:
+        """Number of samples, readable or not."""
+        return len(self.names)
+
+    def __len__(self) -> int:
+        return self.n
+
+    @property
+    def skipped(self) -> list[tuple[str, str]]:
+        """`(path, reason)` of every sample found unreadable so far, in sample order."""
+        with self._lock:
+            return [(self.names[index], self._failed[index]) for index in sorted(self._failed)]
+
+    @property
+    def failed(self) -> NDArray[np.int64]:
+        """Indices of the samples found unreadable so far, ascending."""
+        with self._lock:
+            return np.array(sorted(self._failed), np.int64)
+
+    @cached_property
+    def sha256(self) -> str:
+        """Hash of content, labels and split, in order; names and places do not enter."""
+        total = hashlib.sha256(self.content_sha256().encode())
+        for column in (self.labels, None if self.split is None else self.split.tolist()):
+            total.update(b"\0none" if column is None else "\0".join(["", *column]).encode())
+        return total.hexdigest()
+
+    @abstractmethod
+    def content_sha256(self, indices: NDArray[np.int64] | None = None) -> str:
+        """Hash of all that decides the values of `batch(indices)`, in order (None = all)."""
+
+    @abstractmethod
+    def read(self, indices: Sequence[int] | NDArray[np.int64]) -> Batch:
+        """Read samples, leaving out those that cannot be read.
+
+        Raises:
+            DataError: more than 5 % of all samples have turned out unreadable.
+        """
+
+    def batch(self, indices: Sequence[int] | NDArray[np.int64]) -> dict[str, NDArray[Any]]:
+        """Read samples, every one of them: the feeds, in graph-input order.
+
+        Raises:
+            DataError: a sample cannot be read.
+        """
+        batch = self.read(indices)
+        if batch.failures:
+            failure = batch.failures[0]
+            raise DataError(failure.reason, where=failure.name, remedy="repair or remove it")
+        return batch.feeds
+
+    def load(self, index: int) -> dict[str, NDArray[Any]] | Failure:
+        """Read one sample as a batch of one; a Failure where it cannot be read."""
+        batch = self.read([index])
+        return batch.failures[0] if batch.failures else batch.feeds
+
+    def images(self, indices: Sequence[int] | NDArray[np.int64]) -> NDArray[np.uint8]:
+        """Return pictures [n, H, W, C] resized, before normalisation, in RGB (or L) order.
+
+        Raises:
+            DataError: these samples are not pictures, or one of them cannot be read.
+        """
+        raise DataError(
+            f"samples {list(indices)[:3]} are values, not pictures",
+            remedy="augmentation is for pictures only",
+        )
+
+    def normalize(self, images: NDArray[np.uint8]) -> NDArray[Any]:
+        """Turn pictures [n, H, W, C] of `images` into the values of the graph's input."""
+        raise DataError(
+            f"values are not normalized (got {images.shape})", remedy="use pictures as data"
+        )
+
+    def _note(self, failures: Sequence[Failure]) -> None:
+        """Remember failures; raise past the bound."""
+        if not failures:
+            return
+        with self._lock:
+            self._failed.update({failure.index: failure.reason for failure in failures})
+            count, first = len(self._failed), min(self._failed)
+            reason = self._failed[first]
+        if count > FAILURE_BOUND * self.n:
+            raise DataError(
+                f"{count} of {self.n} samples cannot be read, more than {FAILURE_BOUND:.0%}",
+                where=f"{self.names[first]}: {reason}",
+                remedy="repair or remove the files that cannot be read",
+            )
+
+
+class JoinedSamples(Samples):
+    """Two sources as one: training samples first, then the validation samples of `--validation`.
+
+    `split` says which is which. Both must feed the same inputs in the same way.
+    """
+
+    def __init__(self, train: Samples, validation: Samples) -> None:
+        if train.inputs != validation.inputs or train.is_images != validation.is_images:
+            raise DataError(
+                "training and validation data do not have the same form",
+                remedy="give both as pictures, or both as values",
+            )
+        labels = None
+        if train.labels is not None and validation.labels is not None:
+            labels = [*train.labels, *validation.labels]
+        own = ["train"] * train.n if train.split is None else train.split.tolist()
+        super().__init__(
+            inputs=train.inputs,
+            names=[*train.names, *validation.names],
+            labels=labels,
+            split=[*own, *["validation"] * validation.n],
+            ignored=train.ignored + validation.ignored,
+        )
+        self.is_images = train.is_images
+        self.preprocess = train.preprocess
+        self._parts = ((0, train), (train.n, validation))
+
+    def content_sha256(self, indices: NDArray[np.int64] | None = None) -> str:
+        """Hash of both parts' contents."""
+        chosen = np.arange(self.n) if indices is None else np.asarray(indices, np.int64)
+        total = hashlib.sha256(chosen.astype("<i8").tobytes())
+        for _, part, own in self._divide(chosen):
+            total.update(part.content_sha256(chosen[own] - self._offset(part)).encode())
+        return total.hexdigest()
+
+    def read(self, indices: Sequence[int] | NDArray[np.int64]) -> Batch:
+        """Read from both parts and put the rows back into the order asked for."""
+        chosen = np.asarray(indices, np.int64)
+        found: list[NDArray[np.int64]] = []
+        feeds: list[dict[str, NDArray[Any]]] = []
+        failures: list[Failure] = []
+        for offset, part, own in self._divide(chosen):
+            if not own.any():
+                continue
+            batch = part.read(chosen[own] - offset)
+            found.append(batch.indices + offset)
+            feeds.append(batch.feeds)
+            failures += [Failure(f.index + offset, f.name, f.reason) for f in batch.failures]
+        with self._lock:
+            self._failed.update({failure.index: failure.reason for failure in failures})
+        if len(feeds) == 1:
+            return Batch(found[0], feeds[0], tuple(failures))
+        kept = np.concatenate(found)
+        place = {int(index): row for row, index in enumerate(kept)}
+        order = np.array([place[int(index)] for index in chosen if int(index) in place], np.int64)
+        joined = {
+            info.name: _join([part[info.name] for part in feeds], info.batch_axis, order)
+            for info in self.inputs
+        }
+        return Batch(kept[order], joined, tuple(failures))
+
+    def images(self, indices: Sequence[int] | NDArray[np.int64]) -> NDArray[np.uint8]:
+        """Return pictures of both parts in the order asked for."""
+        chosen = np.asarray(indices, np.int64)
+        rows = [
+            part.images([int(index) - offset])
+            for index in chosen
+            for offset, part in self._parts
+            if offset <= index < offset + part.n
+        ]
+        return np.concatenate(rows)
+
+    def normalize(self, images: NDArray[np.uint8]) -> NDArray[Any]:
+        """Turn pictures into values, as the training part does."""
+        return self._parts[0][1].normalize(images)
+
+    def _divide(self, chosen: NDArray[np.int64]) -> list[tuple[int, Samples, NDArray[np.bool_]]]:
+        return [
+            (offset, part, (chosen >= offset) & (chosen < offset + part.n))
+            for offset, part in self._parts
+        ]
+
+    def _offset(self, part: Samples) -> int:
+        return next(offset for offset, own in self._parts if own is part)
+
+
+def _join(arrays: list[NDArray[Any]], axis: int | None, order: NDArray[np.int64]) -> NDArray[Any]:
+    if axis is None:
+        return arrays[0]
+    return np.take(np.concatenate(arrays, axis), order, axis)

@@ -1,0 +1,278 @@
+"""Tables: CSV, Parquet, JSON-lines, and data sets of the `datasets` library, as columns.
+
+Every kind becomes `Table`, named columns of Python values; `surgeon.data.read` makes samples of
+them. What must not enter: decoding of pictures, checks against the graph.
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from surgeon.errors import DataError, EnvironmentLacksError, UsageError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+
+SUFFIXES = frozenset({".csv", ".tsv", ".parquet", ".pq", ".jsonl", ".ndjson", ".json"})
+_LABEL_NAMES = ("label", "labels", "class", "target", "category")
+_PATH_NAMES = ("path", "file", "filename", "file_name", "filepath", "file_path", "image", "img")
+_SPLIT_NAMES = {
+    "train": "train",
+    "validation": "validation",
+    "valid": "validation",
+    "val": "validation",
+    "dev": "validation",
+    "test": "test",
+}
+
+
+@dataclass(frozen=True)
+class Table:
+    """Named columns of equal length.
+
+    Attributes:
+        columns: Python values; pictures are `bytes`, `{"bytes", "path"}` or a path.
+        where: what messages call the table.
+        base: the folder that paths are relative to.
+        fetch: reads one picture of a column by row, for sources that do not hold them in memory.
+        pictures: columns known to hold pictures.
+        split: the data's own split, or None.
+    """
+
+    columns: Mapping[str, Sequence[Any]]
+    where: str
+    base: Path
+    fetch: Callable[[str, int], Any] | None = None
+    pictures: tuple[str, ...] = ()
+    split: list[str] | None = None
+
+    @property
+    def rows(self) -> int:
+        """Number of rows."""
+        return max((len(column) for column in self.columns.values()), default=0)
+
+
+def read_table(path: Path) -> Table:
+    """Read a CSV, TSV, Parquet or JSON-lines file (also one JSON list of objects).
+
+    Raises:
+        DataError: the file cannot be read as what its ending says, or holds no row.
+    """
+    suffix = path.suffix.lower()
+    try:
+        if suffix in {".csv", ".tsv"}:
+            columns = _read_csv(path, "\t" if suffix == ".tsv" else None)
+        elif suffix in {".parquet", ".pq"}:
+            columns = _read_parquet(path)
+        else:
+            columns = _read_json(path)
+    except (OSError, ValueError, csv.Error) as error:
+        message = f"the table cannot be read: {error}"
+        raise DataError(message, where=str(path), remedy="check the file and its ending") from None
+    table = Table(columns, str(path), path.parent)
+    if table.rows == 0:
+        raise DataError("the table has no rows", where=str(path), remedy="give at least one sample")
+    return table
+
+
+def read_dataset(data: Any, where: str, base: Path) -> Table:
+    """Turn a `datasets.Dataset` or `DatasetDict` into a table; pictures stay where they are.
+
+    Raises:
+        DataError: splits of different columns, or no rows.
+    """
+    import datasets
+
+    split: list[str] | None = None
+    if isinstance(data, dict):
+        parts = {name: part for name, part in data.items() if name in _SPLIT_NAMES} or dict(data)
+        if len(parts) > 1 and not all(name in _SPLIT_NAMES for name in parts):
+            message = f"the data set has parts that are no splits: {', '.join(parts)}"
+            raise DataError(message, where=where, remedy="give one of them alone")
+        if len({tuple(part.column_names) for part in parts.values()}) > 1:
+            message = "the splits of the data set have different columns"
+            raise DataError(message, where=where, remedy="give one of them alone")
+        if len(parts) > 1:
+            split = [_SPLIT_NAMES[name] for name, part in parts.items() for _ in range(len(part))]
+        data = datasets.concatenate_datasets(list(parts.values()))
+    pictures = tuple(n for n, f in data.features.items() if isinstance(f, datasets.Image))
+    for name in pictures:
+        # Bytes, not decoded pictures: decoding and its failures belong to `images`.
+        data = data.cast_column(name, datasets.Image(decode=False))
+    plain = data.select_columns([name for name in data.column_names if name not in pictures])
+    columns: dict[str, Sequence[Any]] = {name: range(len(data)) for name in pictures}
+    for name in plain.column_names:
+        values = list(plain[name])
+        feature = plain.features[name]
+        if isinstance(feature, datasets.ClassLabel) and feature.names:
+            values = [_class_name(feature, value) for value in values]
+        columns[name] = values
+    table = Table(
+        columns, where, base, lambda name, row: data[row][name], pictures=pictures, split=split
+    )
+    if table.rows == 0:
+        raise DataError("the data set has no rows", where=where, remedy="give at least one sample")
+    return table
+
+
+def load_dataset_folder(path: Path) -> Table:
+    """Read a directory written by `save_to_disk`.
+
+    Raises:
+        DataError: the directory is broken.
+    """
+    import datasets
+
+    try:
+        data = datasets.load_from_disk(str(path))
+    except Exception as error:  # noqa: BLE001 - the library raises what its parsers raise
+        message = f"the data set directory cannot be read: {_gist(error)}"
+        raise DataError(message, where=str(path), remedy="write it again: save_to_disk") from None
+    return read_dataset(data, str(path), path)
+
+
+def load_hub(name: str) -> Table:
+    """Read a data set by its hub name, through the `datasets` library and its cache.
+
+    Raises:
+        DataError: there is no such data set.
+        EnvironmentLacksError: the hub cannot be reached.
+    """
+    import datasets
+
+    try:
+        data = datasets.load_dataset(name)
+    except (ConnectionError, TimeoutError) as error:
+        message = f"the hub cannot be reached: {_gist(error)}"
+        remedy = "check the network, or give a local folder"
+        raise EnvironmentLacksError(message, where=name, remedy=remedy) from None
+    except Exception as error:  # noqa: BLE001 - the library raises what its loaders raise
+        message = f"the data set cannot be loaded: {_gist(error)}"
+        remedy = "check the name, or give a local file or folder"
+        raise DataError(message, where=name, remedy=remedy) from None
+    return read_dataset(data, name, Path())
+
+
+def choose_label(table: Table, label_column: str | None) -> str:
+    """Return the name of the label column: `--label-column`, or the only one of a usual name.
+
+    Raises:
+        UsageError: it cannot be told, or the named one is not there.
+    """
+    if label_column is not None:
+        if label_column not in table.columns:
+            raise UsageError(
+                f"the table has no column {label_column!r}",
+                where=table.where,
+                remedy=f"it has {', '.join(table.columns)}",
+            )
+        return label_column
+    found = [name for name in table.columns if name.lower() in _LABEL_NAMES]
+    if len(found) != 1:
+        raise UsageError(
+            "which column holds the labels is not clear",
+            where=f"{table.where}, columns {', '.join(table.columns)}",
+            remedy="name it with --label-column",
+        )
+    return found[0]
+
+
+def choose_picture(table: Table, without: Sequence[str]) -> str:
+    """Return the name of the column that holds pictures or their paths.
+
+    Raises:
+        UsageError: there is none, or more than one.
+    """
+    names = [name for name in table.columns if name not in without]
+    found = [name for name in table.pictures if name not in without]
+    if not found:
+        found = [name for name in names if name.lower() in _PATH_NAMES]
+    if not found:
+        found = [name for name in names if isinstance(table.columns[name][0], str | bytes | dict)]
+    if len(found) != 1:
+        raise UsageError(
+            "which column holds the pictures is not clear",
+            where=f"{table.where}, columns {', '.join(table.columns)}",
+            remedy="call one column `path` and give no other such column",
+        )
+    return found[0]
+
+
+def take_split(table: Table, without: Sequence[str]) -> tuple[list[str] | None, str | None]:
+    """Return the data's own split, and the name of the column it stands in.
+
+    A column called `split` counts if every value is `train`, `validation` or `test`.
+    """
+    if table.split is not None:
+        return table.split, None
+    values = table.columns.get("split")
+    if "split" in without or values is None:
+        return None, None
+    names = [_SPLIT_NAMES.get(str(value)) for value in values]
+    known = [name for name in names if name is not None]
+    return (known, "split") if len(known) == len(names) else (None, None)
+
+
+def _read_csv(path: Path, delimiter: str | None) -> dict[str, Sequence[Any]]:
+    with path.open(encoding="utf-8-sig", newline="") as file:
+        head = file.readline()
+        file.seek(0)
+        if delimiter is None:
+            delimiter = ";" if ";" in head and "," not in head else ","
+        reader = csv.reader(file, delimiter=delimiter, strict=True)
+        header = next(reader, [])
+        if len(set(header)) != len(header):
+            message = f"columns of the same name in {header}"
+            raise ValueError(message)
+        rows = []
+        for row in reader:
+            if row and len(row) != len(header):
+                message = f"line {reader.line_num} has {len(row)} fields, the header {len(header)}"
+                raise ValueError(message)
+            if row:
+                rows.append(row)
+    return {name: [row[place] for row in rows] for place, name in enumerate(header)}
+
+
+def _read_parquet(path: Path) -> dict[str, Sequence[Any]]:
+    try:
+        import pyarrow.parquet
+    except ImportError:
+        remedy = "pip install pyarrow"
+        raise EnvironmentLacksError("reading Parquet needs pyarrow", remedy=remedy) from None
+    table = pyarrow.parquet.ParquetFile(path).read()
+    return {name: table.column(name).to_pylist() for name in table.column_names}
+
+
+def _read_json(path: Path) -> dict[str, Sequence[Any]]:
+    text = path.read_text(encoding="utf-8-sig")
+    if text.lstrip().startswith("["):
+        rows = json.loads(text)
+    else:
+        rows = []
+        for number, line in enumerate(text.splitlines(), 1):
+            if line.strip():
+                try:
+                    rows.append(json.loads(line))
+                except ValueError as error:
+                    message = f"line {number}: {error}"
+                    raise ValueError(message) from None
+    if not all(isinstance(row, dict) for row in rows):
+        message = "not every row is an object"
+        raise ValueError(message)
+    names: dict[str, None] = {}
+    for row in rows:
+        names.update(dict.fromkeys(row))
+    return {name: [row.get(name) for row in rows] for name in names}
+
+
+def _class_name(feature: Any, value: Any) -> Any:
+    return None if value is None or value < 0 else feature.int2str(value)
+
+
+def _gist(error: BaseException) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]

@@ -1,0 +1,354 @@
+"""Where a graph may be cut, how deep each place lies, and the cutting itself.
+
+Depth is work, not layers: multiply-adds needed to compute a value ÷ those needed for the input of
+the old head. A *listed* cut is a value through which every path from the inputs to the head passes;
+truncation by name accepts any float value that carries the batch axis.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from math import prod
+from typing import TYPE_CHECKING
+
+from onnx import ModelProto
+
+from surgeon.errors import ModelError, UnknownNameError, UsageError
+from surgeon.graph.head import find_head
+from surgeon.graph.schema import type_name
+from surgeon.graph.shapes import Concrete, Shapes, macs, make_value, trace
+from surgeon.graph.walk import FLOATS, ancestors, data_inputs, producers, reads
+from surgeon.graph.weights import dense
+from surgeon.records import CutPoint, OldHead
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from onnx import NodeProto
+
+    from surgeon.graph.shapes import Observe
+
+EARLY = 0.33
+"""Depth of the early cut until advice is measured."""
+
+
+@dataclass(frozen=True)
+class Anatomy:
+    """A normalized graph understood: shapes, the old head, what every value costs, the cuts.
+
+    Attributes:
+        model: the normalized model (batch freed where that was proven).
+        shapes: shapes and batch axes of all values.
+        head: the old head, or None.
+        output: the graph output the cuts lead to.
+        end: the value depth 1 means: the old head's input, or that output.
+        cuts: the listed cuts by ascending depth.
+        total: multiply-adds of one sample up to `end`.
+    """
+
+    model: ModelProto
+    shapes: Shapes
+    head: OldHead | None
+    output: str
+    end: str
+    cuts: tuple[CutPoint, ...]
+    total: int
+    work: Mapping[str, int]
+    """multiply-adds of the node that makes a value, keyed by its first output"""
+
+    @property
+    def late(self) -> str:
+        """The case's own late cut: the input of the old head's first weighted operator."""
+        return self.end
+
+    @property
+    def early(self) -> str:
+        """The case's own early cut: the listed cut nearest `@0.33`."""
+        return nearest(self.cuts, EARLY).tensor if self.cuts else self.end
+
+
+def study(
+    model: ModelProto, *, observe: Observe | None = None, known: Mapping[str, int] | None = None
+) -> Anatomy:
+    """Understand a normalized model: old head, shapes, depth of every value, listed cuts.
+
+    Raises:
+        ModelError: no graph output can be reached from an input.
+    """
+    head = find_head(model)
+    output = head.output if head else _main_output(model)
+    end = head.input if head else output
+    graph = model.graph
+
+    def needed(found: Concrete) -> bool:
+        inner = {name for node in ancestors(graph, [end]) for name in node.output if name}
+        return all(name in found for name in [end, *inner])
+
+    shapes = trace(model, observe=observe, needed=needed, known=known)
+    work = {
+        node.output[0]: _work(node, shapes) for node in graph.node if node.output and node.output[0]
+    }
+    path = ancestors(graph, [end])
+    data = [node for node in path if _is_data(node, shapes)]
+    total = sum(work.get(node.output[0], 0) for node in data)
+    per_sample = max(total // shapes.batches[0], 1)
+    if not data and end not in shapes.data:
+        raise ModelError(
+            f"output {output!r} does not depend on any input",
+            where=output,
+            remedy="the file is a constant; nothing can be tuned in it",
+        )
+    cuts = _listed(model, data, end, shapes, work, max(total, 1))
+    return Anatomy(model, shapes, head, output, end, tuple(cuts), per_sample, work)
+
+
+def _main_output(model: ModelProto) -> str:
+    for value in model.graph.output:
+        if value.type.tensor_type.elem_type in FLOATS or not value.type.HasField("tensor_type"):
+            return value.name
+    return model.graph.output[0].name
+
+
+def _is_data(node: NodeProto, shapes: Shapes) -> bool:
+    return any(name in shapes.data for name in node.output if name)
+
+
+def _work(node: NodeProto, shapes: Shapes) -> int:
+    return macs(node, shapes.one) if _is_data(node, shapes) else 0
+
+
+def _listed(
+    model: ModelProto,
+    data: Sequence[NodeProto],
+    end: str,
+    shapes: Shapes,
+    work: Mapping[str, int],
+    total: int,
+) -> list[CutPoint]:
+    """Sweep the data path in order; where exactly one value is alive, every path passes it."""
+    graph = model.graph
+    path = {name for node in data for name in node.output if name}
+    inputs = [name for name in data_inputs(graph) if name in shapes.data]
+    last: dict[str, int] = {}
+    for index, node in enumerate(data):
+        for name in reads(node):
+            if name in path or name in inputs:
+                last[name] = index
+    last[end] = len(data)
+    alive = {name for name in inputs if name in last}
+    weights = {tensor.name: tensor for tensor in graph.initializer}
+    makers = producers(graph)
+    used: set[str] = set()
+    parameters = stored = done = 0
+    cuts: list[CutPoint] = []
+    for index, node in enumerate(data):
+        done += work.get(node.output[0], 0)
+        for name in _weights_behind(node, makers, weights, shapes):
+            if name not in used:
+                used.add(name)
+                tensor = weights[name]
+                parameters += prod(tensor.dims) if tensor.data_type in FLOATS else 0
+                stored += len(tensor.raw_data) or len(dense(tensor))
+        alive = {name for name in alive if last[name] > index}
+        alive |= {name for name in node.output if last.get(name, -1) > index}
+        if len(alive) != 1:
+            continue
+        (name,) = alive
+        if name not in node.output or not _cuttable(name, shapes):
+            continue
+        cuts.append(
+            CutPoint(
+                tensor=name,
+                depth=round(done / total, 4),
+                shape=shapes.symbolic.get(name, ()),
+                dtype=type_name(shapes.dtype(name)),
+                batch_axis=shapes.batch_axes[name],
+                parameters=parameters,
+                macs=done // shapes.batches[0],
+                bytes=stored,
+            )
+        )
+    return cuts
+
+
+def _weights_behind(
+    node: NodeProto, makers: Mapping[str, NodeProto], weights: Mapping[str, object], shapes: Shapes
+) -> list[str]:
+    """Return the initializers a data node reads, also through weight-only and shape-only nodes."""
+    found: list[str] = []
+    todo = reads(node)
+    seen: set[str] = set()
+    while todo:
+        name = todo.pop()
+        if name in seen or name in shapes.data:
+            continue
+        seen.add(name)
+        if name in weights:
+            found.append(name)
+        elif name in makers:
+            todo.extend(reads(makers[name]))
+    return found
+
+
+def _cuttable(name: str, shapes: Shapes) -> bool:
+    return shapes.dtype(name) in FLOATS and name in shapes.batch_axes and name in shapes.data
+
+
+def nearest(cuts: Sequence[CutPoint], depth: float) -> CutPoint:
+    """Return the listed cut nearest in depth; a tie goes to the earlier."""
+    return min(cuts, key=lambda cut: (abs(cut.depth - depth), cut.depth))
+
+
+def depth_of(anatomy: Anatomy, tensor: str) -> float:
+    """Return the depth of any value: work of its ancestors ÷ work of the old head's input."""
+    for cut in anatomy.cuts:
+        if cut.tensor == tensor:
+            return cut.depth
+    nodes = ancestors(anatomy.model.graph, [tensor])
+    done = sum(anatomy.work.get(node.output[0], 0) for node in nodes if node.output)
+    return round(done / max(anatomy.total * anatomy.shapes.batches[0], 1), 4)
+
+
+def resolve(anatomy: Anatomy, cut: str | None, *, default: str | None = None) -> str:
+    """Turn what a user or a plan says into a tensor name.
+
+    An exact tensor name comes first, else `@x` with 0 ≤ x ≤ 1 (the listed cut of nearest depth),
+    else `late` or `early`; None is `default`.
+
+    Raises:
+        UnknownNameError: no such value; names the nearest listed cuts.
+        UsageError: the value exists and cannot be cut at, or `@x` is no fraction.
+    """
+    if cut is None:
+        cut = default if default is not None else anatomy.late
+    graph = anatomy.model.graph
+    made = {name for node in graph.node for name in node.output if name}
+    if cut in made or cut in set(data_inputs(graph)):
+        _check_cut(anatomy, cut)
+        return cut
+    if cut.startswith("@"):
+        if not re.fullmatch(r"@(0(\.\d*)?|1(\.0*)?|\.\d+)", cut):
+            raise UsageError(
+                f"cut {cut!r} is no depth", where="--cut", remedy="write @x with 0 <= x <= 1"
+            )
+        if not anatomy.cuts:
+            raise UsageError(
+                "this graph has no listed cut",
+                where="--cut",
+                remedy=f"cut at a tensor by name; the last one is {anatomy.end!r}",
+            )
+        return nearest(anatomy.cuts, float(cut[1:])).tensor
+    if cut in ("late", "early"):
+        return anatomy.late if cut == "late" else anatomy.early
+    listed = [item.tensor for item in anatomy.cuts]
+    raise UnknownNameError("cut", cut, [*listed, *made], where="--cut")
+
+
+def _check_cut(anatomy: Anatomy, tensor: str) -> None:
+    shapes = anatomy.shapes
+    kind = shapes.dtype(tensor)
+    if kind not in FLOATS:
+        raise UsageError(
+            f"value {tensor!r} is {type_name(kind)}: a head needs floats",
+            where="--cut",
+            remedy="`surgeon cuts MODEL` lists the values where the graph may be cut",
+        )
+    if tensor not in shapes.batch_axes or tensor not in shapes.data:
+        raise UsageError(
+            f"value {tensor!r} does not carry the batch axis",
+            where="--cut",
+            remedy="`surgeon cuts MODEL` lists the values where the graph may be cut",
+        )
+
+
+def keep_only(model: ModelProto, outputs: Sequence[str], shapes: Shapes | None) -> ModelProto:
+    """Return a copy that computes `outputs` and nothing else; what survives stays byte for byte.
+
+    Inputs no longer needed are dropped, the others keep name, type and order. Everything outside
+    the graph (metadata, opsets, doc strings) stays.
+    """
+    result = ModelProto()
+    result.CopyFrom(model)
+    graph = result.graph
+    kept = {id_of(node) for node in ancestors(graph, outputs)}
+    for index in reversed(range(len(graph.node))):
+        if id_of(graph.node[index]) not in kept:
+            del graph.node[index]
+    made = {name for node in graph.node for name in node.output if name}
+    used = {name for node in graph.node for name in reads(node)} | set(outputs)
+    for field in (graph.initializer, graph.input):
+        for index in reversed(range(len(field))):
+            if field[index].name not in used:
+                del field[index]
+    old = {value.name: value for value in graph.output}
+    infos = {value.name: value for value in [*graph.value_info, *graph.input]}
+    values = []
+    for name in outputs:
+        if name in old:
+            values.append(type(old[name]).FromString(old[name].SerializeToString()))
+        elif shapes is not None and name in shapes.one:
+            values.append(make_value(name, shapes.dtype(name), shapes.symbolic.get(name)))
+        elif name in infos:
+            values.append(type(infos[name]).FromString(infos[name].SerializeToString()))
+        else:
+            raise ModelError(
+                f"the type of value {name!r} is not known",
+                where=name,
+                remedy="the operator that makes it is unknown to ONNX's shape inference",
+            )
+    del graph.output[:]
+    graph.output.extend(values)
+    for index in reversed(range(len(graph.value_info))):
+        if graph.value_info[index].name not in made or graph.value_info[index].name in outputs:
+            del graph.value_info[index]
+    for index in reversed(range(len(graph.quantization_annotation))):
+        if graph.quantization_annotation[index].tensor_name not in made | used:
+            del graph.quantization_annotation[index]
+    return result
+
+
+def id_of(node: NodeProto) -> tuple[str, ...]:
+    """Return what tells a node apart inside its graph: the values it makes."""
+    return tuple(node.output)
+
+
+def start_at(model: ModelProto, tensor: str, shapes: Shapes) -> ModelProto:
+    """Return a copy that starts at an inner tensor, which becomes the graph's only data input.
+
+    Raises:
+        UnknownNameError: no such value.
+        UsageError: the value does not separate the graph: some other input is still needed.
+    """
+    made = {name for node in model.graph.node for name in node.output if name}
+    if tensor not in made:
+        raise UnknownNameError("tensor", tensor, made, where="--start")
+    outputs = [value.name for value in model.graph.output]
+    nodes = ancestors(model.graph, outputs, stop=[tensor])
+    needed = {name for node in nodes for name in reads(node)}
+    left = [name for name in data_inputs(model.graph) if name in needed]
+    if left:
+        raise UsageError(
+            f"value {tensor!r} does not separate the graph: "
+            f"{', '.join(map(repr, left))} would still be needed",
+            where="--start",
+            remedy="`surgeon cuts MODEL` lists values through which every path passes",
+        )
+    result = ModelProto()
+    result.CopyFrom(model)
+    graph = result.graph
+    kept = {id_of(node) for node in nodes}
+    for index in reversed(range(len(graph.node))):
+        if id_of(graph.node[index]) not in kept:
+            del graph.node[index]
+    used = needed | set(outputs)
+    del graph.input[:]
+    graph.input.append(make_value(tensor, shapes.dtype(tensor), shapes.symbolic.get(tensor)))
+    for index in reversed(range(len(graph.initializer))):
+        if graph.initializer[index].name not in used:
+            del graph.initializer[index]
+    made = {name for node in graph.node for name in node.output if name}
+    for index in reversed(range(len(graph.value_info))):
+        if graph.value_info[index].name not in made:
+            del graph.value_info[index]
+    return result

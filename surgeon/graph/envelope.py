@@ -1,0 +1,126 @@
+"""What surrounds a graph: metadata entries, labels, preprocessing, the structure hash.
+
+Everything a file carries besides nodes and weights is kept as it is; our own entries are JSON under
+`surgeon.*` keys.
+"""
+
+from __future__ import annotations
+
+import ast
+import hashlib
+import json
+from typing import TYPE_CHECKING, Any
+
+from surgeon.errors import ModelError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from onnx import ModelProto
+
+PLAN, LABELS, PREPROCESS, PROOF = (
+    "surgeon.plan",
+    "surgeon.labels",
+    "surgeon.preprocess",
+    "surgeon.proof",
+)
+LABEL_KEYS = (LABELS, "labels", "classes", "class_names", "names", "id2label", "label_names")
+"""Metadata keys under which exporters leave class names; ours first."""
+
+
+def metadata(model: ModelProto) -> dict[str, str]:
+    """Return the model's metadata entries."""
+    return {entry.key: entry.value for entry in model.metadata_props}
+
+
+def put(model: ModelProto, key: str, value: Any) -> None:
+    """Set a metadata entry to JSON, in place; None removes it."""
+    text = None if value is None else json.dumps(value, ensure_ascii=False, sort_keys=True)
+    for index in reversed(range(len(model.metadata_props))):
+        if model.metadata_props[index].key == key:
+            del model.metadata_props[index]
+    if text is not None:
+        model.metadata_props.add(key=key, value=text)
+
+
+def get(model: ModelProto, key: str) -> Any:
+    """Return a JSON metadata entry, or None where it is absent.
+
+    Raises:
+        ModelError: the entry is no JSON.
+    """
+    text = metadata(model).get(key)
+    if text is None:
+        return None
+    try:
+        return json.loads(text)
+    except json.JSONDecodeError as error:
+        raise ModelError(
+            f"metadata entry {key!r} is not JSON",
+            where=f"metadata {key!r}",
+            remedy="the file was edited by another tool; operate on the original again",
+        ) from error
+
+
+def labels(model: ModelProto, count: int | None = None) -> list[str] | None:
+    """Return the class names a file carries, by our key or those that exporters use.
+
+    A foreign list counts only if its length is the number of classes.
+    """
+    entries = metadata(model)
+    for key in LABEL_KEYS:
+        if key not in entries:
+            continue
+        names = _names(entries[key])
+        if names and (key == LABELS or count is None or len(names) == count):
+            return names
+    return None
+
+
+def _names(text: str) -> list[str] | None:
+    try:
+        found = json.loads(text)
+    except json.JSONDecodeError:
+        try:
+            found = ast.literal_eval(text)
+        except (ValueError, SyntaxError):
+            return None
+    if isinstance(found, dict):
+        try:
+            found = [found[key] for key in sorted(found, key=int)]
+        except (ValueError, TypeError):
+            return None
+    if isinstance(found, list | tuple) and all(isinstance(name, str | int) for name in found):
+        return [str(name) for name in found]
+    return None
+
+
+def structure_hash(model: ModelProto) -> str:
+    """Return the sha256 over all NodeProtos in order, the inputs, the outputs and the opsets.
+
+    Each message is serialized deterministically and preceded by its length (little-endian, eight
+    bytes); opsets go by domain.
+    """
+    digest = hashlib.sha256()
+    opsets = sorted(model.opset_import, key=lambda item: item.domain)
+    graph = model.graph
+    for group in (graph.node, graph.input, graph.output, opsets):
+        digest.update(len(group).to_bytes(8, "little"))
+        for message in group:
+            content = message.SerializeToString(deterministic=True)
+            digest.update(len(content).to_bytes(8, "little") + content)
+    return digest.hexdigest()
+
+
+def hash_json(value: Any) -> str:
+    """Return the sha256 of a value's JSON (sorted keys, no blanks, utf-8)."""
+    text = json.dumps(value, ensure_ascii=False, sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def label_list(names: Sequence[str]) -> list[str]:
+    """Return labels in their order: by number if all are integers, else by code point."""
+    try:
+        return sorted(names, key=int)
+    except ValueError:
+        return sorted(names)

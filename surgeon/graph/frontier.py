@@ -1,0 +1,131 @@
+"""The freeze frontier: everything in front of the first trainable weight, and everything behind it.
+
+The graph is split in two graphs. The frozen one's outputs are the frontier tensors, which the
+runtime computes once per sample; the trained one takes them as inputs and is converted to torch.
+What is computed from shapes, constants or frozen initializers alone is never a frontier tensor: it
+is repeated in the trained graph.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from onnx import ModelProto
+
+from surgeon.graph.cuts import id_of
+from surgeon.graph.shapes import Shapes, make_value, tensor_info
+from surgeon.graph.walk import data_inputs, producers, reads
+
+if TYPE_CHECKING:
+    from collections.abc import Collection
+
+    from surgeon.records import TensorInfo
+
+UNSAFE = frozenset(
+    {"RandomNormal", "RandomNormalLike", "RandomUniform", "RandomUniformLike", "Bernoulli",
+     "Multinomial"}
+)  # fmt: skip
+"""Random operators: what they make may not be cached, so the frontier lies in front of them."""
+
+
+@dataclass(frozen=True)
+class Frontier:
+    """A graph split at its freeze frontier.
+
+    Attributes:
+        frozen: graph from the inputs to the frontier tensors; None where nothing is frozen.
+        trained: graph from the frontier tensors to the output.
+        tensors: the frontier tensors, which are the trained graph's inputs in order.
+        nodes_frozen: nodes of the frozen graph.
+        nodes_trained: nodes of the trained graph.
+    """
+
+    frozen: ModelProto | None
+    trained: ModelProto
+    tensors: tuple[TensorInfo, ...]
+    nodes_frozen: int
+    nodes_trained: int
+
+
+def split(model: ModelProto, trainable: Collection[str], shapes: Shapes) -> Frontier:
+    """Split an operated graph in front of the first use of any trainable initializer.
+
+    Args:
+        model: operated model.
+        trainable: names of initializers; a tied one counts at its first use.
+        shapes: shapes of the model.
+    """
+    graph = model.graph
+    learning = set(trainable)
+    behind: set[tuple[str, ...]] = set()
+    for node in graph.node:
+        if node.op_type in UNSAFE or learning.intersection(reads(node)):
+            behind.add(id_of(node))
+            learning |= {name for name in node.output if name}
+    makers = producers(graph)
+    inputs = set(data_inputs(graph))
+    wanted: list[str] = []
+    todo = [node for node in graph.node if id_of(node) in behind]
+    for node in todo:
+        for name in reads(node):
+            if name in learning or name in wanted:
+                continue
+            maker = makers.get(name)
+            if name in inputs or (name in shapes.data and name in shapes.batch_axes):
+                wanted.append(name)
+            elif maker is not None and id_of(maker) not in behind:
+                # From shapes, constants or frozen weights alone: repeated, not cached.
+                behind.add(id_of(maker))
+                todo.append(maker)
+    outputs = [value.name for value in graph.output]
+    wanted += [n for n in outputs if n not in learning and n not in wanted and n in shapes.data]
+    # An input that a repeated shape node reads is a frontier tensor like any other.
+    order = {name: place for place, name in enumerate([*inputs, *makers])}
+    tensors = sorted(wanted, key=lambda name: order.get(name, 0))
+    trained = _behind(model, behind, tensors, shapes)
+    made_in_front = [name for name in tensors if name not in inputs]
+    frozen = _front(model, tensors, shapes) if made_in_front else None
+    return Frontier(
+        frozen,
+        trained,
+        tuple(tensor_info(name, shapes) for name in tensors),
+        len(frozen.graph.node) if frozen is not None else 0,
+        len(trained.graph.node),
+    )
+
+
+def _behind(
+    model: ModelProto, behind: set[tuple[str, ...]], tensors: list[str], shapes: Shapes
+) -> ModelProto:
+    result = _bare(model)
+    graph = result.graph
+    graph.node.extend(node for node in model.graph.node if id_of(node) in behind)
+    used = {name for node in graph.node for name in reads(node)}
+    used |= {value.name for value in model.graph.output}
+    graph.initializer.extend(t for t in model.graph.initializer if t.name in used)
+    graph.output.extend(model.graph.output)
+    graph.input.extend(_value(model, name, shapes) for name in tensors)
+    return result
+
+
+def _front(model: ModelProto, tensors: list[str], shapes: Shapes) -> ModelProto:
+    from surgeon.graph.cuts import keep_only
+
+    result = keep_only(model, tensors, shapes)
+    del result.metadata_props[:]
+    return result
+
+
+def _value(model: ModelProto, name: str, shapes: Shapes):  # noqa: ANN202
+    for value in model.graph.input:
+        if value.name == name:
+            return value
+    return make_value(name, shapes.dtype(name), shapes.symbolic.get(name))
+
+
+def _bare(model: ModelProto) -> ModelProto:
+    result = ModelProto(ir_version=max(model.ir_version, 4))
+    result.opset_import.extend(model.opset_import)
+    result.graph.name = model.graph.name
+    return result

@@ -1,0 +1,454 @@
+"""Heads: finding the one a pretrained file ends in, whatever its form, and appending a new Gemm.
+
+The old head is found by walking back from an output; what the walk passes (Softmax, Flatten,
+pooling) says how sure it is. The new head is: pool where the value has more than two axes → Flatten
+→ Gemm. Its few nodes are built with onnx-graphsurgeon, which never sees the pretrained graph:
+its import and export would drop metadata and rewrite weights.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from itertools import count
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import numpy as np
+import onnx
+import onnx_graphsurgeon as gs
+from onnx import ModelProto, NodeProto, TensorProto
+
+from surgeon.errors import ModelError, UnsupportedError
+from surgeon.graph.normalize import rename
+from surgeon.graph.shapes import data_values, make_value
+from surgeon.graph.walk import all_graphs, all_names, attribute, consumers, producers
+from surgeon.records import OldHead
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from surgeon.graph.shapes import Shapes
+    from surgeon.records import Head
+
+T = TypeVar("T")
+
+PASSED = frozenset(
+    {"Identity", "Cast", "Flatten", "Reshape", "Squeeze", "Unsqueeze", "Dropout", "Transpose",
+     "ArgMax", "TopK", "ZipMap", "QuantizeLinear", "DequantizeLinear", "Clip", "Relu"}
+)  # fmt: skip
+ACTIVATIONS = frozenset({"Softmax", "LogSoftmax", "Sigmoid", "HardSigmoid", "Softplus", "Tanh"})
+POOLED = frozenset(
+    {"GlobalAveragePool", "AveragePool", "ReduceMean", "GlobalMaxPool", "QLinearGlobalAveragePool"}
+)
+RECTIFIERS = frozenset({"Relu", "Clip", "LeakyRelu", "PRelu", "Elu", "HardSwish"})
+WEIGHTED = {
+    "Gemm": "Gemm", "QGemm": "Gemm", "FusedGemm": "Gemm",
+    "MatMul": "MatMul", "FusedMatMul": "MatMul", "QLinearMatMul": "MatMul",
+    "Conv": "Conv", "FusedConv": "Conv", "QLinearConv": "Conv",
+}  # fmt: skip
+TREES = frozenset(
+    {"LinearClassifier", "SVMClassifier", "TreeEnsembleClassifier", "TreeEnsemble",
+     "LinearRegressor", "TreeEnsembleRegressor", "SVMRegressor"}
+)  # fmt: skip
+
+
+def find_head(model: ModelProto) -> OldHead | None:
+    """Find the old head: the last weighted operator in front of a graph output.
+
+    Forms: Gemm, MatMul+Add, MatMul, Conv (with or without pooling behind it), and the classifiers
+    of ai.onnx.ml. A rectifier between the weighted operator and the output means features, not a
+    classifier, unless a Softmax or Sigmoid follows it (SqueezeNet: Conv, Relu, pool, Softmax).
+    """
+    graph = model.graph
+    makers = producers(graph)
+    weights = {tensor.name: tensor for tensor in graph.initializer}
+    data = data_values(model)
+    heads = []
+    for value in graph.output:
+        head = _walk_back(value.name, makers, weights, data)
+        if head is not None:
+            heads.append(head)
+    # A classifier says so by its activation; else the first output that ends in one counts.
+    return next((h for h in heads if h.activation), heads[0] if heads else None)
+
+
+def _walk_back(
+    output: str,
+    makers: Mapping[str, NodeProto],
+    weights: Mapping[str, TensorProto],
+    data: frozenset[str],
+) -> OldHead | None:
+    name = output
+    activation: str | None = None
+    rectified = False
+    bias: str | None = None
+    pending_add = False
+    while True:
+        node = makers.get(name)
+        if node is None:
+            return None
+        kind = node.op_type
+        if kind in TREES:
+            return OldHead(kind, node.input[0], (), None, None, output)
+        if kind in WEIGHTED:
+            if rectified and activation is None:
+                return None
+            return _head(node, output, weights, makers, data, activation, bias)
+        if kind in ACTIVATIONS and not pending_add:
+            activation = activation or kind
+        elif kind in RECTIFIERS:
+            rectified = True
+        elif kind == "Add" and not pending_add:
+            constant = [n for n in node.input if n not in data]
+            if len(constant) != 1:
+                return None
+            bias, pending_add = constant[0], True
+            name = next(n for n in node.input if n in data)
+            continue
+        elif kind not in PASSED and kind not in POOLED:
+            return None
+        carried = [n for n in node.input if n in data]
+        if len(carried) != 1:
+            return None
+        name = carried[0]
+
+
+def _head(
+    node: NodeProto,
+    output: str,
+    weights: Mapping[str, TensorProto],
+    makers: Mapping[str, NodeProto],
+    data: frozenset[str],
+    activation: str | None,
+    bias: str | None,
+) -> OldHead | None:
+    carried = [name for name in node.input if name in data]
+    if len(carried) != 1:
+        return None  # a product of two activations is attention, not a classifier
+    found = []
+    for name in [*node.input, *([bias] if bias else [])]:
+        if name and name not in data:
+            origin = _origin(name, weights, makers)
+            if origin is not None and origin not in found:
+                found.append(origin)
+    kernel = next((weights[name] for name in found if len(weights[name].dims) > 1), None)
+    form = WEIGHTED[node.op_type]
+    vectors = [weights[name].dims[0] for name in found if len(weights[name].dims) == 1]
+    classes = None if kernel is None else _classes(node, kernel, carried[0])
+    # A bias is as long as there are classes, also where the kernel is reshaped on its way.
+    classes = vectors[0] if vectors and vectors[0] > 1 else classes
+    if form == "MatMul" and bias is not None:
+        form = "MatMul+Add"
+    return OldHead(form, carried[0], tuple(found), classes, activation, output)
+
+
+def _origin(
+    name: str, weights: Mapping[str, TensorProto], makers: Mapping[str, NodeProto]
+) -> str | None:
+    """Follow a weight back through DequantizeLinear, Cast, Transpose, Mul to its initializer."""
+    for _ in range(8):
+        if name in weights:
+            return name
+        node = makers.get(name)
+        if node is None or not node.input:
+            return None
+        name = node.input[0]
+    return None
+
+
+def _classes(node: NodeProto, kernel: TensorProto, data: str) -> int | None:
+    if WEIGHTED[node.op_type] == "Conv":
+        return int(kernel.dims[0])
+    if WEIGHTED[node.op_type] == "Gemm":
+        turned = attribute(node, "transB")
+        return int(kernel.dims[0] if turned is not None and turned.i else kernel.dims[1])
+    return int(kernel.dims[-1] if node.input[0] == data else kernel.dims[-2])
+
+
+CHANNELS_FIRST = frozenset(
+    {"Conv", "ConvTranspose", "BatchNormalization", "InstanceNormalization", "GroupNormalization",
+     "LRN", "MaxPool", "AveragePool", "GlobalAveragePool", "GlobalMaxPool", "LpPool", "PRelu",
+     "DepthToSpace", "SpaceToDepth", "FusedConv", "QLinearConv", "QLinearAveragePool",
+     "QLinearGlobalAveragePool", "GridSample", "MaxUnpool", "RoiAlign", "MaxRoiPool", "DeformConv"}
+)  # fmt: skip
+CHANNELS_LAST = frozenset(
+    {"MatMul", "Gemm", "LayerNormalization", "SimplifiedLayerNormalization", "RMSNormalization",
+     "SkipLayerNormalization", "EmbedLayerNormalization", "Attention", "LSTM", "GRU", "RNN",
+     "FusedMatMul", "BiasGelu", "FastGelu", "NhwcMaxPool", "QLinearMatMul", "MatMulInteger",
+     "SkipSimplifiedLayerNormalization"}
+)  # fmt: skip
+
+
+def channel_axis(model: ModelProto, shapes: Shapes, tensor: str) -> int:
+    """Return the axis of a value along which its channels (features) lie.
+
+    Traced back to the operator that fixes it (Conv: axis 1; MatMul, LayerNormalization, LSTM: the
+    last), through Transpose; else forward to the readers; else axis 1 of pictures, the last of
+    others.
+    """
+    rank = len(shapes.one[tensor][1])
+    if rank <= 2:
+        return rank - 1
+    makers = producers(model.graph)
+    axis = _backward(tensor, makers, shapes, 64)
+    if axis is None:
+        axis = _forward(tensor, consumers(model.graph), shapes, 16)
+    if axis is None:
+        axis = 1 if rank >= 4 else rank - 1
+    if axis == shapes.batch_axes.get(tensor):
+        axis = rank - 1
+    return axis
+
+
+def _backward(
+    name: str, makers: Mapping[str, NodeProto], shapes: Shapes, budget: int
+) -> int | None:
+    while budget > 0:
+        budget -= 1
+        node = makers.get(name)
+        if node is None or name not in shapes.one:
+            return None
+        rank = len(shapes.one[name][1])
+        if node.op_type in CHANNELS_FIRST:
+            return 1
+        if node.op_type in CHANNELS_LAST:
+            return rank - 1
+        if node.op_type == "Gather" and node.input[0] not in shapes.data:
+            return rank - 1  # an embedding
+        same = [
+            n
+            for n in node.input
+            if n in shapes.data and n in shapes.one and len(shapes.one[n][1]) == rank
+        ]
+        if node.op_type == "Transpose" and same:
+            perm = attribute(node, "perm")
+            order = list(perm.ints) if perm is not None else list(range(rank))[::-1]
+            inner = _backward(same[0], makers, shapes, budget)
+            return None if inner is None else order.index(inner)
+        if node.op_type in ("Reshape", "Flatten", "Shape", "Squeeze", "Unsqueeze") or not same:
+            return None
+        name = same[0]
+    return None
+
+
+def _forward(
+    name: str, users: Mapping[str, list[NodeProto]], shapes: Shapes, budget: int
+) -> int | None:
+    if budget <= 0 or name not in shapes.one:
+        return None
+    rank = len(shapes.one[name][1])
+    for node in users.get(name, ()):
+        if node.input and node.input[0] == name:
+            if node.op_type in CHANNELS_FIRST:
+                return 1
+            if node.op_type in CHANNELS_LAST:
+                return rank - 1
+        if node.op_type == "Transpose":
+            perm = attribute(node, "perm")
+            order = list(perm.ints) if perm is not None else list(range(rank))[::-1]
+            after = _forward(node.output[0], users, shapes, budget - 1)
+            if after is not None:
+                return order[after]
+        elif node.op_type not in ("Reshape", "Flatten", "Shape"):
+            made = shapes.one.get(node.output[0])
+            same = made is not None and len(made[1]) == rank
+            found = _forward(node.output[0], users, shapes, budget - 1) if same else None
+            if found is not None:
+                return found
+    return None
+
+
+OUTPUT = "logits"
+
+
+def add_head(
+    model: ModelProto,
+    shapes: Shapes,
+    tensor: str,
+    classes: int,
+    head: Head,
+    *,
+    seed: int = 0,
+) -> tuple[ModelProto, tuple[str, str], list[str]]:
+    """Append a new Gemm head to a graph that ends at `tensor`; the only output becomes `logits`.
+
+    float16 and bfloat16 values are cast to float32 first: the sums of the pool and of the Gemm need
+    it. The weight is drawn from the uniform distribution on ±1/sqrt(features) by numpy's
+    PCG64(seed) (LeCun et al., "Efficient BackProp", 1998); the bias is zero.
+
+    Args:
+        model: the truncated model.
+        shapes: shapes of the graph it was cut from.
+        tensor: value the head reads, [batch, ..., channels, ...].
+        classes: outputs of the Gemm.
+        head: how to pool.
+        seed: seed of the weight.
+
+    Returns:
+        The operated model, the names of (weight, bias), and the names of the nodes added.
+
+    Raises:
+        ModelError: the number of features is not a fixed number.
+        UnsupportedError: the model imports no standard operator set, or a pool is not known.
+    """
+    opset = next((i.version for i in model.opset_import if i.domain in ("", "ai.onnx")), 0)
+    if not opset:
+        raise UnsupportedError(
+            "the model does not import the standard operator set",
+            where="opset_import",
+            remedy="a Gemm head needs it; export the model with an ai.onnx opset",
+        )
+    result = ModelProto()
+    result.CopyFrom(model)
+    if OUTPUT in all_names(result.graph):
+        tensor, shapes = _free_output_name(result, tensor, shapes)
+    builder = _HeadNodes(all_names(result.graph), opset, tensor, shapes.dtype(tensor))
+    features = _pool(builder, model, shapes, tensor, head)
+    double = shapes.dtype(tensor) == TensorProto.DOUBLE
+    dtype = np.float64 if double else np.float32
+    bound = 1.0 / np.sqrt(features)
+    random = np.random.Generator(np.random.PCG64(seed))
+    weight = random.uniform(-bound, bound, (classes, features)).astype(dtype)
+    names = (builder.free("surgeon.head.weight"), builder.free("surgeon.head.bias"))
+    attributes: dict[str, Any] = {"transB": 1} | ({"broadcast": 1} if opset < 7 else {})
+    builder.add("Gemm", attributes, {names[0]: weight, names[1]: np.zeros(classes, dtype)})
+    nodes, tensors = builder.export()
+    graph = result.graph
+    graph.node.extend(nodes)
+    graph.initializer.extend(tensors)
+    result.ir_version = max(result.ir_version, 4)
+    del graph.output[:]
+    element = TensorProto.DOUBLE if double else TensorProto.FLOAT
+    batch = shapes.symbolic[tensor][shapes.batch_axes[tensor]]
+    graph.output.append(make_value(OUTPUT, element, (batch, classes)))
+    return result, names, [node.name for node in nodes]
+
+
+def _free_output_name(model: ModelProto, tensor: str, shapes: Shapes) -> tuple[str, Shapes]:
+    """Rename an inner value that is called like our output."""
+    taken = all_names(model.graph)
+    name = next(f"{OUTPUT}.{n}" for n in count(2) if f"{OUTPUT}.{n}" not in taken)
+    rename(model.graph, {OUTPUT: name})
+    for graph in all_graphs(model.graph):
+        for values in (graph.input, graph.initializer, graph.value_info, graph.output):
+            for value in values:
+                if value.name == OUTPUT:
+                    value.name = name
+        for node in graph.node:
+            for index, made in enumerate(node.output):
+                if made == OUTPUT:
+                    node.output[index] = name
+    moved = {name: OUTPUT}
+
+    def renamed(table: Mapping[str, T]) -> dict[str, T]:
+        return {name if key == OUTPUT else key: value for key, value in table.items()}
+
+    shapes = replace(
+        shapes,
+        one=renamed(shapes.one),
+        batch_axes=renamed(shapes.batch_axes),
+        symbolic=renamed(shapes.symbolic),
+        data=frozenset(name if key == OUTPUT else key for key in shapes.data),
+    )
+    return next((new for new, old in moved.items() if old == tensor), tensor), shapes
+
+
+def _pool(builder: _HeadNodes, model: ModelProto, shapes: Shapes, tensor: str, head: Head) -> int:
+    """Add the nodes that make [batch, features] of a value; return the number of features."""
+    dims = shapes.symbolic[tensor]
+    batch = shapes.batch_axes[tensor]
+    channels = channel_axis(model, shapes, tensor)
+    rank = len(dims)
+    if shapes.dtype(tensor) in (TensorProto.FLOAT16, TensorProto.BFLOAT16):
+        builder.add("Cast", {"to": TensorProto.FLOAT})
+    if batch != 0:
+        order = [batch, *(axis for axis in range(rank) if axis != batch)]
+        builder.add("Transpose", {"perm": order})
+        dims = tuple(dims[axis] for axis in order)
+        channels = order.index(channels)
+    others = [axis for axis in range(1, rank) if axis != channels]
+    if rank == 1:
+        builder.add("Flatten", {"axis": 1})
+        return 1
+    if head.pool == "flatten" and others:
+        builder.add("Flatten", {"axis": 1})
+        sizes = dims[1:]
+    elif others:
+        _collapse(builder, head, rank, channels, others)
+        sizes = (dims[channels],)
+    else:
+        sizes = dims[1:]
+    features = 1
+    for size in sizes:
+        if not isinstance(size, int):
+            raise ModelError(
+                f"value {tensor!r} has no fixed number of features: {list(dims)}",
+                where="--cut",
+                remedy="cut elsewhere, or give the input a fixed size",
+            )
+        features *= size
+    return features
+
+
+def _collapse(builder: _HeadNodes, head: Head, rank: int, channels: int, others: list[int]) -> None:
+    pictures = rank >= 3 and channels == 1
+    if head.pool in ("mean", "max"):
+        if pictures and rank >= 4:
+            builder.add("GlobalAveragePool" if head.pool == "mean" else "GlobalMaxPool", {})
+        else:
+            kind = "ReduceMean" if head.pool == "mean" else "ReduceMax"
+            since = 18
+            if builder.opset < since:
+                builder.add(kind, {"axes": others, "keepdims": 1})
+            else:
+                axes = builder.free("surgeon.head.axes")
+                builder.add(kind, {"keepdims": 1}, {axes: np.asarray(others, np.int64)})
+    elif head.pool in ("first", "last"):
+        for axis in others:
+            index = builder.free("surgeon.head.index")
+            at = np.asarray([0 if head.pool == "first" else -1], np.int64)
+            builder.add("Gather", {"axis": axis}, {index: at})
+    else:
+        raise UnsupportedError(
+            f"pool {head.pool!r} is not known",
+            where="plan.head.pool",
+            remedy="mean, max, first, last or flatten",
+        )
+    builder.add("Flatten", {"axis": 1})
+
+
+class _HeadNodes:
+    """The head under construction: a chain of graphsurgeon nodes, exported at the end."""
+
+    def __init__(self, taken: set[str], opset: int, tensor: str, kind: int) -> None:
+        self.opset = opset
+        self._taken = set(taken)
+        dtype = onnx.helper.tensor_dtype_to_np_dtype(kind)
+        self._input = gs.Variable(tensor, dtype=dtype)
+        self._last = self._input
+        self._nodes: list[Any] = []
+
+    def free(self, name: str) -> str:
+        """Return the name, or the first of `name.2`, `name.3`, … that is not taken."""
+        found = name
+        for number in count(2):
+            if found not in self._taken:
+                break
+            found = f"{name}.{number}"
+        self._taken.add(found)
+        return found
+
+    def add(
+        self, operator: str, attributes: dict[str, Any], constants: Mapping[str, Any] | None = None
+    ) -> None:
+        """Append one node that reads the chain's last value and the named constants."""
+        name = self.free(f"surgeon.head.{operator.lower()}")
+        value = gs.Variable(OUTPUT if operator == "Gemm" else self.free(f"{name}.out"))
+        inputs = [self._last, *(gs.Constant(key, item) for key, item in (constants or {}).items())]
+        self._nodes.append(gs.Node(operator, name, attributes, inputs, [value]))
+        self._last = value
+
+    def export(self) -> tuple[list[NodeProto], list[TensorProto]]:
+        """Return the chain as ONNX nodes and initializers."""
+        graph = gs.Graph(self._nodes, inputs=[self._input], outputs=[self._last], opset=self.opset)
+        exported = gs.export_onnx(graph, do_type_check=False).graph
+        return list(exported.node), list(exported.initializer)

@@ -1,0 +1,444 @@
+"""What every value of a graph looks like: element type, shape, and the axis samples lie along.
+
+Shapes come from ONNX's own shape inference over a skeleton (no weights), run at two batch sizes and
+two sizes of every other open dimension; what moves with the batch *is* the batch axis. Declared
+shapes of inner values are not believed: files get them wrong. Where inference stays blind (unknown
+operators, data-dependent shapes), the caller may pass `observe`, which runs the graph.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from math import prod
+from typing import TYPE_CHECKING
+
+import numpy as np
+import onnx
+from onnx import ModelProto, TensorProto, helper, numpy_helper
+
+from surgeon.graph.schema import WITHOUT_GRADIENT, type_name
+from surgeon.graph.walk import FLOATS, data_inputs, reads
+from surgeon.records import TensorInfo
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+    from surgeon.records import Dim, Shape
+
+Concrete = dict[str, tuple[int, tuple[int, ...]]]
+"""{value: (element type, dims)}"""
+
+if TYPE_CHECKING:
+    Observe = Callable[[ModelProto, Mapping[str, tuple[int, ...]]], Concrete]
+
+BATCHES = (3, 5)
+"""The two batch sizes of the inference; odd primes, so that no other dimension looks like them."""
+
+ROUNDS = 12
+"""Times folding may uncover further shapes."""
+
+SMALL = 1024
+"""Elements up to which an integer initializer is kept in the skeleton: it may be a shape."""
+
+
+def declared(value: onnx.ValueInfoProto) -> tuple[int, Shape | None]:
+    """Return (element type, declared shape or None) of a tensor value."""
+    kind = value.type.tensor_type
+    if not value.type.HasField("tensor_type"):
+        return TensorProto.UNDEFINED, None
+    if not kind.HasField("shape"):
+        return kind.elem_type, None
+    dims: list[Dim] = []
+    for dim in kind.shape.dim:
+        if dim.HasField("dim_value") and dim.dim_value > 0:
+            dims.append(dim.dim_value)
+        else:
+            dims.append(dim.dim_param or None)
+    return kind.elem_type, tuple(dims)
+
+
+def input_infos(model: ModelProto) -> list[TensorInfo]:
+    """Return the data inputs in graph-input order, each with the axis samples lie along.
+
+    The batch axis of the first input that has one is axis 0, or the axis whose symbol is called
+    like a batch; other inputs follow the same symbol, or the same fixed size.
+    """
+    values = {value.name: value for value in model.graph.input}
+    shapes = {name: declared(values[name]) for name in data_inputs(model.graph)}
+    batch: Dim = None
+    anchored = False
+    infos = []
+    for name, (kind, shape) in shapes.items():
+        axis = _batch_axis(shape, batch, anchored=anchored)
+        if axis is not None and not anchored and shape is not None:
+            batch, anchored = shape[axis], True
+        infos.append(TensorInfo(name, type_name(kind), shape, axis))
+    return infos
+
+
+def _batch_axis(shape: Shape | None, batch: Dim, *, anchored: bool) -> int | None:
+    if not shape:
+        return None
+    for axis, dim in enumerate(shape):
+        if isinstance(dim, str) and dim.lower() in {"n", "batch", "batch_size", "batchsize", "bs"}:
+            return axis
+    if anchored and batch is not None:
+        # [2, N, 128]: recurrent state carries the batch where the first input's size stands.
+        for axis, dim in enumerate(shape):
+            if dim == batch:
+                return axis
+        if isinstance(batch, int):
+            return None
+    if not isinstance(shape[0], int):
+        return 0
+    return None if anchored else 0
+
+
+def is_fixed(infos: list[TensorInfo]) -> bool:
+    """Say whether the batch of a graph is a number, not a symbol."""
+    return any(
+        info.batch_axis is not None
+        and info.shape is not None
+        and isinstance(info.shape[info.batch_axis], int)
+        for info in infos
+    )
+
+
+def skeleton(model: ModelProto) -> ModelProto:
+    """Return a copy without weights' values, inner declarations and output shapes."""
+    graph = onnx.GraphProto(name=model.graph.name)
+    graph.node.extend(model.graph.node)
+    graph.input.extend(model.graph.input)
+    for value in model.graph.output:
+        output = graph.output.add(name=value.name)
+        if not value.type.HasField("tensor_type"):
+            output.type.CopyFrom(value.type)
+        elif value.type.tensor_type.elem_type:
+            output.type.tensor_type.elem_type = value.type.tensor_type.elem_type
+    for tensor in model.graph.initializer:
+        if prod(tensor.dims) <= (SMALL if tensor.data_type not in FLOATS else 16):
+            graph.initializer.append(tensor)
+        else:
+            graph.initializer.add(name=tensor.name, data_type=tensor.data_type, dims=tensor.dims)
+    result = ModelProto(ir_version=max(model.ir_version, 8), graph=graph)
+    result.opset_import.extend(model.opset_import)
+    result.functions.extend(model.functions)
+    _fold_shapes(result)
+    return result
+
+
+def _fold_shapes(bones: ModelProto, shapes: Concrete | None = None) -> int:
+    """Compute what follows from small constants and known shapes alone; return how many nodes."""
+    graph = bones.graph
+    known = {
+        t.name: numpy_helper.to_array(t)
+        for t in graph.initializer
+        if t.data_type not in FLOATS or prod(t.dims) <= 16
+    }
+    versions = {item.domain: item.version for item in bones.opset_import}
+    folded: list[int] = []
+    for index, node in enumerate(graph.node):
+        value = next((a for a in node.attribute if a.name == "value"), None)
+        if node.op_type == "Constant":
+            if value is not None and prod(value.t.dims) <= SMALL:
+                known[node.output[0]] = numpy_helper.to_array(value.t)
+            continue
+        if node.op_type.startswith("Random") or not node.input or len(node.output) != 1:
+            continue
+        if node.op_type == "Shape" and shapes is not None and node.input[0] in shapes:
+            dims = shapes[node.input[0]][1]
+            start = next((a.i for a in node.attribute if a.name == "start"), 0)
+            end = next((a.i for a in node.attribute if a.name == "end"), len(dims))
+            known[node.output[0]] = np.asarray(dims[start:end], np.int64)
+            folded.append(index)
+            continue
+        if not all(name in known or not name for name in node.input) or any(
+            True for a in node.attribute if a.type in (a.GRAPH, a.GRAPHS)
+        ):
+            continue
+        result = _evaluate(node, known, versions)
+        if result is not None and result.size <= SMALL:
+            known[node.output[0]] = result
+            folded.append(index)
+    for index in reversed(folded):
+        name = graph.node[index].output[0]
+        del graph.node[index]
+        graph.initializer.append(numpy_helper.from_array(known[name], name))
+    return len(folded)
+
+
+def _evaluate(
+    node: onnx.NodeProto, known: Mapping[str, np.ndarray], versions: Mapping[str, int]
+) -> np.ndarray | None:
+    from onnx.reference import ReferenceEvaluator
+
+    try:
+        (result,) = ReferenceEvaluator(node, opsets=dict(versions)).run(
+            None, {name: known[name] for name in node.input if name}
+        )
+    except Exception:  # noqa: BLE001 - what cannot be folded stays as it is; shapes stay open there
+        return None
+    return np.asarray(result)
+
+
+def infer(bones: ModelProto, sizes: Mapping[str, tuple[int, ...]]) -> Concrete:
+    """Run shape inference with every input at the given size; blind spots are simply absent.
+
+    Where shape arithmetic hides a shape from ONNX's inference, what is already known is folded into
+    constants and the inference is asked again.
+    """
+    copy = ModelProto()
+    copy.CopyFrom(bones)
+    for value in copy.graph.input:
+        if value.name in sizes:
+            shape = value.type.tensor_type.shape
+            shape.ClearField("dim")
+            for size in sizes[value.name]:
+                shape.dim.add(dim_value=size)
+    found = _infer_once(copy)
+    for _ in range(ROUNDS):
+        blind = any(name not in found for node in copy.graph.node for name in node.output if name)
+        if not blind or not _fold_shapes(copy, found):
+            break
+        found = {**found, **_infer_once(copy)}
+    return found
+
+
+def _infer_once(copy: ModelProto) -> Concrete:
+    try:
+        inferred = onnx.shape_inference.infer_shapes(copy, strict_mode=False, data_prop=True)
+    except Exception:  # noqa: BLE001 - inference may refuse what runs; the caller can observe
+        inferred = copy
+    found: Concrete = {}
+    graph = inferred.graph
+    for value in [*graph.input, *graph.value_info, *graph.output]:
+        kind, shape = declared(value)
+        if shape is not None and all(isinstance(dim, int) for dim in shape):
+            found[value.name] = (kind, shape)  # type: ignore[assignment]
+        elif shape is not None and any(
+            d.HasField("dim_value") and d.dim_value == 0 for d in value.type.tensor_type.shape.dim
+        ):
+            dims = tuple(d.dim_value for d in value.type.tensor_type.shape.dim)
+            found[value.name] = (kind, dims)
+    for tensor in graph.initializer:
+        found[tensor.name] = (tensor.data_type, tuple(tensor.dims))
+    return found
+
+
+def input_sizes(
+    infos: list[TensorInfo],
+    batch: int,
+    *,
+    larger: bool = False,
+    known: Mapping[str, int] | None = None,
+) -> dict[str, tuple[int, ...]]:
+    """Return a concrete size for every input: `batch` on the batch axis, typical sizes elsewhere.
+
+    Open dimensions are assumed (and only used to count and to trace): 224 for the sides of
+    pictures, 16 for token sequences, 64 for other sequences; `larger` takes the next size up.
+    """
+    symbols: dict[str, int] = dict(known or {})
+    sizes: dict[str, tuple[int, ...]] = {}
+    for info in infos:
+        if info.shape is None:
+            continue
+        dims = []
+        for axis, dim in enumerate(info.shape):
+            if axis == info.batch_axis:
+                dims.append(batch)
+            elif isinstance(dim, int):
+                dims.append(dim)
+            else:
+                size = _typical(info, axis, larger=larger)
+                dims.append(symbols.setdefault(dim, size) if isinstance(dim, str) else size)
+        sizes[info.name] = tuple(dims)
+    return sizes
+
+
+def _typical(info: TensorInfo, axis: int, *, larger: bool) -> int:
+    assert info.shape is not None
+    if len(info.shape) == 4:
+        channels_last = info.shape[3] in (1, 3)
+        if axis == (3 if channels_last else 1):
+            return 3
+        return 256 if larger else 224
+    if info.dtype in {"int64", "int32"}:
+        return 24 if larger else 16
+    if len(info.shape) == 2:
+        return 1536 if larger else 1024
+    return 96 if larger else 64
+
+
+@dataclass(frozen=True)
+class Shapes:
+    """Shapes of all values of a graph.
+
+    Attributes:
+        one: element type and dims of every value at a batch of `batches[0]`.
+        batch_axes: the axis samples lie along; absent for values without one.
+        symbolic: shape with the batch's symbol and open dimensions (None) put back.
+        batches: batch sizes of the two runs.
+        data: values that carry what the inputs say (not only their shapes).
+    """
+
+    one: Concrete
+    batch_axes: dict[str, int]
+    symbolic: dict[str, Shape]
+    batches: tuple[int, int]
+    data: frozenset[str]
+
+    def elements(self, name: str) -> int:
+        """Return the number of elements of a value at the first batch size, 0 if unknown."""
+        entry = self.one.get(name)
+        return prod(entry[1]) if entry else 0
+
+    def dtype(self, name: str) -> int:
+        """Return the element type of a value, UNDEFINED if unknown."""
+        entry = self.one.get(name)
+        return entry[0] if entry else TensorProto.UNDEFINED
+
+
+def data_values(model: ModelProto, constants: frozenset[str] = frozenset()) -> frozenset[str]:
+    """Return the values that carry what the inputs say; shapes and weights do not count."""
+    carried = set(data_inputs(model.graph)) - constants
+    for node in model.graph.node:
+        if node.op_type in ("Shape", "Size"):
+            continue
+        if carried.intersection(reads(node)):
+            carried |= {name for name in node.output if name}
+    return frozenset(carried)
+
+
+def trace(
+    model: ModelProto,
+    *,
+    observe: Observe | None = None,
+    needed: Callable[[Concrete], bool] | None = None,
+    known: Mapping[str, int] | None = None,
+) -> Shapes:
+    """Infer the shapes of all values and where the batch lies.
+
+    Args:
+        model: normalized model; its batch should be a symbol (see `surgeon.graph.batch`).
+        observe: runs the graph at given input sizes; asked only where inference is blind.
+        needed: says of an inference's result whether it is enough; default: every data value.
+        known: sizes of symbols that are known, such as a picture's side.
+    """
+    infos = input_infos(model)
+    bones = skeleton(model)
+    data = data_values(model)
+
+    def enough(found: Concrete) -> bool:
+        return needed(found) if needed else all(name in found for name in data)
+
+    def at(batch: int, *, larger: bool) -> Concrete:
+        sizes = input_sizes(infos, batch, larger=larger, known=None if larger else known)
+        found = infer(bones, sizes)
+        if observe is not None and not enough(found):
+            found = {**found, **observe(model, sizes)}
+        return found
+
+    one = at(BATCHES[0], larger=False)
+    two = at(BATCHES[1], larger=True)
+    if any(name in one and name not in two for name in data):
+        two = at(BATCHES[1], larger=False)
+    symbol = _batch_symbol(infos)
+    axes: dict[str, int] = {}
+    symbolic: dict[str, Shape] = {}
+    for name, (_, dims) in one.items():
+        other = two.get(name)
+        if other is None or len(other[1]) != len(dims):
+            if other is None:
+                symbolic[name] = dims
+            continue
+        moving = [
+            axis for axis, pair in enumerate(zip(dims, other[1], strict=True)) if pair == BATCHES
+        ]
+        if name in data and len(moving) == 1:
+            axes[name] = moving[0]
+        shape: list[Dim] = []
+        for axis, (a, b) in enumerate(zip(dims, other[1], strict=True)):
+            if axes.get(name) == axis:
+                shape.append(symbol)
+            else:
+                shape.append(a if a == b else None)
+        symbolic[name] = tuple(shape)
+    for info in infos:
+        if info.batch_axis is not None:
+            axes[info.name] = info.batch_axis
+        if info.shape is not None:
+            symbolic[info.name] = info.shape
+    return Shapes(one, axes, symbolic, BATCHES, data)
+
+
+def _batch_symbol(infos: list[TensorInfo]) -> Dim:
+    for info in infos:
+        if info.batch_axis is not None and info.shape is not None:
+            dim = info.shape[info.batch_axis]
+            return dim if dim is not None else "batch"
+    return "batch"
+
+
+MACS_BY_WEIGHT = frozenset({"Conv", "FusedConv", "ConvInteger", "QLinearConv", "NhwcFusedConv"})
+MATRIX = frozenset(
+    {"MatMul", "FusedMatMul", "MatMulInteger", "QLinearMatMul", "MatMulIntegerToFloat",
+     "DynamicQuantizeMatMul"}
+)  # fmt: skip
+
+
+def macs(node: onnx.NodeProto, shapes: Concrete) -> int:
+    """Return the multiply-adds of one node at the given shapes; others count their outputs.
+
+    Element-wise operators, pooling and data movement count one per output element.
+    """
+
+    def dims(slot: int) -> tuple[int, ...] | None:
+        if slot >= len(node.input) or not node.input[slot]:
+            return None
+        entry = shapes.get(node.input[slot])
+        return entry[1] if entry else None
+
+    out = sum(prod(shapes[name][1]) for name in node.output if name and name in shapes)
+    kind = node.op_type
+    if kind in MACS_BY_WEIGHT:
+        weight = dims(3 if kind == "QLinearConv" else 1)
+        return out * prod(weight[1:]) if weight else out
+    if kind == "ConvTranspose":
+        data, weight = dims(0), dims(1)
+        return prod(data) * prod(weight[1:]) if data and weight else out
+    if kind in MATRIX:
+        left = dims(0)
+        return out * left[-1] if left else out
+    if kind in ("Gemm", "FusedGemm", "QGemm"):
+        left = dims(0)
+        turned = any(a.name == "transA" and a.i for a in node.attribute)
+        return out * left[0 if turned else -1] if left else out
+    if kind in ("LSTM", "GRU", "RNN"):
+        data, weight, recurrent = dims(0), dims(1), dims(2)
+        if data and weight and recurrent:
+            return data[0] * data[1] * (prod(weight) + prod(recurrent))
+    if kind in ("Attention", "MultiHeadAttention") and (data := dims(0)):
+        weight = dims(1)
+        length = data[-2] if len(data) > 1 else 1
+        return (out * weight[0] if weight else out) + 2 * out * length
+    return max(out, 0)
+
+
+def differentiable_output(node: onnx.NodeProto) -> bool:
+    """Say whether a node's output may carry a gradient."""
+    return node.op_type not in WITHOUT_GRADIENT
+
+
+def tensor_info(name: str, shapes: Shapes) -> TensorInfo:
+    """Return the description of one value."""
+    return TensorInfo(
+        name,
+        type_name(shapes.dtype(name)),
+        shapes.symbolic.get(name),
+        shapes.batch_axes.get(name),
+    )
+
+
+def make_value(name: str, kind: int, shape: Shape | None) -> onnx.ValueInfoProto:
+    """Return a ValueInfoProto; None dims are left open."""
+    return helper.make_tensor_value_info(name, kind, None if shape is None else list(shape))

@@ -1,0 +1,195 @@
+"""Initializers: their roles, their exact bytes, their hashes, and putting tuned ones back.
+
+An initializer's name is a weight's identity from file to file; this module is where that is kept.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import struct
+from typing import TYPE_CHECKING, Literal
+
+import numpy as np
+from onnx import ModelProto, TensorProto, helper, numpy_helper
+
+from surgeon.errors import ModelError, UnknownNameError, UsageError
+from surgeon.graph.schema import SETTING_SLOTS, STATISTICS_SLOTS, carries_gradient
+from surgeon.graph.walk import FLOATS, all_graphs, captured, subgraphs
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+
+    from onnx import GraphProto
+
+Role = Literal["parameter", "statistics", "setting", "constant"]
+
+
+def initializers(model: ModelProto) -> dict[str, TensorProto]:
+    """Return {name: tensor} of the top graph."""
+    return {tensor.name: tensor for tensor in model.graph.initializer}
+
+
+def roles(model: ModelProto) -> dict[str, Role]:
+    """Say what every float initializer of a normalized model is.
+
+    `parameter`: at least one differentiable use. `statistics`: BatchNormalization mean or variance.
+    `setting`: a bound, scale, exponent, pad value or ratio. `constant`: any other (unused, or only
+    where no gradient flows).
+    """
+    floats = [tensor.name for tensor in model.graph.initializer if tensor.data_type in FLOATS]
+    learnable = _reached(model.graph, {value.name for value in model.graph.output})
+    statistics: set[str] = set()
+    settings: set[str] = set()
+    for graph in all_graphs(model.graph):
+        for node in graph.node:
+            for table, names in ((STATISTICS_SLOTS, statistics), (SETTING_SLOTS, settings)):
+                for slot in table.get(node.op_type, ()):
+                    if slot < len(node.input):
+                        names.add(node.input[slot])
+
+    def role(name: str) -> Role:
+        if name in learnable:
+            return "parameter"
+        if name in statistics:
+            return "statistics"
+        return "setting" if name in settings else "constant"
+
+    return {name: role(name) for name in floats}
+
+
+def _reached(graph: GraphProto, outputs: set[str]) -> set[str]:
+    """Return the values from which a gradient path leads to `outputs`."""
+    reached = set(outputs)
+    for node in reversed(graph.node):
+        if not reached.intersection(name for name in node.output if name):
+            continue
+        for slot, name in enumerate(node.input):
+            if name and carries_gradient(node, slot):
+                reached.add(name)
+        for _, inner in subgraphs(node):
+            inside = _reached(inner, {value.name for value in inner.output})
+            reached |= inside & captured(inner)
+    return reached
+
+
+def sizes(model: ModelProto) -> dict[str, int]:
+    """Return {initializer: number of elements}."""
+    return {t.name: int(np.prod(t.dims, dtype=np.int64)) for t in model.graph.initializer}
+
+
+def dense(tensor: TensorProto) -> bytes:
+    """Return a tensor's little-endian dense bytes, whatever field stores it."""
+    if tensor.HasField("raw_data"):
+        return bytes(tensor.raw_data)
+    if tensor.data_type == TensorProto.STRING:
+        return b"".join(struct.pack("<q", len(item)) + item for item in tensor.string_data)
+    if not tensor.dims or all(tensor.dims):
+        filled = TensorProto()
+        filled.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(tensor)))
+        return bytes(filled.raw_data)
+    return b""
+
+
+def hash_tensors(tensors: Iterable[TensorProto]) -> str:
+    """Return the sha256 of a tensor set.
+
+    Over the tensors in name order (by code point): utf-8 name, NUL, element type number, number of
+    dims and dims (each a little-endian int64), then the little-endian dense bytes.
+    """
+    digest = hashlib.sha256()
+    for tensor in sorted(tensors, key=lambda item: item.name):
+        digest.update(tensor.name.encode() + b"\0")
+        numbers = (tensor.data_type, len(tensor.dims), *tensor.dims)
+        digest.update(struct.pack(f"<{len(numbers)}q", *numbers))
+        digest.update(dense(tensor))
+    return digest.hexdigest()
+
+
+def to_array(tensor: TensorProto) -> np.ndarray:
+    """Return a tensor's values; bfloat16 and smaller floats come in their ml_dtypes type."""
+    return numpy_helper.to_array(tensor)
+
+
+def store(tensor: TensorProto, values: np.ndarray) -> None:
+    """Put values into a TensorProto, keeping its name, type and the field that stores it.
+
+    Raises:
+        UsageError: the shape is not the tensor's.
+    """
+    if tuple(values.shape) != tuple(tensor.dims):
+        raise UsageError(
+            f"tensor {tensor.name!r} has shape {list(values.shape)}, the file has "
+            f"{list(tensor.dims)}",
+            remedy="a weight keeps its shape; change the graph by `operate`",
+        )
+    wanted = helper.tensor_dtype_to_np_dtype(tensor.data_type)
+    values = np.ascontiguousarray(values.astype(wanted, copy=False))
+    if tensor.HasField("raw_data"):
+        tensor.raw_data = numpy_helper.from_array(values).raw_data
+    elif tensor.data_type == TensorProto.FLOAT:
+        tensor.float_data[:] = values.reshape(-1).tolist()
+    elif tensor.data_type == TensorProto.DOUBLE:
+        tensor.double_data[:] = values.reshape(-1).tolist()
+    elif tensor.data_type in (TensorProto.FLOAT16, TensorProto.BFLOAT16):
+        tensor.int32_data[:] = values.reshape(-1).view(np.uint16).astype(np.int32).tolist()
+    else:
+        tensor.CopyFrom(numpy_helper.from_array(values, tensor.name))
+
+
+def write_back(
+    model: ModelProto, tensors: Mapping[str, np.ndarray], *, partial: bool = False
+) -> ModelProto:
+    """Return a copy of a normalized model with the named float initializers replaced.
+
+    Nothing else changes: nodes, other initializers, metadata stay byte for byte; a tensor whose
+    values are the stored ones stays byte for byte too.
+
+    Args:
+        model: normalized model.
+        tensors: {initializer name: values in its shape}.
+        partial: allow that some float initializers are not named (they stay).
+
+    Raises:
+        UnknownNameError: a name is no float initializer of the model.
+        ModelError: float initializers are missing from `tensors` (unless `partial`).
+    """
+    result = ModelProto()
+    result.CopyFrom(model)
+    floats = {t.name: t for t in result.graph.initializer if t.data_type in FLOATS}
+    unknown = [name for name in tensors if name not in floats]
+    if unknown:
+        raise UnknownNameError(
+            "initializer", unknown[0], floats, where=f"{len(unknown)} of {len(tensors)} names"
+        )
+    missing = [name for name in floats if name not in tensors]
+    if missing and not partial:
+        raise ModelError(
+            f"{len(missing)} float initializers are missing from the tensors to write back",
+            where=", ".join(missing[:5]) + (", …" if len(missing) > 5 else ""),
+            remedy="pass every tensor of surgeon.tensors(module), or the module itself",
+        )
+    for name, values in tensors.items():
+        tensor = floats[name]
+        array = np.asarray(values)
+        if not same_bits(tensor, array):
+            store(tensor, array)
+    return result
+
+
+def same_bits(tensor: TensorProto, values: np.ndarray) -> bool:
+    """Say whether values are bit for bit what the tensor stores."""
+    if tuple(values.shape) != tuple(tensor.dims):
+        return False
+    wanted = helper.tensor_dtype_to_np_dtype(tensor.data_type)
+    if values.dtype != wanted:
+        return False
+    return np.ascontiguousarray(values).tobytes() == dense(tensor)
+
+
+def non_finite(model: ModelProto) -> list[str]:
+    """Return the float initializers that hold NaN or infinity."""
+    return [
+        tensor.name
+        for tensor in model.graph.initializer
+        if tensor.data_type in FLOATS and not np.isfinite(to_array(tensor).astype(np.float64)).all()
+    ]

@@ -1,0 +1,9 @@
+"""Plugins: typed hooks and the manager that loads them.
+
+A plugin module imports the standard library, `surgeon.records` and this package, nothing else, at
+import: the command line imports it to show its help.
+"""
+
+from surgeon.plugin.hooks import hookimpl, hookspec
+
+__all__ = ["hookimpl", "hookspec"]

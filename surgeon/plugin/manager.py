@@ -1,0 +1,167 @@
+"""Loading plugins: each entry point on its own, so that a broken one is a warning, not an end."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass, field
+from importlib.metadata import EntryPoint, entry_points
+from typing import TYPE_CHECKING, Any
+
+import pluggy
+
+from surgeon.errors import UnknownNameError, UsageError
+from surgeon.plugin import hooks
+from surgeon.records import Case
+
+if TYPE_CHECKING:
+    from collections.abc import Collection
+
+GROUP = "surgeon"
+DISABLE = "SURGEON_DISABLE_PLUGINS"
+OWN = frozenset({"small-similar", "small-different", "large-similar", "large-different"})
+"""Entry points of our own distribution; `--no-plugins` keeps them."""
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """One plugin: entry point, distribution, version, and why it failed (None = it did not)."""
+
+    name: str
+    distribution: str
+    version: str
+    error: str | None = None
+
+
+@dataclass(frozen=True)
+class FoundCase:
+    """A case and where it comes from."""
+
+    case: Case
+    distribution: str
+    version: str
+
+
+@dataclass(frozen=True)
+class Plugins:
+    """The loaded plugins: what they offer, and a warning line for each that failed."""
+
+    manager: pluggy.PluginManager
+    loaded: tuple[Loaded, ...]
+    warnings: tuple[str, ...] = ()
+    _origins: dict[str, Loaded] = field(default_factory=dict)
+
+    @property
+    def hook(self) -> Any:
+        """The pluggy hook relay."""
+        return self.manager.hook
+
+    def cases(self) -> dict[str, FoundCase]:
+        """Return {name: case}, our four first.
+
+        Raises:
+            UsageError: two distributions offer a case of the same name; both are named.
+        """
+        found: dict[str, FoundCase] = {}
+        for plugin, name in self._plugins():
+            implementation = getattr(plugin, "surgeon_cases", None)
+            if implementation is None:
+                continue
+            origin = self._origins[name]
+            for case in implementation():
+                if case.name in found:
+                    other = found[case.name].distribution
+                    raise UsageError(
+                        f"two plugins offer a case called {case.name!r}",
+                        where=f"distributions {other} and {origin.distribution}",
+                        remedy=f"uninstall one, or set {DISABLE} to the entry point of one",
+                    )
+                found[case.name] = FoundCase(case, origin.distribution, origin.version)
+        return found
+
+    def case(self, name: str) -> Case:
+        """Return a case by name.
+
+        Raises:
+            UnknownNameError: there is none; names the nearest.
+        """
+        cases = self.cases()
+        if name not in cases:
+            raise UnknownNameError("case", name, cases, where="--case")
+        return cases[name].case
+
+    def _plugins(self) -> list[tuple[Any, str]]:
+        return [
+            (self.manager.get_plugin(item.name), item.name)
+            for item in self.loaded
+            if item.error is None
+        ]
+
+
+def load_plugins(*, enabled: bool = True, disabled: Collection[str] = ()) -> Plugins:
+    """Load every entry point of the group `surgeon`, each on its own.
+
+    Args:
+        enabled: False keeps only our own four cases (`--no-plugins`).
+        disabled: entry points or distributions to leave out, besides those that the environment
+            variable SURGEON_DISABLE_PLUGINS names.
+    """
+    manager = pluggy.PluginManager(hooks.PROJECT)
+    manager.add_hookspecs(hooks)
+    blocked = {*disabled, *filter(None, os.environ.get(DISABLE, "").replace(" ", "").split(","))}
+    loaded: list[Loaded] = []
+    warnings: list[str] = []
+    for point in _entry_points():
+        distribution, version = _distribution(point)
+        own = distribution == "onnx-surgeon" and point.name in OWN
+        if point.name in blocked or distribution in blocked or (not enabled and not own):
+            continue
+        error = _load(manager, point)
+        loaded.append(Loaded(point.name, distribution, version, error))
+        if error is not None:
+            warnings.append(
+                f"plugin {point.name!r} of distribution {distribution} {version} was not loaded: "
+                f"{error}"
+            )
+    return Plugins(manager, tuple(loaded), tuple(warnings), {item.name: item for item in loaded})
+
+
+def _entry_points() -> list[EntryPoint]:
+    """Return the entry points, our own first in the order of the four cases."""
+    order = ["small-similar", "small-different", "large-similar", "large-different"]
+    unique = {(point.name, point.value): point for point in entry_points(group=GROUP)}
+    return sorted(
+        unique.values(),
+        key=lambda point: (order.index(point.name) if point.name in order else 4, point.name),
+    )
+
+
+def _distribution(point: EntryPoint) -> tuple[str, str]:
+    if point.dist is None:
+        return "unknown", "0"
+    return point.dist.name, point.dist.version
+
+
+def _load(manager: pluggy.PluginManager, point: EntryPoint) -> str | None:
+    """Register one entry point; return why it failed, or None."""
+    try:
+        plugin = point.load()
+        if manager.has_plugin(point.name):
+            return f"another plugin is already called {point.name!r}"
+        manager.register(plugin, name=point.name)
+        try:
+            manager.check_pending()
+            _check_names(plugin)
+        except Exception:
+            manager.unregister(name=point.name)
+            raise
+    except Exception as error:  # noqa: BLE001 - whatever a plugin does wrong, we go on
+        return f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else error!r}"
+    return None
+
+
+def _check_names(plugin: Any) -> None:
+    """Refuse a hook that does not exist: pluggy only sees the ones marked as hooks."""
+    for name in dir(plugin):
+        if name.startswith("surgeon_") and callable(getattr(plugin, name)):
+            if not hasattr(hooks, name):
+                raise UnknownNameError("hook", name, [n for n in dir(hooks) if n[:8] == "surgeon_"])

@@ -1,0 +1,320 @@
+"""The nouns of surgeon: frozen dataclasses that travel between the rooms, standard library only.
+
+Plugins import this module and `surgeon.plugin`, nothing else, so that `surgeon --help` stays fast.
+What must not enter: behaviour beyond reading one's own fields, and any third-party import.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, fields, is_dataclass
+from typing import Any, Literal
+
+Dim = int | str | None
+Shape = tuple[Dim, ...]
+Init = Literal["pretrained", "random"]
+
+
+@dataclass(frozen=True)
+class TensorInfo:
+    """A graph input or output: element type in lower case (`float`, `int64`), shape, batch axis.
+
+    `shape` holds ints, symbolic names or None (unknown); it is None where the rank is unknown.
+    """
+
+    name: str
+    dtype: str
+    shape: Shape | None
+    batch_axis: int | None = None
+
+
+@dataclass(frozen=True)
+class CutPoint:
+    """A value at which the graph may be cut.
+
+    Attributes:
+        tensor: name of the value.
+        depth: multiply-adds needed to compute it ÷ those for the old head's input, 4 decimals.
+        shape: its shape, symbolic where the graph is.
+        dtype: ONNX element type in lower case.
+        batch_axis: the axis along which samples lie.
+        parameters: elements of the float initializers needed to compute it.
+        macs: multiply-adds needed to compute it, for one sample.
+        bytes: size of those initializers on disk.
+    """
+
+    tensor: str
+    depth: float
+    shape: Shape
+    dtype: str
+    batch_axis: int
+    parameters: int
+    macs: int
+    bytes: int
+
+
+@dataclass(frozen=True)
+class OldHead:
+    """The classifier a pretrained file ends in, as found: its form, input and weights.
+
+    `form` is Gemm, MatMul+Add, MatMul, Conv, or the operator's own name; `activation` is what
+    follows it (Softmax, LogSoftmax, Sigmoid) or None; `output` is the graph output it feeds.
+    """
+
+    form: str
+    input: str
+    weights: tuple[str, ...]
+    classes: int | None
+    activation: str | None
+    output: str
+
+
+@dataclass(frozen=True)
+class Head:
+    """The new head to append: pool where the value has more than two axes → Flatten → Gemm.
+
+    Attributes:
+        kind: name of the head (`gemm`); plugins may offer others through `surgeon_heads`.
+        pool: how the axes that are neither batch nor channel collapse: `mean`, `max`, `first`,
+            `last`, or `flatten` (kept, all values enter the Gemm).
+    """
+
+    kind: str = "gemm"
+    pool: Literal["mean", "max", "first", "last", "flatten"] = "mean"
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One stage of training.
+
+    Attributes:
+        name: what the progress line and the history call it.
+        trains: `head`, `all`, or names of initializers.
+        epochs: None = the solver's or the schedule's own choice.
+        lr: peak learning rate of the head's weights; None = the default of the method.
+        method: `solve` (the convex problem to its optimum; only for a head on cached features) or
+            `adamw`.
+        lr_decay: factor from one tenth of depth to the tenth before it (discriminative rates).
+    """
+
+    name: str
+    trains: str | tuple[str, ...] = "head"
+    epochs: int | None = None
+    lr: float | None = None
+    method: Literal["solve", "adamw"] = "solve"
+    lr_decay: float = 0.9
+
+
+SOLVE_HEAD = Stage("head", "head", method="solve")
+TRAIN_ALL = Stage("all", "all", method="adamw")
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a case decided; plain data, acted on by the core.
+
+    Attributes:
+        case: name of the case.
+        cut: exact tensor name, `@x` with 0 ≤ x ≤ 1, `late` or `early`. The core resolves it to a
+            tensor name.
+        classes: number of outputs of the new head. None = as many as the data has labels.
+        init: `pretrained`, or `random` for a start from scratch.
+        trainable: `head` (the new Gemm only), `all` (every parameter with more than one element),
+            or the names of initializers. The core resolves it to names.
+        head: the head to append.
+        stages: how to train. Empty = solve the head, then, if more is trainable, train all.
+        depth: depth of the cut, filled in by the core.
+        dropped_outputs: other graph outputs that the operation removed, filled in by the core.
+        why: one line for people.
+    """
+
+    case: str = ""
+    cut: str | None = None
+    classes: int | None = None
+    init: Init = "pretrained"
+    trainable: str | Sequence[str] = "head"
+    head: Head = field(default_factory=Head)
+    stages: tuple[Stage, ...] = ()
+    depth: float | None = None
+    dropped_outputs: tuple[str, ...] = ()
+    why: str = ""
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return the JSON form kept in the file's metadata and in documents."""
+        return as_json(self)
+
+    @classmethod
+    def from_dict(cls, document: Mapping[str, Any]) -> Plan:
+        """Rebuild a plan from `as_dict`; unknown keys are ignored, so newer files still load."""
+        known = {f.name for f in fields(cls)}
+        values = {key: value for key, value in document.items() if key in known}
+        if isinstance(values.get("head"), Mapping):
+            values["head"] = Head(**values["head"])
+        stages = []
+        for stage in values.get("stages") or ():
+            entry = dict(stage)
+            if isinstance(entry.get("trains"), list):
+                entry["trains"] = tuple(entry["trains"])
+            stages.append(Stage(**entry))
+        values["stages"] = tuple(stages)
+        if isinstance(values.get("trainable"), list):
+            values["trainable"] = tuple(values["trainable"])
+        values["dropped_outputs"] = tuple(values.get("dropped_outputs") or ())
+        return cls(**values)
+
+
+@dataclass(frozen=True)
+class Parameter:
+    """A float initializer with a differentiable use, as a case sees it.
+
+    `depth` is where it is first used, 0 at the input and 1 at the old head.
+    """
+
+    name: str
+    shape: tuple[int, ...]
+    depth: float
+
+    @property
+    def size(self) -> int:
+        """Number of elements."""
+        count = 1
+        for dim in self.shape:
+            count *= dim
+        return count
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """What is known or was measured about the data; every field may be unknown (None)."""
+
+    samples: int | None = None
+    classes: int | None = None
+    accuracy_by_depth: tuple[tuple[float, float], ...] = ()
+    similar: float | None = None
+    large: float | None = None
+
+
+@dataclass(frozen=True)
+class Context:
+    """What a case may look at when it decides: the model in summary and what the user asked for.
+
+    Attributes:
+        classes: number of classes, or None where it is not known yet.
+        cut: what the user asked for (`--cut`), or None: the case's own choice.
+        init: what the user asked for (`--init`), or None: the case's own choice.
+        late: tensor name of the late cut (the input of the old head's first weighted operator).
+        early: tensor name of the early cut (the listed cut nearest `@0.33`).
+        cuts: the listed cuts by ascending depth.
+        parameters: every parameter of the graph.
+        old_head: the old head, or None where none was found.
+        evidence: what is known about the data.
+    """
+
+    classes: int | None
+    cut: str | None
+    init: Init | None
+    late: str
+    early: str
+    cuts: tuple[CutPoint, ...] = ()
+    parameters: tuple[Parameter, ...] = ()
+    old_head: OldHead | None = None
+    evidence: Evidence = field(default_factory=Evidence)
+
+
+@dataclass(frozen=True)
+class Case:
+    """A case of transfer learning: it decides, the core acts.
+
+    Attributes:
+        name: the word behind `--case`.
+        summary: one line for `surgeon cases`.
+        suits: evidence → 0..1, how well the case fits; pure.
+        plan: context → Plan; pure, no input or output.
+    """
+
+    name: str
+    summary: str
+    suits: Callable[[Evidence], float]
+    plan: Callable[[Context], Plan]
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One thing found by an examination: `level` is error or warning."""
+
+    level: Literal["error", "warning"]
+    kind: str
+    message: str
+    remedy: str | None = None
+    node: str | None = None
+    operator: str | None = None
+    domain: str | None = None
+    version: int | None = None
+
+
+@dataclass(frozen=True)
+class Change:
+    """One kind of rewrite that normalization did, and how often."""
+
+    what: str
+    count: int
+
+
+@dataclass(frozen=True)
+class Check:
+    """One check of a proof. `measured` and `bound` are numbers or hashes, None where absent."""
+
+    name: str
+    passed: bool
+    measured: Any = None
+    bound: Any = None
+    detail: str | None = None
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """Result of `verify`: all checks, and whether every one passed."""
+
+    passed: bool
+    checks: tuple[Check, ...]
+    providers: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Preprocess:
+    """How a picture becomes a graph input, kept in the file as JSON.
+
+    value = (pixel · scale − mean) / std per channel, pixels 0..255 in the order `channels`.
+
+    Attributes:
+        layout: NCHW or NHWC.
+        channels: RGB, BGR or L.
+        size: (height, width) in pixels.
+        resize: `bilinear`, `bicubic` or `nearest`.
+        fit: `stretch` to the size, or `crop` (shorter side to the size, centre crop).
+        mean, std: one number per channel (one number stands for all).
+        source: where it came from: option, metadata, index, measured.
+    """
+
+    layout: Literal["NCHW", "NHWC"] = "NCHW"
+    channels: Literal["RGB", "BGR", "L"] = "RGB"
+    size: tuple[int, int] = (224, 224)
+    resize: Literal["bilinear", "bicubic", "nearest"] = "bilinear"
+    fit: Literal["stretch", "crop"] = "stretch"
+    scale: float = 1.0
+    mean: tuple[float, ...] = (0.0,)
+    std: tuple[float, ...] = (1.0,)
+    source: str | None = None
+
+
+def as_json(value: Any) -> Any:
+    """Turn records into plain JSON values: tuples to lists, NaN and infinity to None."""
+    if is_dataclass(value) and not isinstance(value, type):
+        return as_json(asdict(value))
+    if isinstance(value, Mapping):
+        return {str(key): as_json(item) for key, item in value.items()}
+    if isinstance(value, list | tuple | set | frozenset):
+        return [as_json(item) for item in value]
+    if isinstance(value, float) and (value != value or value in (float("inf"), float("-inf"))):  # noqa: PLR0124 - NaN is the value unequal to itself
+        return None
+    return value

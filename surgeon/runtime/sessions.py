@@ -1,0 +1,376 @@
+"""ONNX Runtime sessions: providers asked for by name, and what was really got read back.
+
+The only place that creates a session. ONNX Runtime falls back to the CPU in silence; here a GPU
+that was asked for and not got is an error, and one that `auto` could not use is a note. What must
+not enter: reading of data, and any change of the graph.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import io
+import os
+import sys
+import tempfile
+from dataclasses import dataclass, field
+from functools import cache
+from importlib import metadata
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import onnx
+from onnx import ModelProto
+
+from surgeon.errors import DataError, EnvironmentLacksError, ModelError, UsageError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping, Sequence
+
+    from numpy.typing import NDArray
+
+    from surgeon.records import Shape
+
+# A protobuf message ends at 2 GiB; beyond, weights travel in a file beside it.
+PROTO_BOUND = 2**31 - 2**20
+_SMALL = 1024  # bytes; initializers up to this size stay in the message
+_VARIANTS = ("onnxruntime", "onnxruntime-gpu")
+_CPU, _CUDA = "CPUExecutionProvider", "CUDAExecutionProvider"
+_OUT_OF_MEMORY = (
+    "failed to allocate memory",
+    "bad_alloc",
+    "bad allocation",
+    "out of memory",
+    "alloc_failed",
+    "available memory of",
+)
+_ORT_PREFIX = "[ONNXRuntimeError]"
+
+
+class OutOfMemoryError(EnvironmentLacksError):
+    """A run did not fit into memory; a smaller batch may."""
+
+    kind = "memory"
+
+
+@dataclass(frozen=True)
+class Device:
+    """Where to run: `cpu` or `cuda` with its number, and what the user should know about it.
+
+    `required` says that the user named it, so that nothing else will do.
+    """
+
+    kind: str
+    index: int = 0
+    required: bool = False
+    notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Session:
+    """A loaded graph.
+
+    Attributes:
+        providers: the execution providers it really has, best first.
+        device: `cpu` or `cuda`, as got.
+        notes: what the user should be told (a GPU that could not be used).
+        inputs: name → (element type in lower case, shape) of the inputs that it takes.
+        outputs: names, in order.
+        threads: intra-op threads it was given; None = ONNX Runtime's own choice.
+    """
+
+    raw: Any = field(repr=False)
+    providers: tuple[str, ...]
+    device: str
+    notes: tuple[str, ...]
+    inputs: dict[str, tuple[str, Shape]]
+    outputs: tuple[str, ...]
+    threads: int | None = None
+
+    def run(
+        self, feeds: Mapping[str, NDArray[Any]], outputs: Sequence[str] | None = None
+    ) -> list[NDArray[Any]]:
+        """Run once; feeds that the graph does not take are left out. Safe from several threads.
+
+        Returns:
+            one array per name of `outputs` (None = every output, in order).
+
+        Raises:
+            OutOfMemoryError: memory ran out.
+            DataError: the feeds do not fit the inputs.
+            ModelError: ONNX Runtime refused to run the graph.
+        """
+        known = {name: value for name, value in feeds.items() if name in self.inputs}
+        names = list(self.outputs if outputs is None else outputs)
+        try:
+            results: list[NDArray[Any]] = self.raw.run(names, known)
+        except MemoryError:
+            raise _out_of_memory("memory ran out") from None
+        except Exception as error:  # noqa: BLE001 - its exceptions share no base class
+            raise _run_error(error) from None
+        return results
+
+
+def check_installation() -> None:
+    """Refuse an environment with two packages of ONNX Runtime that overwrite each other.
+
+    Raises:
+        EnvironmentLacksError: `onnxruntime` lies beside `onnxruntime-gpu`, or neither is there.
+    """
+    found = _installed_variants()
+    if not found:
+        remedy = "pip install onnxruntime-gpu, or onnxruntime where there is no GPU"
+        raise EnvironmentLacksError("ONNX Runtime is not installed", remedy=remedy)
+    if len(found) > 1:
+        raise EnvironmentLacksError(
+            "onnxruntime and onnxruntime-gpu are both installed and overwrite each other",
+            where="this Python environment",
+            remedy="pip uninstall -y onnxruntime onnxruntime-gpu\n         "
+            "pip install --no-cache-dir onnxruntime-gpu",
+        )
+
+
+def choose_device(device: str = "auto") -> Device:
+    """Decide where to run: `auto`, `cpu`, `cuda` or `cuda:N`.
+
+    Raises:
+        UsageError: another word.
+        EnvironmentLacksError: a GPU was asked for that this machine does not have.
+    """
+    word, _, number = str(device).partition(":")
+    if word not in {"auto", "cpu", "cuda"} or (number and (word != "cuda" or not number.isdigit())):
+        message = f"the device {device!r} is not auto, cpu, cuda or cuda:N"
+        raise UsageError(message, where="--device", remedy="give one of these")
+    if word == "cpu":
+        return Device("cpu", required=True)
+    count = count_cuda_devices()
+    index = int(number or 0)
+    if count == 0 and word == "auto":
+        return Device("cpu", notes=("no CUDA device found: running on the CPU",))
+    if index >= count:
+        have = f"this machine has {count}" if count else "this machine has no CUDA device"
+        remedy = "give --device cpu or --device auto"
+        raise EnvironmentLacksError(
+            f"device {device} was asked for, {have}", where="--device", remedy=remedy
+        )
+    return Device("cuda", index, required=word == "cuda")
+
+
+def open_session(
+    model: ModelProto | bytes | Path,
+    *,
+    device: str | Device = "auto",
+    threads: int | None = None,
+    spinning: bool = True,
+    where: str | None = None,
+) -> Session:
+    """Load a graph into ONNX Runtime.
+
+    Args:
+        model: a message with its weights in it, its bytes, or a path (for external data).
+        device: `auto`, `cpu`, `cuda`, `cuda:N`, or what `choose_device` returned.
+        threads: intra-op threads; None = all cores.
+        spinning: whether idle threads wait actively. Off where other work shares the cores.
+        where: what messages call the model.
+
+    Raises:
+        ModelError: ONNX Runtime does not load the graph (its own words are kept).
+        OutOfMemoryError: it does not fit into memory.
+        EnvironmentLacksError: CUDA was asked for and not got, or a broken installation.
+    """
+    check_installation()
+    import onnxruntime
+
+    where = where or (str(model) if isinstance(model, Path) else None)
+    chosen = choose_device(device) if isinstance(device, str) else device
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 3
+    options.inter_op_num_threads = 1
+    if threads is not None:
+        options.intra_op_num_threads = threads
+    if not spinning:
+        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    providers: list[Any] = [_CPU]
+    if chosen.kind == "cuda":
+        _preload_libraries()
+        # TF32 keeps ten bits of mantissa: too few for parity with float32.
+        providers = [(_CUDA, {"device_id": chosen.index, "use_tf32": "0"}), _CPU]
+    with _quiet(onnxruntime), _loadable(model) as source:
+        try:
+            raw = onnxruntime.InferenceSession(
+                source, options, providers=providers, enable_fallback=0
+            )
+        except MemoryError:
+            raise _out_of_memory("the model does not fit into memory", where) from None
+        except Exception as error:  # noqa: BLE001 - its exceptions share no base class
+            raise _load_error(error, where) from None
+    got = tuple(raw.get_providers())
+    notes = list(chosen.notes)
+    if chosen.kind == "cuda" and _CUDA not in got:
+        reason = "ONNX Runtime could not use the GPU (CUDA 13 and cuDNN 9 are needed)"
+        if chosen.required:
+            remedy = "pip install onnxruntime-gpu with nvidia's CUDA packages, or --device cpu"
+            raise EnvironmentLacksError(reason, where="--device", remedy=remedy)
+        notes.append(f"{reason}: running on the CPU")
+    return Session(
+        raw=raw,
+        providers=got,
+        device="cuda" if _CUDA in got else "cpu",
+        notes=tuple(notes),
+        inputs={item.name: (_element(item.type), tuple(item.shape)) for item in raw.get_inputs()},
+        outputs=tuple(item.name for item in raw.get_outputs()),
+        threads=threads,
+    )
+
+
+def count_cuda_devices() -> int:
+    """Return how many CUDA devices the driver shows; asks the driver itself, without a word."""
+    name = "nvcuda.dll" if sys.platform == "win32" else "libcuda.so.1"
+    try:
+        driver = ctypes.CDLL(name)
+    except OSError:
+        return 0
+    count = ctypes.c_int(0)
+    if driver.cuInit(0) != 0 or driver.cuDeviceGetCount(ctypes.byref(count)) != 0:
+        return 0
+    return count.value
+
+
+def count_cores() -> int:
+    """Return how many cores this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+@cache
+def _installed_variants() -> tuple[str, ...]:
+    found = []
+    for name in _VARIANTS:
+        with contextlib.suppress(metadata.PackageNotFoundError):
+            metadata.version(name)
+            found.append(name)
+    return tuple(found)
+
+
+@cache
+def _preload_libraries() -> None:
+    """Let ONNX Runtime find CUDA in torch's own wheels; it reports misses on stdout, kept away."""
+    import onnxruntime
+
+    preload = getattr(onnxruntime, "preload_dlls", None)
+    if preload is not None:
+        with contextlib.redirect_stdout(io.StringIO()), contextlib.suppress(OSError):
+            preload()
+
+
+@contextlib.contextmanager
+def _quiet(onnxruntime: Any) -> Iterator[None]:
+    """Silence the process-wide logger while a session is made; errors still raise."""
+    onnxruntime.set_default_logger_severity(4)
+    try:
+        yield
+    finally:
+        onnxruntime.set_default_logger_severity(2)
+
+
+@contextlib.contextmanager
+def _loadable(model: ModelProto | bytes | Path) -> Iterator[bytes | str]:
+    """Give what ONNX Runtime loads; a message past 2 GiB goes through a temporary folder."""
+    if isinstance(model, bytes):
+        yield model
+    elif isinstance(model, Path):
+        yield str(model)
+    elif model.ByteSize() < PROTO_BOUND:
+        yield model.SerializeToString()
+    else:
+        with tempfile.TemporaryDirectory(prefix="surgeon-", ignore_cleanup_errors=True) as folder:
+            try:
+                yield str(_spill(model, Path(folder)))
+            except OSError as error:
+                message = f"the model of {model.ByteSize()} bytes cannot be handed over: {error}"
+                remedy = "free disk space, or point TMPDIR elsewhere"
+                raise EnvironmentLacksError(message, where=folder, remedy=remedy) from None
+
+
+def _spill(model: ModelProto, folder: Path) -> Path:
+    """Write a message with its large initializers in a file beside it; `model` stays as it is."""
+    small = ModelProto()
+    for entry, value in model.ListFields():
+        if entry.name == "graph":
+            continue
+        if entry.is_repeated:
+            getattr(small, entry.name).extend(value)
+        else:
+            setattr(small, entry.name, value)
+    for entry, value in model.graph.ListFields():
+        if entry.name == "initializer":
+            continue
+        if entry.is_repeated:
+            getattr(small.graph, entry.name).extend(value)
+        else:
+            setattr(small.graph, entry.name, value)
+    with (folder / "weights").open("wb") as file:
+        for tensor in model.graph.initializer:
+            place = small.graph.initializer.add()
+            if not tensor.HasField("raw_data") or len(tensor.raw_data) <= _SMALL:
+                place.CopyFrom(tensor)
+                continue
+            place.name, place.data_type = tensor.name, tensor.data_type
+            place.dims.extend(tensor.dims)
+            place.data_location = onnx.TensorProto.EXTERNAL
+            file.seek(-file.tell() % 4096, os.SEEK_CUR)
+            described = {"location": "weights", "offset": file.tell()}
+            for key, text in {**described, "length": len(tensor.raw_data)}.items():
+                place.external_data.add(key=key, value=str(text))
+            file.write(tensor.raw_data)
+    path = folder / "model.onnx"
+    path.write_bytes(small.SerializeToString())
+    return path
+
+
+def _load_error(error: Exception, where: str | None) -> ModelError | EnvironmentLacksError:
+    text = _gist(error)
+    if _is_out_of_memory(text):
+        return _out_of_memory(text, where)
+    return ModelError(
+        f"ONNX Runtime does not load the model: {text}",
+        where=where,
+        remedy="check the file with onnx.checker, or take another export of the model",
+    )
+
+
+def _run_error(error: Exception) -> DataError | ModelError | EnvironmentLacksError:
+    text = _gist(error)
+    if _is_out_of_memory(text):
+        return _out_of_memory(text)
+    if type(error).__name__ in {"InvalidArgument", "ValueError", "TypeError"}:
+        remedy = "compare the data with the inputs that surgeon inspect shows"
+        return DataError(f"the data does not fit the model: {text}", remedy=remedy)
+    remedy = "the model may not support this input size or batch; try --batch 1"
+    return ModelError(f"ONNX Runtime failed to run the model: {text}", remedy=remedy)
+
+
+def _out_of_memory(text: str, where: str | None = None) -> OutOfMemoryError:
+    return OutOfMemoryError(text, where=where, remedy="give a smaller --batch or --size")
+
+
+def _is_out_of_memory(text: str) -> bool:
+    lowered = text.lower()
+    return any(mark in lowered for mark in _OUT_OF_MEMORY)
+
+
+def _gist(error: Exception) -> str:
+    """Return ONNX Runtime's message without its prefix and its own source paths."""
+    text = " ".join(str(error).split())
+    if text.startswith(_ORT_PREFIX):
+        # "[ONNXRuntimeError] : 2 : INVALID_ARGUMENT : what happened"
+        text = text.split(" : ", 3)[-1]
+    if text.startswith("/"):
+        text = text.partition(" ")[2]
+    return text[:500]
+
+
+def _element(kind: str) -> str:
+    # "tensor(float)" → "float"; sequences keep their spelling.
+    return kind[7:-1] if kind.startswith("tensor(") else kind

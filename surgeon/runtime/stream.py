@@ -1,0 +1,264 @@
+"""Runs a session over samples: reading and running overlap on all cores.
+
+Each lane reads a batch and then runs it, so that on a CPU every core is busy with one or the other
+and no core waits for another. On a GPU the lanes read and take turns at the session. Features,
+prediction and evaluation all go through here. What must not enter: what is done with the outputs.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections import deque
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from surgeon.errors import DataError, ModelError
+from surgeon.runtime.sessions import OutOfMemoryError, choose_device, count_cores, open_session
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping, Sequence
+    from pathlib import Path
+
+    from numpy.typing import NDArray
+    from onnx import ModelProto
+
+    from surgeon.data.samples import Batch, Failure, Samples
+    from surgeon.runtime.sessions import Device, Session
+
+_CPU_BATCH = 8
+_CUDA_BATCH = 64
+_MAX_LANES = 16
+
+
+@dataclass(frozen=True)
+class Chunk:
+    """Outputs for some samples.
+
+    Attributes:
+        positions: where in the asked-for indices the rows stand, [k].
+        outputs: name → rows along axis 0, [k, ...].
+        failures: samples that could not be read.
+    """
+
+    positions: NDArray[np.int64]
+    outputs: dict[str, NDArray[Any]]
+    failures: tuple[Failure, ...]
+
+
+class Runner:
+    """A session together with how samples go through it.
+
+    Attributes:
+        session: the loaded graph.
+        batch: samples per run; falls when memory runs out.
+        notes: what the user should be told.
+    """
+
+    def __init__(
+        self,
+        model: ModelProto | bytes | Path,
+        samples: Samples,
+        *,
+        outputs: Sequence[str] | None = None,
+        axes: Mapping[str, int] | None = None,
+        device: str | Device = "auto",
+        threads: int | None = None,
+        batch: int | None = None,
+        where: str | None = None,
+    ) -> None:
+        """Load the graph.
+
+        Args:
+            model: the graph; inputs named like those of `samples`.
+            samples: what will be run.
+            outputs: names of graph outputs, or of inputs to hand through; None = all outputs.
+            axes: batch axis of each output where it is not 0.
+            device: `auto`, `cpu`, `cuda`, `cuda:N`.
+            threads: cores to use in all; None = every one.
+            batch: samples per run; None = what suits the device. A graph of fixed batch decides.
+            where: what messages call the model.
+
+        Raises:
+            ModelError, EnvironmentLacksError: as `open_session`.
+            DataError: the graph takes an input that the samples do not feed.
+        """
+        cores = threads or count_cores()
+        chosen = choose_device(device) if isinstance(device, str) else device
+        on_cpu = chosen.kind == "cpu"
+        self._lanes = min(cores, _MAX_LANES)
+        # One thread a run and one run a core: no core waits for another at the end of each node.
+        self.session: Session = open_session(
+            model,
+            device=chosen,
+            threads=max(1, cores // self._lanes) if on_cpu else threads,
+            spinning=False,
+            where=where,
+        )
+        self.samples = samples
+        self.outputs = tuple(self.session.outputs if outputs is None else outputs)
+        self._axes = dict(axes or {})
+        self._turn = threading.Lock() if self.session.device == "cuda" else None
+        self._infos = {info.name: info for info in samples.inputs}
+        missing = [name for name in self.session.inputs if name not in self._infos]
+        if missing:
+            message = f"the data does not feed the graph inputs {', '.join(missing)}"
+            raise DataError(message, remedy="name them as in the graph, or give --input NAME=VALUE")
+        self._handed = [name for name in self.outputs if name not in self.session.outputs]
+        self._computed = [name for name in self.outputs if name in self.session.outputs]
+        self._fixed = self._fixed_batch()
+        default = _CUDA_BATCH if self.session.device == "cuda" else _CPU_BATCH
+        self.batch = self._fixed or batch or default
+        self.notes = list(self.session.notes)
+
+    @property
+    def fixed_batch(self) -> int | None:
+        """The batch size that the graph insists on, or None."""
+        return self._fixed
+
+    def stream(self, indices: NDArray[np.int64], start: int = 0) -> Iterator[Chunk]:
+        """Run samples and give their outputs in order; reading runs ahead by a few batches.
+
+        Args:
+            indices: samples to run.
+            start: added to the positions of the chunks.
+
+        Raises:
+            DataError: samples that do not fit, or more than 5 % unreadable.
+            OutOfMemoryError: a single sample does not fit into memory.
+        """
+        stop = threading.Event()
+        pool = ThreadPoolExecutor(self._lanes, thread_name_prefix="surgeon-lane")
+        pending: deque[Future[Chunk | None]] = deque()
+        places = iter(range(0, len(indices), self.batch))
+        size = self.batch
+        try:
+            while True:
+                # Two batches a lane: one in work and one waiting, so that memory stays bounded.
+                while len(pending) < 2 * self._lanes and (place := next(places, None)) is not None:
+                    part = indices[place : place + size]
+                    pending.append(pool.submit(self._lane, part, start + place, stop))
+                if not pending:
+                    return
+                chunk = pending.popleft().result()
+                if chunk is not None:
+                    yield chunk
+        finally:
+            stop.set()
+            pool.shutdown(wait=True, cancel_futures=True)
+
+    def run_at(self, indices: Sequence[int] | NDArray[np.int64], position: int = 0) -> Chunk:
+        """Read and run these samples now, in runs of at most `batch`."""
+        chosen = np.asarray(indices, np.int64)
+        parts = [
+            self._read_and_run(chosen[place : place + self.batch], position + place)
+            for place in range(0, len(chosen), self.batch)
+        ]
+        if len(parts) == 1:
+            return parts[0]
+        return Chunk(
+            np.concatenate([part.positions for part in parts]),
+            {n: np.concatenate([part.outputs[n] for part in parts]) for n in self.outputs},
+            tuple(failure for part in parts for failure in part.failures),
+        )
+
+    def run(self, feeds: Mapping[str, NDArray[Any]], count: int) -> dict[str, NDArray[Any]]:
+        """Run feeds that hold `count` samples; rows come back along axis 0.
+
+        Where memory runs out the batch is halved, down to single samples.
+        """
+        if count == 0:
+            message = "no sample is left to run"
+            raise DataError(message, remedy="give samples that can be read")
+        limit = self._fixed or self.batch
+        if count > limit:
+            return self._run_parts(feeds, count, limit)
+        try:
+            return self._run_once(feeds, count)
+        except OutOfMemoryError:
+            if self._fixed or count == 1:
+                raise
+            half = max(1, count // 2)
+            self._shrink(half)
+            return self._run_parts(feeds, count, half)
+
+    def _lane(
+        self, indices: NDArray[np.int64], position: int, stop: threading.Event
+    ) -> Chunk | None:
+        return None if stop.is_set() else self._read_and_run(indices, position)
+
+    def _read_and_run(self, indices: NDArray[np.int64], position: int) -> Chunk:
+        batch: Batch = self.samples.read(indices)
+        positions = position + np.arange(len(indices), dtype=np.int64)
+        if batch.failures:
+            lost = {failure.index for failure in batch.failures}
+            positions = positions[[int(index) not in lost for index in indices]]
+        if not len(batch.indices):
+            return Chunk(positions, {}, batch.failures)
+        return Chunk(positions, self.run(batch.feeds, len(batch.indices)), batch.failures)
+
+    def _run_parts(
+        self, feeds: Mapping[str, NDArray[Any]], count: int, size: int
+    ) -> dict[str, NDArray[Any]]:
+        parts = []
+        for place in range(0, count, size):
+            stop = min(count, place + size)
+            some = {name: self._slice(name, value, place, stop) for name, value in feeds.items()}
+            parts.append(self.run(some, stop - place))
+        return {name: np.concatenate([part[name] for part in parts]) for name in self.outputs}
+
+    def _run_once(self, feeds: Mapping[str, NDArray[Any]], count: int) -> dict[str, NDArray[Any]]:
+        padded = feeds
+        if self._fixed and count < self._fixed:
+            padded = {name: self._pad(name, value) for name, value in feeds.items()}
+        if self._turn is None:
+            results = self.session.run(padded, self._computed)
+        else:
+            with self._turn:
+                results = self.session.run(padded, self._computed)
+        rows = {}
+        for name, value in zip(self._computed, results, strict=True):
+            rows[name] = self._rows(name, value, self._axes.get(name, 0), count)
+        for name in self._handed:
+            rows[name] = self._rows(name, feeds[name], self._infos[name].batch_axis or 0, count)
+        return rows
+
+    def _rows(self, name: str, value: NDArray[Any], axis: int, count: int) -> NDArray[Any]:
+        expected = count if name in self._handed else self._fixed or count
+        if value.ndim <= axis or value.shape[axis] != expected:
+            raise ModelError(
+                f"output {name!r} has shape {list(value.shape)} for {expected} samples",
+                remedy="its batch axis is not where it should be: choose another cut",
+            )
+        return np.moveaxis(value, axis, 0)[:count]
+
+    def _slice(self, name: str, value: NDArray[Any], start: int, stop: int) -> NDArray[Any]:
+        axis = self._infos[name].batch_axis
+        if axis is None:
+            return value
+        return value[(slice(None),) * axis + (slice(start, stop),)]
+
+    def _pad(self, name: str, value: NDArray[Any]) -> NDArray[Any]:
+        """Repeat the last sample up to the fixed batch; its rows are thrown away afterwards."""
+        axis = self._infos[name].batch_axis
+        if axis is None or self._fixed is None:
+            return value
+        lacking = self._fixed - value.shape[axis]
+        last = value[(slice(None),) * axis + (slice(-1, None),)]
+        return np.concatenate([value, np.repeat(last, lacking, axis)], axis)
+
+    def _fixed_batch(self) -> int | None:
+        sizes = set()
+        for name, (_, shape) in self.session.inputs.items():
+            axis = self._infos[name].batch_axis
+            if axis is not None and axis < len(shape):
+                sizes.add(shape[axis])
+        fixed = [size for size in sizes if isinstance(size, int) and size > 0]
+        return fixed[0] if fixed else None
+
+    def _shrink(self, size: int) -> None:
+        if size < self.batch:
+            self.batch = size
+            self.notes.append(f"memory ran out: the batch was halved to {size}")

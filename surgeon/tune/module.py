@@ -1,0 +1,211 @@
+"""A program as an nn.Module: one Parameter per initializer, under the initializer's own name.
+
+What must not enter: training (`surgeon.tune.fit`), files, the meaning of operators.
+
+Names: an ONNX name is split at its dots into a tree of empty `Scope`s, so that torch's own tools
+(strict `load_state_dict`, `functional_call`, parametrizations, `deepcopy`) see exactly the ONNX names.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Final
+
+import onnx
+import torch
+from torch import Tensor, nn
+
+from surgeon.errors import ModelError
+from surgeon.ops import convert
+from surgeon.tune.program import Context, Program, build, run
+
+_CONSTANTS: Final = "<constants>"
+"""Name of the scope of tensors that are neither parameters nor float initializers."""
+
+_MACHINERY: Final = frozenset(
+    {"_apply", "_modules", "_parameters", "_buffers", "_non_persistent_buffers_set", "apply",
+     "children", "named_children", "modules", "named_modules", "state_dict", "train", "eval",
+     "_save_to_state_dict", "_load_from_state_dict", "_named_members", "__dict__", "__class__",
+     "_backward_hooks", "_forward_hooks", "_state_dict_hooks", "_state_dict_pre_hooks",
+     "_load_state_dict_pre_hooks", "_load_state_dict_post_hooks", "requires_grad_"}
+)  # fmt: skip
+"""Attributes torch itself calls on a child; a scope of that name is not put in their place."""
+
+
+class Scope(nn.Module):
+    """One component of a dotted name: no behaviour, only members."""
+
+    def train(self, mode: bool = True) -> Scope:
+        """Do nothing but tell the children: a member of a scope may be called `training`."""
+        for child in self._modules.values():
+            if child is not None:
+                child.train(mode)
+        return self
+
+    def __repr__(self) -> str:
+        members = [*self._parameters, *self._buffers, *self._modules]
+        return f"Scope({', '.join(repr(m) for m in members)})"
+
+
+class GraphModule(Scope):
+    """An ONNX graph that torch can run and train.
+
+    `forward` takes positional values in graph-input order (tensor; list for a sequence; None for an
+    absent optional) and returns a tensor, or a tuple in output order. `train()` governs Dropout, and
+    BatchNormalization whose scale or bias learns.
+    """
+
+    def __init__(self, program: Program, weights: Mapping[str, nn.Parameter | Tensor]) -> None:
+        super().__init__()
+        sites: dict[str, tuple[Scope, str]] = {}
+        for name, tensor in weights.items():
+            sites[name] = _insert(self, name, tensor)
+        constants = Scope()
+        for name, tensor in program.constants.items():
+            constants._buffers[name] = tensor
+            constants._non_persistent_buffers_set.add(name)
+        self._modules[_CONSTANTS] = constants
+        keys = tuple(program.constants)
+        self.__dict__["_onnx_constants"] = constants
+        self.__dict__["_onnx_constant_names"] = keys
+        self.__dict__["_onnx_sites"] = sites
+        self.__dict__["_onnx_used"] = tuple((n, *sites[n]) for n in program.weights)
+        self.__dict__["_onnx_program"] = program.without_constants()
+
+    @property
+    def input_names(self) -> tuple[str, ...]:
+        """Names of the graph's inputs, in the order `forward` takes them."""
+        program: Program = self.__dict__["_onnx_program"]
+        return program.inputs
+
+    def train(self, mode: bool = True) -> GraphModule:
+        """Set training or evaluation mode for the whole graph."""
+        self.__dict__["training"] = mode
+        super().train(mode)
+        return self
+
+    def forward(self, *inputs: Any) -> Any:
+        """Run the graph.
+
+        Raises:
+            ModelError: wrong number of inputs, or an operator failed; with node and shapes.
+        """
+        program: Program = self._onnx_program
+        if len(inputs) != len(program.inputs):
+            raise ModelError(
+                f"{len(inputs)} inputs were given, the graph has {len(program.inputs)}",
+                where=", ".join(program.inputs),
+                remedy="give them by position, None for an absent optional one",
+            )
+        environment: dict[str, Any] = dict(zip(program.inputs, inputs, strict=True))
+        buffers = self._onnx_constants._buffers
+        for name in self._onnx_constant_names:
+            environment[name] = buffers[name]
+        for name, scope, leaf in self._onnx_used:
+            environment[name] = read(scope, leaf)
+        outputs = run(program, environment, Context(self.training, _device(environment)))
+        return outputs[0] if len(outputs) == 1 else tuple(outputs)
+
+
+def read(scope: Scope, leaf: str) -> Tensor:
+    """Return a member of a scope, computed where a parametrization stands in its place."""
+    value = scope._parameters.get(leaf)
+    if value is None:
+        value = scope._buffers.get(leaf)
+    if value is None:
+        value = getattr(scope, leaf)
+    return value
+
+
+def _device(environment: Mapping[str, Any]) -> torch.device:
+    for value in environment.values():
+        if isinstance(value, Tensor):
+            return value.device
+    return torch.device("cpu")
+
+
+def _insert(root: Scope, name: str, tensor: nn.Parameter | Tensor) -> tuple[Scope, str]:
+    """Put a tensor into the tree under its ONNX name; return the scope it lies in and its leaf."""
+    *path, leaf = name.split(".")
+    scope = root
+    for component in path:
+        child = scope._modules.get(component)
+        if child is None:
+            child = Scope()
+            scope._modules[component] = child
+            if component not in _MACHINERY and (
+                hasattr(nn.Module, component)
+                or component in scope.__dict__
+                or component in scope._parameters
+                or component in scope._buffers
+            ):
+                _unshadow(scope, component, child)
+        assert isinstance(child, Scope)
+        scope = child
+    if isinstance(tensor, nn.Parameter):
+        scope._parameters[leaf] = tensor
+    else:
+        scope._buffers[leaf] = tensor
+    beside = scope._modules.get(leaf)
+    if beside is not None and leaf not in _MACHINERY:
+        _unshadow(scope, leaf, beside)
+    return scope, leaf
+
+
+def _unshadow(scope: Scope, name: str, child: nn.Module) -> None:
+    """Let `getattr` find a child that a method or tensor of the same name would hide.
+
+    The root keeps its own attributes: there a child named `forward` is found by torch's tools through
+    its tensors' names only, not by `getattr`.
+    """
+    if isinstance(scope, GraphModule) and (hasattr(nn.Module, name) or name == "training"):
+        return
+    scope.__dict__[name] = child
+
+
+def to_module(proto: onnx.ModelProto, *, roles: Mapping[str, str]) -> GraphModule:
+    """Turn a normalized model into a module in evaluation mode on the CPU, dtypes as stored.
+
+    Args:
+        proto: the model, with the data of its initializers in it.
+        roles: for every float initializer, `parameter` (becomes an nn.Parameter) or `statistics`,
+            `setting`, `constant` (become buffers).
+
+    Raises:
+        UnsupportedError: an operator, version or form that is not converted.
+        ModelError: the graph is broken.
+    """
+    program = build(proto, roles)
+    weights: dict[str, nn.Parameter | Tensor] = {}
+    for initializer in proto.graph.initializer:
+        if initializer.data_type not in convert.WEIGHT_TYPES:
+            continue
+        value = convert.tensor(initializer)
+        if roles.get(initializer.name) == "parameter":
+            value = nn.Parameter(value)
+        weights[initializer.name] = value
+    module = GraphModule(program, weights)
+    module.eval()
+    return module
+
+
+def tensors(module: nn.Module) -> dict[str, Tensor]:
+    """Return the tensor of every float initializer by its ONNX name, detached, on its device.
+
+    Where an adapter (a torch parametrization) stands in a tensor's place, its folded value is given.
+
+    Raises:
+        ModelError: the module does not come from `to_module`.
+    """
+    found = module if isinstance(module, GraphModule) else None
+    if found is None:
+        candidates = [m for m in module.modules() if isinstance(m, GraphModule)]
+        if len(candidates) != 1:
+            raise ModelError(
+                f"{type(module).__name__} holds {len(candidates)} converted graphs",
+                remedy="give the module that surgeon.to_torch returned",
+            )
+        found = candidates[0]
+    sites: Mapping[str, tuple[Scope, str]] = found.__dict__["_onnx_sites"]
+    with torch.no_grad():
+        return {name: read(scope, leaf).detach() for name, (scope, leaf) in sites.items()}
