@@ -1,7 +1,7 @@
-"""Many data, unlike the original ones: enough to learn a network anew, from random weights if need be.
+"""Many data, unlike the original ones: enough to learn a network anew, from scratch if need be.
 
-The last layer is replaced and everything is trained. The start is the pretrained weights by default,
-which often still help; `--init random` starts the whole network from scratch.
+The last layer is replaced and everything is trained. The start is the pretrained weights, which
+often still help; `--init random` starts the whole network from random ones.
 """
 
 from __future__ import annotations

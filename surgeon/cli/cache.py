@@ -23,24 +23,25 @@ def cache() -> None:
 @cache.command("list")
 def list_cache() -> Answer:
     """List what is cached."""
-    return Answer(_listing(_entries("all")), show_list)
+    entries = _entries("all")
+    return Answer({"entries": entries, "bytes": sum(one["bytes"] for one in entries)}, show_list)
 
 
 @cache.command("clear")
 @click.argument("what", type=click.Choice(["all", "features", "models"]), default="all")
 def clear_cache(what: str) -> Answer:
     """Remove cached features, models (and their data), or all."""
-    before = _entries(what)
+    entries = _entries(what)
+    freed = 0
     if what in {"all", "features"}:
         from surgeon.runtime import features
 
-        features.clear()
+        freed += features.clear()[1]
     if what in {"all", "models"}:
         import surgeon_models
 
-        surgeon_models.clear()
-    kept = {one["path"] for one in _entries(what)}
-    return Answer(_listing([one for one in before if one["path"] not in kept]), show_cleared)
+        freed += surgeon_models.clear()
+    return Answer({"entries": entries, "bytes": freed}, show_cleared)
 
 
 def show_list(screen: Screen, body: Mapping[str, Any]) -> None:
@@ -74,10 +75,6 @@ def _entries(what: str) -> list[dict[str, Any]]:
             paths = sorted(folder.iterdir()) if folder.is_dir() else []
             found += [{"kind": kind, "path": str(path), "bytes": _weigh(path)} for path in paths]
     return found
-
-
-def _listing(entries: list[dict[str, Any]]) -> dict[str, Any]:
-    return {"entries": entries, "bytes": sum(entry["bytes"] for entry in entries)}
 
 
 def _weigh(path: Path) -> int:

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 @model_argument
 @takes("case", "cut", "classes", "init")
 @click.pass_obj
-def check(session: Session, model: Path, **settings: Any) -> Answer:
+def check(session: Session, /, model: Path, **settings: Any) -> Answer:
     """Name everything in MODEL that will not convert or train, all at once.
 
     Exits with 1 where there is an error among the findings.

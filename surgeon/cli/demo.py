@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     help="Training time of each of the large cases.",
 )
 @click.pass_obj
-def demo(session: Session, out: Path, budget: float | None) -> Answer:
+def demo(session: Session, /, out: Path, budget: float | None) -> Answer:
     """Tune EfficientNet-Lite0 (ImageNet) on handwritten digits, by all four cases.
 
     About five minutes on two cores; the large cases train on a budget of seconds and claim
@@ -70,7 +70,7 @@ def show(screen: Screen, body: Mapping[str, Any]) -> None:
                 f"{row['seconds']:.1f}",
                 percent(row["accuracy"]),
                 size(row["bytes"]),
-                f"{1000 * row['latency']:.1f} ms",
+                None if row["latency"] is None else f"{1000 * row['latency']:.1f} ms",
             )
             for row in body["rows"]
         ],

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
-import traceback
+from io import TextIOWrapper
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -57,6 +57,7 @@ def command_tree() -> SurgeonGroup:
         "fine-tune it, get a proven ONNX file back.",
         epilog="`surgeon VERB --help` shows the options of a verb.",
         context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+        subcommand_metavar="VERB [ARGUMENTS]...",
         no_args_is_help=True,
         callback=lambda: None,
         params=[
@@ -75,7 +76,18 @@ def command_tree() -> SurgeonGroup:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line and return its exit code (see `surgeon.errors` and the contract)."""
     arguments = list(sys.argv[1:] if argv is None else argv)
-    session = Session.from_arguments(arguments)
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, TextIOWrapper):  # a file name, or ×, that a terminal cannot show
+            stream.reconfigure(errors="backslashreplace")
+    try:
+        return _run(arguments, Session.from_arguments(arguments))
+    except BrokenPipeError:
+        # The reader of stdout has seen enough: no error, and python must not say one at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+
+
+def _run(arguments: list[str], session: Session) -> int:
     with session.gathering_warnings():
         try:
             answer = command_tree().main(
@@ -88,9 +100,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             say(help_wanted.format_message())
             return help_wanted.exit_code
         except BrokenPipeError:
-            # The reader of stdout has seen enough; python must not complain about it at exit.
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-            return 0
+            raise
         except (Exception, KeyboardInterrupt) as error:  # noqa: BLE001 - the top of the program
             return fail(session, error)
 
@@ -99,6 +109,8 @@ def deliver(session: Session, answer: Any) -> int:
     """Write an answer as the document or for people. A plugin's own command may return anything."""
     if not isinstance(answer, Answer):
         return answer if isinstance(answer, int) else 0
+    for text in answer.body.get("warnings", ()):
+        session.warn(text)
     if session.json:
         write_out(session.document(answer.body))
     else:
@@ -112,6 +124,8 @@ def deliver(session: Session, answer: Any) -> int:
 def fail(session: Session, reason: BaseException) -> int:
     """Write an error: the document on stdout where one was asked for, the words on stderr."""
     if session.traceback:
+        import traceback
+
         say("".join(traceback.format_exception(reason)).rstrip())
     error = as_surgeon_error(reason)
     if session.json:

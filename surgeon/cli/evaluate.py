@@ -25,7 +25,7 @@ SHOWN_CLASSES = 20
 @takes("preprocess", "size", "label_column", "inputs", "batch", "device", "threads")
 @takes("ignore_unknown")
 @click.pass_obj
-def evaluate(session: Session, model: Path, data: str, **settings: Any) -> Answer:
+def evaluate(session: Session, /, model: Path, data: str, **settings: Any) -> Answer:
     """Measure MODEL on labelled DATA: accuracy, F1, per class, confusion."""
     from surgeon import operation
 

@@ -41,7 +41,7 @@ def as_surgeon_error(error: BaseException) -> SurgeonError:
         case click.ClickException():
             return UsageError(error.format_message())
         case KeyboardInterrupt() | click.Abort():
-            return InterruptError("interrupted", remedy="a training goes on with --resume")
+            return InterruptError("interrupted")
         case MemoryError():
             return _out_of_memory(error)
         case ModuleNotFoundError() if not (error.name or "").startswith("surgeon"):

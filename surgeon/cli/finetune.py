@@ -31,7 +31,7 @@ STOPPED_EXIT = {"nan": 1, "interrupt": 130}
 @takes("threads", "cache_limit", "golden_samples", "force", "resume", "dry_run")
 @click.pass_obj
 def finetune(
-    session: Session, model: Path, data: str, *, out: Path | None, dry_run: bool, **settings: Any
+    session: Session, /, model: Path, data: str, *, out: Path | None, dry_run: bool, **settings: Any
 ) -> Answer:
     """Train MODEL on DATA and write OUT: a tuned ONNX file that carries its proof.
 
@@ -40,7 +40,9 @@ def finetune(
     with it; for any other, the case is chosen as with --case auto.
     """
     if out is None and not dry_run:
-        raise UsageError("missing: -o OUT (or --dry-run)", where="`surgeon finetune`")
+        raise UsageError(
+            "missing: -o OUT", where="`surgeon finetune`", remedy="name a file, or add --dry-run"
+        )
     if out is not None and not dry_run:
         check_output(out, force=settings["force"])
     from surgeon import operation

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from surgeon.cli.session import Session, reserved_stdout
-from surgeon.errors import UnknownNameError
+from surgeon.errors import UnknownNameError, UsageError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -51,6 +51,12 @@ def common_options() -> list[click.Parameter]:
     ]
 
 
+def _note_verb(ctx: click.Context) -> None:
+    session = ctx.find_object(Session)
+    if session is not None and ctx.parent is not None:
+        session.verb = ctx.command_path.split()[1]
+
+
 class Verb(click.Command):
     """A command that takes the common options and leaves stdout to its answer."""
 
@@ -60,9 +66,7 @@ class Verb(click.Command):
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         """Parse, after noting whose arguments they are: a usage error names the verb."""
-        session = ctx.find_object(Session)
-        if session is not None:
-            session.verb = ctx.command_path.split()[1]
+        _note_verb(ctx)
         return super().parse_args(ctx, args)
 
     def invoke(self, ctx: click.Context) -> Any:
@@ -75,6 +79,11 @@ class VerbGroup(click.Group):
     """A group whose unknown commands are answered with the nearest names."""
 
     command_class = Verb
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """Parse, after noting the verb, if this is a verb with commands of its own."""
+        _note_verb(ctx)
+        return super().parse_args(ctx, args)
 
     def resolve_command(
         self, ctx: click.Context, args: list[str]
@@ -99,9 +108,15 @@ class SurgeonGroup(VerbGroup):
         self._plugins_asked = False
         self.params.extend(common_options())
 
-    def offer(self, name: str, target: str, summary: str) -> None:
-        """Add a command by `module:attribute`, imported when it runs: for `surgeon_commands`."""
-        self._lazy.setdefault(name, (target, summary))
+    def add(self, name: str, target: str, summary: str) -> None:
+        """Add a verb by `module:attribute`, imported when it runs: for `surgeon_commands`."""
+        self._refuse_taken(name)
+        self._lazy[name] = (target, summary)
+
+    def add_command(self, cmd: click.Command, name: str | None = None) -> None:
+        """Add a verb that is loaded already."""
+        self._refuse_taken(name or cmd.name or "")
+        super().add_command(cmd, name)
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         """Return our verbs in the order of a working day, then those of plugins by name."""
@@ -135,14 +150,23 @@ class SurgeonGroup(VerbGroup):
             return self._lazy[name][1]
         return self.commands[name].get_short_help_str(limit=80)
 
+    def _refuse_taken(self, name: str) -> None:
+        if name in self._lazy or name in self.commands:
+            raise UsageError(f"there is a verb {name!r} already")
+
     def _ask_plugins(self, ctx: click.Context) -> None:
+        """Let each plugin add its verbs, on its own: one that fails is one warning line."""
         session = ctx.find_object(Session)
         if self._plugins_asked or session is None:
             return
         self._plugins_asked = True
-        try:
-            session.plugins.hook.surgeon_commands(cli=self)
-        except Exception as error:  # noqa: BLE001 - a stranger's code must not end the command line
-            session.warn(f"a plugin's surgeon_commands failed: {type(error).__name__}: {error}")
-        for name in sorted(set(self.commands) & self._own):
-            session.warn(f"a plugin offers the verb {name!r}, which surgeon has itself: not used")
+        origins = {plugin.name: plugin.distribution for plugin in session.plugins.loaded}
+        for implementation in session.plugins.hook.surgeon_commands.get_hookimpls():
+            try:
+                implementation.function(cli=self)
+            except Exception as error:  # noqa: BLE001 - a stranger's code must not end ours
+                name = implementation.plugin_name
+                session.warn(
+                    f"plugin {name!r} of distribution {origins.get(name, 'unknown')} could not "
+                    f"add its verbs: {type(error).__name__}: {error}"
+                )

@@ -26,7 +26,14 @@ if TYPE_CHECKING:
 @takes("force", "dry_run")
 @click.pass_obj
 def operate(
-    session: Session, model: Path, *, out: Path | None, force: bool, dry_run: bool, **settings: Any
+    session: Session,
+    /,
+    model: Path,
+    *,
+    out: Path | None,
+    force: bool,
+    dry_run: bool,
+    **settings: Any,
 ) -> Answer:
     """Cut MODEL and give it a new head, ready to be trained."""
     missing = [
@@ -39,7 +46,11 @@ def operate(
         if not given
     ]
     if missing:
-        raise UsageError(f"missing: {', '.join(missing)}", where="`surgeon operate`")
+        raise UsageError(
+            f"missing: {', '.join(missing)}",
+            where="`surgeon operate`",
+            remedy="`surgeon cases` lists the cases",
+        )
     if out is not None and not dry_run:
         check_output(out, force=force)
     from surgeon import operation

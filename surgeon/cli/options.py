@@ -23,14 +23,11 @@ SEED_LIMIT = 2**32 - 1
 def _complete_case(ctx: click.Context, _: click.Parameter, incomplete: str) -> list[CompletionItem]:
     from click.shell_completion import CompletionItem
 
-    from surgeon import operation
-
-    session = ctx.find_object(Session) or Session()
-    cases = operation.cases(session.plugins)["cases"]
+    cases = (ctx.find_object(Session) or Session()).plugins.cases()
     return [
-        CompletionItem(case["name"], help=case["summary"])
-        for case in cases
-        if case["name"].startswith(incomplete)
+        CompletionItem(name, help=found.case.summary)
+        for name, found in cases.items()
+        if name.startswith(incomplete)
     ]
 
 

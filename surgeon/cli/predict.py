@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 @click.pass_obj
 def predict(
     session: Session,
+    /,
     model: Path,
     files: tuple[Path, ...],
     *,

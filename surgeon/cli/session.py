@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
     from surgeon.cli.screen import Screen
     from surgeon.errors import SurgeonError
+    from surgeon.plugin.manager import Plugins
 
 SCHEMA = 1
 
@@ -55,7 +56,7 @@ class Session:
     verbose: int = 0
     verb: str | None = None
     warnings: list[str] = field(default_factory=list)
-    _plugins: Any = None
+    _plugins: Plugins | None = None
 
     @classmethod
     def from_arguments(cls, arguments: Sequence[str]) -> Session:
@@ -69,16 +70,14 @@ class Session:
         )
 
     @property
-    def plugins(self) -> Any:
-        """The plugin manager, made on first use; a broken plugin becomes one warning line."""
+    def plugins(self) -> Plugins:
+        """The plugins, loaded on first use; a broken one becomes one warning line."""
         if self._plugins is None:
-            from surgeon.plugin.manager import manager
+            from surgeon.plugin.manager import load_plugins
 
-            blocked = os.environ.get("SURGEON_DISABLE_PLUGINS", "").split(",")
-            self._plugins = manager(
-                disabled=frozenset(name.strip() for name in blocked if name.strip()),
-                enabled=self.plugins_enabled,
-            )
+            self._plugins = load_plugins(enabled=self.plugins_enabled)
+            for line in self._plugins.warnings:
+                self.warn(line)
         return self._plugins
 
     def note(self, text: str) -> None:
@@ -115,8 +114,8 @@ class Session:
     def document(self, body: Mapping[str, Any]) -> str:
         """Write a body as the JSON document of this verb, on one line."""
         frame = {"schema": SCHEMA, "verb": self.verb, "surgeon": __version__}
-        told = list(dict.fromkeys([*body.get("warnings", ()), *self.warnings]))
-        whole = {**frame, **body, **frame, "warnings": told}
+        # The body wins: in that of `inspect`, `surgeon` is what surgeon left in the file.
+        whole = {**frame, **body, "warnings": self.warnings}
         return json.dumps(as_json(whole), default=_as_plain, allow_nan=False)
 
     def failure(self, error: SurgeonError) -> str:

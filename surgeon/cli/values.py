@@ -15,13 +15,17 @@ from surgeon.errors import OutputError
 if TYPE_CHECKING:
     import os
 
+    _Kind = click.ParamType[Any]
+else:
+    _Kind = click.ParamType  # older clicks do not take a type argument here
+
 _SIZE = re.compile(r"(\d+)[xX×](\d+)")
 _DEVICE = re.compile(r"auto|cpu|cuda(:\d+)?")
 _BYTES = re.compile(r"(\d+(?:\.\d+)?)\s*([kmgt]?)(i?)b?", re.IGNORECASE)
 _POWER = {"": 0, "k": 1, "m": 2, "g": 3, "t": 4}
 
 
-class Cut(click.ParamType):
+class Cut(_Kind):
     """An exact tensor name, or `@x` with x from 0 to 1."""
 
     name = "cut"
@@ -37,7 +41,7 @@ class Cut(click.ParamType):
         return value
 
 
-class Size(click.ParamType):
+class Size(_Kind):
     """HxW in pixels."""
 
     name = "HxW"
@@ -53,7 +57,7 @@ class Size(click.ParamType):
         return height, width
 
 
-class Bytes(click.ParamType):
+class Bytes(_Kind):
     """A number of bytes: 2GB (powers of 1000), 2GiB (powers of 1024), 500000."""
 
     name = "bytes"
@@ -66,7 +70,7 @@ class Bytes(click.ParamType):
         return int(float(match[1]) * (1024 if match[3] else 1000) ** _POWER[match[2].lower()])
 
 
-class Positive(click.ParamType):
+class Positive(_Kind):
     """A finite number above zero."""
 
     name = "number"
@@ -81,7 +85,7 @@ class Positive(click.ParamType):
         return number
 
 
-class Device(click.ParamType):
+class Device(_Kind):
     """auto, cpu, cuda or cuda:n; whether the device is there is seen when it is used."""
 
     name = "device"
@@ -93,7 +97,7 @@ class Device(click.ParamType):
         return value
 
 
-class Validation(click.ParamType):
+class Validation(_Kind):
     """A fraction of the data, or data of its own."""
 
     name = "fraction|path"
@@ -112,7 +116,7 @@ class Validation(click.ParamType):
         return fraction
 
 
-class Assignment(click.ParamType):
+class Assignment(_Kind):
     """NAME=VALUE, VALUE as JSON: a number, true, false, a string or a (nested) list of these."""
 
     name = "NAME=VALUE"
@@ -137,7 +141,7 @@ class Assignment(click.ParamType):
         return name, constant
 
 
-class ModelFile(click.ParamType):
+class ModelFile(_Kind):
     """The path of an ONNX file."""
 
     name = "model"

@@ -367,7 +367,8 @@ def _constant(value: Any, info: TensorInfo) -> NDArray[Any]:
         raise UsageError(message, where=where, remedy="give JSON: a number, true, or a list")
     try:
         if wanted.kind in "iu":
-            exact = array.astype(np.int64) if array.dtype.kind == "f" else array
+            with np.errstate(invalid="ignore"):
+                exact = array.astype(np.int64) if array.dtype.kind == "f" else array
             if not np.array_equal(exact, array):
                 message = "is not a whole number"
                 raise _Problem(message)  # noqa: TRY301 - one message for all that does not fit

@@ -14,6 +14,7 @@ from __future__ import annotations
 import hashlib
 import io
 import json
+import warnings
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property
@@ -53,6 +54,10 @@ _ORIENTATION = 0x0112  # the EXIF tag
 # A JPEG is decoded at 1/2, 1/4 or 1/8 only while it stays this much larger than needed, so that
 # the resize behind it still decides how the picture looks.
 _DRAFT_GAP = 2
+
+# Decoders warn about every oddity of a file that they read all the same; what they cannot read is
+# reported as a failure. Per-call filters are not safe in threads.
+warnings.filterwarnings("ignore", module=r"PIL\.")
 
 Source: TypeAlias = Path | bytes | Callable[[], Path | bytes]
 

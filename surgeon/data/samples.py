@@ -216,6 +216,8 @@ class JoinedSamples(Samples):
     def read(self, indices: Sequence[int] | NDArray[np.int64]) -> Batch:
         """Read from both parts and put the rows back into the order asked for."""
         chosen = np.asarray(indices, np.int64)
+        if not len(chosen):
+            return self._parts[0][1].read(chosen)
         found: list[NDArray[np.int64]] = []
         feeds: list[dict[str, NDArray[Any]]] = []
         failures: list[Failure] = []

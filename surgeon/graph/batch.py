@@ -14,10 +14,10 @@ from onnx import ModelProto, numpy_helper
 from surgeon.graph.shapes import (
     Concrete,
     data_values,
+    fixed_batch,
     infer,
     input_infos,
     input_sizes,
-    is_fixed,
     skeleton,
 )
 from surgeon.graph.walk import all_names, attribute, consumers, data_inputs
@@ -31,16 +31,9 @@ def free_batch(model: ModelProto) -> tuple[ModelProto, str] | None:
     The claim is that a batch of n gives n times what a batch of the fixed size gives.
     """
     infos = input_infos(model)
-    if not is_fixed(infos):
+    fixed = fixed_batch(infos)
+    if fixed is None:
         return None
-    fixed = next(
-        info.shape[info.batch_axis]
-        for info in infos
-        if info.batch_axis is not None
-        and info.shape is not None
-        and isinstance(info.shape[info.batch_axis], int)
-    )
-    assert isinstance(fixed, int)
     shapes = infer(skeleton(model), input_sizes(infos, fixed))
     candidate = ModelProto()
     candidate.CopyFrom(model)

@@ -94,16 +94,6 @@ def _batch_axis(shape: Shape | None, batch: Dim, *, anchored: bool) -> int | Non
     return None if anchored else 0
 
 
-def is_fixed(infos: list[TensorInfo]) -> bool:
-    """Say whether the batch of a graph is a number, not a symbol."""
-    return any(
-        info.batch_axis is not None
-        and info.shape is not None
-        and isinstance(info.shape[info.batch_axis], int)
-        for info in infos
-    )
-
-
 def skeleton(model: ModelProto) -> ModelProto:
     """Return a copy without weights' values, inner declarations and output shapes."""
     graph = onnx.GraphProto(name=model.graph.name)
@@ -338,6 +328,9 @@ def trace(
             found = {**found, **observe(model, sizes)}
         return found
 
+    fixed = fixed_batch(infos)
+    if fixed is not None:
+        return _nailed(at(fixed, larger=False), infos, fixed, data)
     one = at(BATCHES[0], larger=False)
     two = at(BATCHES[1], larger=True)
     if any(name in one and name not in two for name in data):
@@ -369,6 +362,28 @@ def trace(
         if info.shape is not None:
             symbolic[info.name] = info.shape
     return Shapes(one, axes, symbolic, BATCHES, data)
+
+
+def fixed_batch(infos: list[TensorInfo]) -> int | None:
+    """Return the number a graph's batch is nailed to, or None where it is a symbol."""
+    for info in infos:
+        if info.batch_axis is not None and info.shape is not None:
+            dim = info.shape[info.batch_axis]
+            if isinstance(dim, int):
+                return dim
+    return None
+
+
+def _nailed(one: Concrete, infos: list[TensorInfo], fixed: int, data: frozenset[str]) -> Shapes:
+    """Read shapes off a graph whose batch is a number: the first axis of that size carries it."""
+    axes = {
+        name: dims.index(fixed) for name, (_, dims) in one.items() if name in data and fixed in dims
+    }
+    for info in infos:
+        if info.batch_axis is not None:
+            axes[info.name] = info.batch_axis
+    symbolic: dict[str, Shape] = {name: tuple(dims) for name, (_, dims) in one.items()}
+    return Shapes(one, axes, symbolic, (fixed, fixed), data)
 
 
 def _batch_symbol(infos: list[TensorInfo]) -> Dim:

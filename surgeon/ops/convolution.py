@@ -91,9 +91,7 @@ def conv_transpose(
         return convolve(X, W, B, stride, begins, extra, group, dilation)
     whole = convolve(X, W, None, stride, 0, 0, group, dilation)
     # output_padding lengthens the end; what is left of the pads is a crop (or, negative, zeros).
-    whole = pad(
-        whole, [-b for b in begins], [o - e for o, e in zip(extra, ends, strict=True)]
-    )
+    whole = pad(whole, [-b for b in begins], [o - e for o, e in zip(extra, ends, strict=True)])
     return whole if B is None else whole + B.reshape(-1, *[1] * rank)
 
 
@@ -132,10 +130,7 @@ def col2im(
         refuse(f"Col2Im over {rank} axes")
     image = convolve(columns, impulses, None, stride, 0, 0, 1, dilation)
     # A window that does not reach the end leaves a rest, which is zero.
-    after = [
-        n + b - have
-        for n, b, have in zip(image_shape, begins, image.shape[2:], strict=True)
-    ]
+    after = [n + b - have for n, b, have in zip(image_shape, begins, image.shape[2:], strict=True)]
     image = pad(image, [-b for b in begins], after)
     return image.reshape(batch, channels, *image_shape)
 

@@ -43,7 +43,7 @@ for _name, _function in {
     "Sinh": torch.sinh,
     "Sqrt": torch.sqrt,
     "Tan": torch.tan,
-    "BitwiseNot": torch.bitwise_not,
+    "BitwiseNot": widened(torch.bitwise_not),
 }.items():
     op(_name)(_function)
 
@@ -131,7 +131,9 @@ def mean_all(*data_0: Tensor) -> Tensor:
 
 @op("Clip")
 def clip(
-    input: Tensor, min: float | Tensor | None = None, max: float | Tensor | None = None  # noqa: A002 - spec
+    input: Tensor,
+    min: float | Tensor | None = None,
+    max: float | Tensor | None = None,  # noqa: A002 - spec
 ) -> Tensor:
     """Bound from below, then from above: where the bounds cross, `max` wins."""
     if min is None and max is None:

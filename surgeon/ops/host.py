@@ -68,9 +68,7 @@ def _broadcast(*arrays: Host) -> tuple[list[tuple[Any, ...]], tuple[int, ...]]:
         return list(zip(*(a.values for a in arrays), strict=True)), first.shape
     rank = max(len(a.shape) for a in arrays)
     shapes = [(1,) * (rank - len(a.shape)) + a.shape for a in arrays]
-    shape = tuple(
-        next((d for d in dims if d != 1), 1) for dims in zip(*shapes, strict=True)
-    )
+    shape = tuple(next((d for d in dims if d != 1), 1) for dims in zip(*shapes, strict=True))
     rows = []
     for index in product(*(range(d) for d in shape)):
         row = []

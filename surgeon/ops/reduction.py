@@ -127,9 +127,7 @@ for _name, _function in {
 
 
 def _arg(greatest: bool) -> Callable[..., Tensor]:
-    def run(
-        data: Tensor, *, axis: int, keepdims: bool, select_last_index: bool = False
-    ) -> Tensor:
+    def run(data: Tensor, *, axis: int, keepdims: bool, select_last_index: bool = False) -> Tensor:
         if data.dtype in WIDER:
             data = flip(data) if data.dtype == torch.uint64 else data.to(WIDER[data.dtype])
         find = torch.argmax if greatest else torch.argmin
@@ -147,7 +145,13 @@ op("ArgMin")(_arg(greatest=False))
 
 @op("TopK")
 def top_k(
-    X: Tensor, K: int | None = None, *, axis: int, largest: bool = True, sorted: bool = True, k: int = 0  # noqa: A002 - spec
+    X: Tensor,
+    K: int | None = None,
+    *,
+    axis: int,
+    largest: bool = True,
+    sorted: bool = True,
+    k: int = 0,  # noqa: A002 - spec
 ) -> tuple[Tensor, Tensor]:
     """The K greatest (or least) elements along an axis and where they were; equal ones by index."""
     count = k if K is None else K
@@ -156,7 +160,7 @@ def top_k(
     if narrow in WIDER:
         data = flip(X) if narrow == torch.uint64 else X.to(WIDER[narrow])
     # A stable sort, because the specification wants the lower index of equal elements.
-    indices = data.sort(axis, descending=largest, stable=True).indices.narrow(axis, 0, count)
+    indices = data.sort(dim=axis, descending=largest, stable=True).indices.narrow(axis, 0, count)
     values = data.gather(axis, indices)
     if narrow == torch.uint64:
         values = values ^ torch.iinfo(torch.int64).min

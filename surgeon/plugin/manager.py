@@ -11,10 +11,11 @@ import pluggy
 
 from surgeon.errors import UnknownNameError, UsageError
 from surgeon.plugin import hooks
-from surgeon.records import Case
 
 if TYPE_CHECKING:
     from collections.abc import Collection
+
+    from surgeon.records import Case
 
 GROUP = "surgeon"
 DISABLE = "SURGEON_DISABLE_PLUGINS"
@@ -161,7 +162,7 @@ def _load(manager: pluggy.PluginManager, point: EntryPoint) -> str | None:
 
 def _check_names(plugin: Any) -> None:
     """Refuse a hook that does not exist: pluggy only sees the ones marked as hooks."""
+    known = [name for name in dir(hooks) if name.startswith("surgeon_")]
     for name in dir(plugin):
-        if name.startswith("surgeon_") and callable(getattr(plugin, name)):
-            if not hasattr(hooks, name):
-                raise UnknownNameError("hook", name, [n for n in dir(hooks) if n[:8] == "surgeon_"])
+        if name.startswith("surgeon_") and callable(getattr(plugin, name)) and name not in known:
+            raise UnknownNameError("hook", name, known)

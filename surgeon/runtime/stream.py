@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from surgeon.data.samples import Batch, Failure, Samples
     from surgeon.runtime.sessions import Device, Session
 
-_CPU_BATCH = 8
+_CPU_BATCH = 4  # measured best: activations of so few samples stay in the cache
 _CUDA_BATCH = 64
 _MAX_LANES = 16
 

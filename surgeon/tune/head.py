@@ -33,18 +33,24 @@ Ints = npt.NDArray[np.integer[Any]]
 
 #: Inverse penalties tried, strongest penalty first, in scikit-learn's unit: the loss is
 #: C · Σ cross-entropy + ½ · ‖weight‖², on standardised features.
-GRID: tuple[float, ...] = tuple(float(10.0**exponent) for exponent in np.arange(-6, 4.01, 0.5))
+GRID: tuple[float, ...] = tuple(float(10.0**exponent) for exponent in np.arange(-5, 4.01, 0.5))
 #: Taken where there are too few samples to compare penalties.
 FALLBACK_C = 1e-2
 #: A feature whose spread is below this fraction of its mean carries rounding noise, not signal:
 #: a float32 product with it would cancel. It gets weight 0.
 CONSTANT = 1e-5
+#: From this many features on, spreads below the median count as the median. Channels of one layer
+#: share a scale: a channel that hardly moved in the training samples would otherwise be blown up
+#: and dominate on unseen ones (measured: +7 points at 4 samples per class, +1 at 90).
+FLOORED_FEATURES = 32
 #: Newton decrement ½·gᵀH⁻¹g (the loss still to be gained, per sample) at which a solve has ended.
 CV_TOLERANCE, TOLERANCE = 1e-5, 1e-11
 #: Up to this many numbers the final solve runs in float64; above, in float32 at 1e-7.
 FLOAT64_SIZE = 2**26
 #: Above this many axes the rotation costs more than the iterations that it saves.
 ROTATION_SIZE = 4096
+#: Below this many numbers one thread is used.
+SERIAL_SIZE = 2**19
 _CHUNK = 4096
 _MEMORY = 12
 
@@ -104,11 +110,14 @@ def solve(
 ) -> HeadSolution:
     """Fit a multinomial logistic regression with an L2 penalty chosen by cross-validation.
 
-    Features are standardised, and the standardisation is folded back into the result. The penalty
+    Features are standardised (see `FLOORED_FEATURES`), and that is folded back into the result. The
+    penalty
     is chosen by stratified, seeded k-fold cross-validation, by mean out-of-fold log-loss or by
-    accuracy (ties go to the stronger penalty). Classes rarer than `folds` are held out in fewer
-    folds; with fewer than two samples per class on average there is nothing to compare and
-    `FALLBACK_C` is taken. The same seed and number of threads give the same bits.
+    accuracy (ties go to the stronger penalty). Log-loss is the default because it was the better
+    on unseen samples in 13 of 15 comparisons, by up to 0.8 points of accuracy. Classes rarer
+    than `folds` are held out in fewer folds; with fewer than two samples per class on average
+    there is nothing to compare and `FALLBACK_C` is taken. The same seed and number of threads give
+    the same bits.
 
     Args:
         features: [n, d] floats, in memory or memory-mapped.
@@ -134,6 +143,8 @@ def solve(
     _check(features, labels, classes)
     labels = np.asarray(labels, dtype=np.int64)
     weights = _sample_weights(labels, classes, class_weights)
+    if threads is None and features.size < SERIAL_SIZE:
+        threads = 1  # waiting for the other threads would take longer than the sums themselves
     with _threads(threads):
         basis = _Basis.of(features, torch.device(device))
         target = torch.from_numpy(labels).to(basis.points.device)
@@ -236,9 +247,7 @@ def _sample_weights(
     return per_class[labels].astype(np.float64)
 
 
-def _folds(
-    labels: Ints, classes: int, folds: int, seed: int
-) -> npt.NDArray[np.int64] | None:
+def _folds(labels: Ints, classes: int, folds: int, seed: int) -> npt.NDArray[np.int64] | None:
     """Deal the samples of each class out in turn; None where comparing penalties is no use."""
     counts = np.bincount(labels, minlength=classes)
     present = np.count_nonzero(counts)
@@ -270,7 +279,7 @@ class _Basis:
         standard = torch.empty((n, d), dtype=torch.float32, device=device)
         for rows, block in _blocks(features):
             standard[rows] = torch.from_numpy((block - mean) * scale).float().to(device)
-        axes = None
+        axes: Tensor | None = None
         points = standard
         if min(n, d) <= ROTATION_SIZE:
             axes = _principal_axes(standard)
@@ -300,7 +309,7 @@ def _blocks(features: Floats) -> Iterator[tuple[slice, npt.NDArray[np.float64]]]
 def _moments(
     features: Floats,
 ) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
-    """Return mean and 1/spread [d] in two passes over blocks; 0 for constant features."""
+    """Return mean and scale [d] in two passes over blocks; scale 0 for constant features."""
     n, d = features.shape
     total = np.zeros(d)
     for rows, block in _blocks(features):
@@ -318,7 +327,9 @@ def _moments(
         for _, block in _blocks(features):
             spread += ((block - total) ** 2).sum(0) / n
         spread = np.sqrt(spread)
-        scale = np.where(spread > CONSTANT * np.abs(total), 1 / spread, 0.0)
+        varies = spread > CONSTANT * np.abs(total)
+        floor = np.median(spread[varies]) if varies.any() and d >= FLOORED_FEATURES else 0.0
+        scale = np.where(varies, 1 / np.maximum(spread, floor), 0.0)
     if not np.isfinite(scale).all() or not np.isfinite(spread).all():
         raise DataError(
             "features are too large or too small for float64",
@@ -332,8 +343,11 @@ def _principal_axes(standard: Tensor) -> Tensor:
     """Return an orthonormal basis [d, r] of the row space in which the covariance is diagonal."""
     n, d = standard.shape
     exact = standard.double()
+    squares: Tensor
+    left: Tensor
     if d <= n:
-        return torch.linalg.eigh(exact.T @ exact)[1].flip(1)
+        _, left = torch.linalg.eigh(exact.T @ exact)
+        return left.flip(1)
     squares, left = torch.linalg.eigh(exact @ exact.T)
     # Directions below this hold nothing but rounding: the samples do not reach into them.
     kept = squares > squares[-1] * 1e-12

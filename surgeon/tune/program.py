@@ -39,7 +39,7 @@ RANDOM: Final = frozenset(
 FOLD_LIMIT: Final = 1 << 24
 """Elements up to which a computed constant is kept instead of computed again in every run."""
 
-_TENSOR_KINDS: Final = frozenset({"tensor", "number"})
+_PLAIN_KINDS: Final = frozenset({"tensor", "number", "any"})
 
 
 class Context(NamedTuple):
@@ -223,7 +223,9 @@ class _Builder:
             kind = info.type
             while kind.WhichOneof("value") in {"sequence_type", "optional_type"}:
                 which = kind.WhichOneof("value")
-                kind = (kind.sequence_type if which == "sequence_type" else kind.optional_type).elem_type
+                kind = (
+                    kind.sequence_type if which == "sequence_type" else kind.optional_type
+                ).elem_type
             if kind.tensor_type.elem_type:
                 self._types[info.name] = kind.tensor_type.elem_type
                 self._typed[info.name] = info.type
@@ -363,7 +365,9 @@ class _Scope:
             opset = opsets.get(domain)
             if opset is None:
                 if domain in {"", "ai.onnx.ml"}:
-                    raise ModelError(f"the model imports no opset of domain {domain or 'ai.onnx'!r}")
+                    raise ModelError(
+                        f"the model imports no opset of domain {domain or 'ai.onnx'!r}"
+                    )
                 opset = 1
             meaning = lookup(domain, node.op_type, opset)
             if isinstance(meaning, FunctionBody):
@@ -440,8 +444,7 @@ class _Scope:
                 hosted = None
         plain = all(
             a.source is None
-            or a.kind == "any"
-            or (a.kind in _TENSOR_KINDS and a.source not in self.maybe_host)
+            or (a.kind in _PLAIN_KINDS and a.source not in self.maybe_host)
             for a in arguments
         )
         self.steps.append(replace(step, hosted=hosted, plain=plain and hosted is None))
@@ -461,9 +464,7 @@ class _Scope:
         code = getattr(function, "__code__", None)
         if code is None:
             return False
-        only = code.co_varnames[
-            code.co_argcount : code.co_argcount + code.co_kwonlyargcount
-        ]
+        only = code.co_varnames[code.co_argcount : code.co_argcount + code.co_kwonlyargcount]
         return name in only and name not in defaults
 
     @staticmethod
@@ -494,9 +495,7 @@ class _Scope:
         for argument in step.arguments:
             if argument.source is not None:
                 value = self.builder.constants.get(argument.source)
-                environment[argument.source] = (
-                    values[argument.source] if value is None else value
-                )
+                environment[argument.source] = values[argument.source] if value is None else value
         if step.arguments and all(a.source is None and a.value is None for a in step.arguments):
             return False
         context = Context(training=False, device=torch.device("cpu"))
@@ -540,9 +539,7 @@ class _Scope:
     def _function(self, node: NodeProto, body: FunctionBody) -> FunctionProto:
         schema = body.schema
         if schema.has_function:
-            opset = max(
-                (v for v in schema.function_opset_versions), default=schema.since_version
-            )
+            opset = max((v for v in schema.function_opset_versions), default=schema.since_version)
             chosen = schema.get_function_with_opset_version(opset) or schema.function_body
             return chosen if isinstance(chosen, FunctionProto) else _parse(chosen)
         types = [self.builder.type_proto(self.renamed.get(n, n)) for n in node.input]
@@ -607,10 +604,10 @@ def _instantiate(
 
 def as_kind(value: Any, kind: str, device: torch.device | None) -> Any:
     """Convert a value to what a parameter wants; a tensor read into the host waits for its device."""
-    if value is None or kind == "any":
-        return value
+    if value is None:
+        return None
     if isinstance(value, Host):
-        if kind == "tensor":
+        if kind in {"tensor", "any"}:
             return value.tensor(device)
         if kind in {"ints", "floats"}:
             return list(value.values)
@@ -618,9 +615,7 @@ def as_kind(value: Any, kind: str, device: torch.device | None) -> Any:
         if kind == "int" and number is not None:
             return int(number) if isinstance(number, float | bool) else number
         return number
-    if not isinstance(value, Tensor):
-        return value
-    if kind == "tensor":
+    if not isinstance(value, Tensor) or kind in {"tensor", "any"}:
         return value
     if kind == "ints":
         return [int(v) for v in value.flatten().tolist()]
@@ -732,9 +727,7 @@ def _run_step(step: Step, environment: dict[str, Any], context: Context) -> None
         del environment[name]
 
 
-def _keywords(
-    step: Step, environment: Mapping[str, Any], context: Context
-) -> Mapping[str, Any]:
+def _keywords(step: Step, environment: Mapping[str, Any], context: Context) -> Mapping[str, Any]:
     if not step.injected and not step.subgraphs:
         return step.keywords
     keywords = dict(step.keywords)

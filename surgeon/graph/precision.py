@@ -1,0 +1,45 @@
+"""Half-precision graphs widened to float32, for training only.
+
+Tuning float16 weights in float16 loses small updates; the widened graph has the same nodes and
+names, its weights are rounded once, when they are written back.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from onnx import AttributeProto, ModelProto, TensorProto, numpy_helper
+
+from surgeon.graph.walk import all_graphs
+
+HALVES = frozenset({TensorProto.FLOAT16, TensorProto.BFLOAT16})
+
+
+def is_half(model: ModelProto) -> bool:
+    """Say whether any weight is stored in half precision."""
+    return any(tensor.data_type in HALVES for tensor in model.graph.initializer)
+
+
+def widen(model: ModelProto) -> ModelProto:
+    """Return a copy in which every float16 and bfloat16 tensor, value and cast is float32."""
+    result = ModelProto()
+    result.CopyFrom(model)
+    for graph in all_graphs(result.graph):
+        for tensor in graph.initializer:
+            _widen(tensor)
+        for values in (graph.input, graph.output, graph.value_info):
+            for value in values:
+                if value.type.tensor_type.elem_type in HALVES:
+                    value.type.tensor_type.elem_type = TensorProto.FLOAT
+        for node in graph.node:
+            for item in node.attribute:
+                if item.type == AttributeProto.TENSOR:
+                    _widen(item.t)
+                elif item.name in ("to", "dtype", "output_dtype") and item.i in HALVES:
+                    item.i = TensorProto.FLOAT
+    return result
+
+
+def _widen(tensor: TensorProto) -> None:
+    if tensor.data_type in HALVES:
+        values = numpy_helper.to_array(tensor).astype(np.float32)
+        tensor.CopyFrom(numpy_helper.from_array(values, tensor.name))

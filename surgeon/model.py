@@ -1,0 +1,232 @@
+"""`Model`: an ONNX graph in normalized form together with where it came from and what was planned.
+
+A Model is never changed in place; each operation returns a new one.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import onnx
+
+from surgeon.errors import UsageError
+from surgeon.graph import envelope, files
+from surgeon.graph.batch import free_batch
+from surgeon.graph.cuts import Anatomy, study
+from surgeon.graph.normalize import normalize
+from surgeon.graph.shapes import fixed_batch, input_infos, input_sizes
+from surgeon.graph.weights import roles, sizes
+from surgeon.records import Change, Plan, Preprocess
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from numpy.typing import NDArray
+
+    from surgeon.records import CutPoint, TensorInfo
+
+HALF_BOUND, BOUND = 1e-2, 1e-4
+"""Relative error allowed between torch and ONNX Runtime: float16 graphs, and all others."""
+
+
+@dataclass(frozen=True, eq=False)
+class Model:
+    """A normalized ONNX graph.
+
+    Attributes:
+        proto: the graph; treat it as read-only.
+        source_sha256: sha256 of the file it was loaded from (of its bytes, where there was none).
+        path: that file, or None.
+        changes: what normalization did.
+        plan: what a case decided, for operated and tuned models.
+        notes: what the user should know (a batch that stays fixed, outputs that were dropped).
+        stored: the graph as the file had it.
+    """
+
+    proto: onnx.ModelProto
+    source_sha256: str
+    path: Path | None = None
+    changes: tuple[Change, ...] = ()
+    plan: Plan | None = None
+    notes: tuple[str, ...] = ()
+    stored: onnx.ModelProto | None = None
+    removed_nodes: int = 0
+    added_nodes: int = 0
+    _studied: dict[str, Any] = field(default_factory=dict, repr=False)
+
+    @property
+    def inputs(self) -> list[TensorInfo]:
+        """The graph inputs that are not initializers, in order."""
+        return input_infos(self.proto)
+
+    @property
+    def labels(self) -> list[str] | None:
+        """Class names the file carries, or None."""
+        count = self.plan.classes if self.plan else None
+        return envelope.labels(self.proto, count)
+
+    @property
+    def trainable(self) -> list[str]:
+        """Names of the initializers the plan trains."""
+        if self.plan is None or isinstance(self.plan.trainable, str):
+            return []
+        return list(self.plan.trainable)
+
+    @property
+    def preprocess(self) -> Preprocess | None:
+        """How pictures become inputs, as the file itself says, or None."""
+        document = envelope.get(self.proto, envelope.PREPROCESS)
+        if document is None:
+            return None
+        from surgeon.graph.preprocess import parse_preprocess
+
+        return parse_preprocess(document, source="metadata")
+
+    @property
+    def tuned(self) -> bool:
+        """Whether the file carries a proof, so that its weights are the result of training."""
+        return envelope.PROOF in envelope.metadata(self.proto)
+
+    @property
+    def bound(self) -> float:
+        """Relative error allowed between torch and ONNX Runtime for this graph."""
+        halves = (onnx.TensorProto.FLOAT16, onnx.TensorProto.BFLOAT16)
+        half = any(tensor.data_type in halves for tensor in self.proto.graph.initializer)
+        return HALF_BOUND if half else BOUND
+
+    def cuts(self) -> list[CutPoint]:
+        """Return the listed cuts by ascending depth."""
+        return list(self.anatomy().cuts)
+
+    def anatomy(self, constants: Mapping[str, NDArray[Any]] | None = None) -> Anatomy:
+        """Understand the graph; a fixed batch is freed where that is proven.
+
+        The result's `model` is the graph everything further should use.
+        """
+        if "anatomy" not in self._studied:
+            self._studied["anatomy"], self._studied["note"] = _study(self, constants)
+        anatomy: Anatomy = self._studied["anatomy"]
+        return anatomy
+
+    @property
+    def batch_note(self) -> str | None:
+        """What became of a fixed batch: freed, or why it stays; None where it is free."""
+        self.anatomy()
+        note: str | None = self._studied["note"]
+        return note
+
+    def roles(self) -> dict[str, str]:
+        """Return {float initializer: parameter, statistics, setting or constant}."""
+        if "roles" not in self._studied:
+            self._studied["roles"] = roles(self.proto)
+        return dict(self._studied["roles"])
+
+    def parameters(self) -> list[str]:
+        """Return the parameters with more than one element: what `everything` means in a case."""
+        count = sizes(self.proto)
+        return [
+            name for name, role in self.roles().items() if role == "parameter" and count[name] > 1
+        ]
+
+    def with_proto(self, proto: onnx.ModelProto, **changes: Any) -> Model:
+        """Return a model with another graph and the same origin."""
+        return replace(self, proto=proto, _studied={}, stored=None, **changes)
+
+    def save(self, path: str | os.PathLike[str], *, force: bool = False) -> Path:
+        """Write the file atomically.
+
+        Raises:
+            OutputError: it exists (without `force`) or cannot be written.
+            EnvironmentLacksError: the disk is full.
+        """
+        return files.save_model(self.proto, path, force=force)
+
+    def document(self, out: str | os.PathLike[str] | None = None) -> dict[str, Any]:
+        """Return the body of the `operate` document."""
+        plan = self.plan or Plan()
+        names = [tensor.name for tensor in self.proto.graph.initializer]
+        trains = set(self.trainable)
+        return {
+            "out": None if out is None else str(out),
+            "plan": plan.as_dict(),
+            "trainable": self.trainable,
+            "frozen": [name for name in names if name not in trains],
+            "removed_nodes": self.removed_nodes,
+            "added_nodes": self.added_nodes,
+            "output": self.proto.graph.output[0].name,
+            "normalized": [{"what": item.what, "count": item.count} for item in self.changes],
+            "warnings": list(self.notes),
+        }
+
+
+def load(source: str | os.PathLike[str] | onnx.ModelProto | Model) -> Model:
+    """Load any pretrained network and bring it to normal form.
+
+    Args:
+        source: path of an `.onnx` file, or a ModelProto with its weights in it.
+
+    Raises:
+        ModelError: the file is absent, damaged, or no ONNX graph.
+    """
+    if isinstance(source, Model):
+        return source
+    path: Path | None = None
+    if isinstance(source, onnx.ModelProto):
+        stored = source
+        digest = hashlib.sha256(_bytes(stored)).hexdigest()
+    elif isinstance(source, str | os.PathLike):
+        path = Path(source)
+        stored = files.read_model(path)
+        digest = files.sha256_file(path)
+    else:
+        raise UsageError(
+            f"a model cannot be loaded from a {type(source).__name__}",
+            remedy="pass a path, an onnx.ModelProto or a surgeon Model",
+        )
+    files.check_model(stored, str(path or "the ModelProto"))
+    proto, changes = normalize(stored)
+    document = envelope.get(proto, envelope.PLAN)
+    plan = Plan.from_dict(document) if isinstance(document, dict) else None
+    return Model(proto, digest, path, changes, plan, stored=stored)
+
+
+def _bytes(proto: onnx.ModelProto) -> bytes:
+    return bytes(proto.SerializeToString(deterministic=True))
+
+
+def _study(
+    model: Model, constants: Mapping[str, NDArray[Any]] | None
+) -> tuple[Anatomy, str | None]:
+    """Understand a graph, freeing its batch if the freed graph computes the same."""
+
+    def observe(proto: onnx.ModelProto, sizes: Mapping[str, tuple[int, ...]]) -> Any:
+        from surgeon.runtime.observe import observe_shapes
+
+        return observe_shapes(proto, sizes, constants)
+
+    freed = free_batch(model.proto)
+    if freed is None:
+        return study(model.proto, observe=observe), None
+    candidate, claim = freed
+    from surgeon.runtime.observe import prove_batch
+
+    anatomy = study(candidate, observe=observe)
+    infos = input_infos(model.proto)
+    fixed = fixed_batch(infos)
+    assert fixed is not None
+    proven, measured = prove_batch(
+        model.proto,
+        candidate,
+        input_sizes(infos, fixed),
+        anatomy.end,
+        bound=model.bound,
+        constants=constants,
+    )
+    if proven:
+        return anatomy, f"{claim}; proven: {measured}"
+    kept = study(model.proto, observe=observe)
+    return kept, f"the batch stays fixed at {fixed}: {measured}"

@@ -1,0 +1,254 @@
+"""The proof a tuned file carries, and checking it again on another machine or provider.
+
+It says which initializers are the source's own, byte for byte, which were tuned, that the graph,
+labels and preprocessing are those of the training, how closely ONNX Runtime followed torch, and
+what the file answers on golden inputs. It is an integrity check, not a signature: whoever rewrites
+the file can rewrite its proof.
+"""
+
+from __future__ import annotations
+
+import base64
+import zlib
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from surgeon.errors import ModelError
+from surgeon.graph import envelope
+from surgeon.graph.shapes import declared, input_infos, input_sizes
+from surgeon.graph.walk import reads
+from surgeon.graph.weights import dense, hash_tensors, roles
+from surgeon.records import Check, Plan, Verdict
+from surgeon.runtime.observe import random_array, relative_error
+from surgeon.runtime.sessions import open_session
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from numpy.typing import NDArray
+    from onnx import ModelProto
+
+    from surgeon.runtime.sessions import Session
+
+VERSION = 1
+GOLDEN_LIMIT = 1_000_000
+"""Bytes all golden inputs may take together, as stored."""
+
+Feeds = dict[str, "NDArray[Any]"]
+
+
+def tuned_names(model: ModelProto, trainable: Sequence[str]) -> list[str]:
+    """Return what training may change: the trainable initializers, and the statistics of every
+    BatchNormalization whose scale or bias is among them.
+    """  # noqa: D205 - one sentence
+    trains = set(trainable)
+    role = roles(model)
+    moving: set[str] = set()
+    for node in model.graph.node:
+        if node.op_type == "BatchNormalization" and trains.intersection(node.input[1:3]):
+            moving |= {name for name in reads(node) if role.get(name) == "statistics"}
+    return [t.name for t in model.graph.initializer if t.name in trains | moving]
+
+
+def make_proof(
+    model: ModelProto,
+    plan: Plan,
+    *,
+    source_sha256: str,
+    parity: Mapping[str, Any],
+    golden: Sequence[Mapping[str, Any]],
+) -> dict[str, Any]:
+    """Return the proof document of a tuned model, whose other metadata must be in place."""
+    tuned = set(tuned_names(model, plan.trainable))
+    groups: dict[str, list[Any]] = {"frozen": [], "tuned": []}
+    for tensor in model.graph.initializer:
+        groups["tuned" if tensor.name in tuned else "frozen"].append(tensor)
+    return {
+        "version": VERSION,
+        "source_sha256": source_sha256,
+        "structure_sha256": envelope.structure_hash(model),
+        **{
+            name: {"count": len(group), "sha256": hash_tensors(group)}
+            for name, group in groups.items()
+        },
+        "labels_sha256": envelope.hash_json(envelope.get(model, envelope.LABELS)),
+        "preprocess_sha256": envelope.hash_json(envelope.get(model, envelope.PREPROCESS)),
+        "parity": dict(parity),
+        "golden": list(golden),
+    }
+
+
+def seeded_input(model: ModelProto, seed: int, constants: Mapping[str, Any] | None = None) -> Feeds:
+    """Return the feeds that a seed means: one sample, drawn input by input in graph-input order."""
+    random = np.random.Generator(np.random.PCG64(seed))
+    sizes = input_sizes(input_infos(model), 1)
+    kinds = {value.name: declared(value)[0] for value in model.graph.input}
+    feeds: Feeds = {}
+    for name, kind in kinds.items():
+        feeds[name] = random_array(kind, sizes.get(name, ()), random)
+        if constants and name in constants:
+            feeds[name] = np.asarray(constants[name])
+    return feeds
+
+
+def encode(values: NDArray[Any]) -> dict[str, Any]:
+    """Return an array as JSON: element type, shape, and its bytes (zlib, base64)."""
+    data = np.ascontiguousarray(values)
+    packed = base64.b64encode(zlib.compress(data.tobytes(), 9)).decode()
+    return {"dtype": str(data.dtype), "shape": list(data.shape), "zlib_base64": packed}
+
+
+def decode(document: Mapping[str, Any]) -> NDArray[Any]:
+    """Return the array that `encode` wrote.
+
+    Raises:
+        ModelError: the document is damaged.
+    """
+    try:
+        data = zlib.decompress(base64.b64decode(document["zlib_base64"]))
+        return np.frombuffer(data, np.dtype(document["dtype"])).reshape(document["shape"])
+    except (KeyError, ValueError, TypeError, zlib.error) as error:
+        raise ModelError(
+            "a golden input of the proof cannot be read", where="surgeon.proof", remedy=REMEDY
+        ) from error
+
+
+REMEDY = "the file was changed after training; get it again from where it was made"
+
+
+def golden_samples(
+    model: ModelProto,
+    session: Session,
+    real: Sequence[Feeds],
+    constants: Mapping[str, Any] | None = None,
+) -> list[dict[str, Any]]:
+    """Return two seeded and at most two real inputs with the logits of this machine.
+
+    A seeded input is stored as its seed; a real one as its bytes, while all fit the limit.
+    """
+    output = model.graph.output[0].name
+    found: list[dict[str, Any]] = []
+    names = {name for name in constants or {}}
+    for seed in (0, 1):
+        feeds = seeded_input(model, seed, constants)
+        logits = session.run(feeds, [output])[0]
+        fixed = {name: encode(feeds[name]) for name in feeds if name in names}
+        found.append({"inputs": {"seed": seed, "constants": fixed}, "logits": encode(logits)})
+    room = GOLDEN_LIMIT
+    for feeds in real[:2]:
+        stored = {name: encode(values) for name, values in feeds.items()}
+        size = sum(len(item["zlib_base64"]) for item in stored.values())
+        if size > room:
+            continue
+        room -= size
+        logits = session.run(feeds, [output])[0]
+        found.append({"inputs": {"arrays": stored}, "logits": encode(logits)})
+    return found
+
+
+def verify_proof(
+    model: ModelProto,
+    *,
+    source: ModelProto | None = None,
+    source_sha256: str | None = None,
+    device: str = "auto",
+    threads: int | None = None,
+) -> Verdict:
+    """Check the proof a file carries, on this machine and provider.
+
+    Args:
+        model: the file as stored.
+        source: the original, normalized, whose tensors the frozen ones must equal.
+        source_sha256: sha256 of the original's file.
+        device: where golden inputs run.
+        threads: of that run.
+
+    Raises:
+        ModelError: the file carries no proof.
+    """
+    proof = envelope.get(model, envelope.PROOF)
+    plan_document = envelope.get(model, envelope.PLAN)
+    if proof is None or plan_document is None:
+        raise ModelError(
+            "the file carries no proof",
+            where="metadata surgeon.proof",
+            remedy="only files written by `surgeon finetune` carry one",
+        )
+    plan = Plan.from_dict(plan_document)
+    again = make_proof(model, plan, source_sha256="", parity={}, golden=[])
+    checks = [
+        _same(name, again[name]["sha256"], (proof.get(name) or {}).get("sha256"), detail)
+        for name, detail in (
+            ("frozen", f"{again['frozen']['count']} initializers"),
+            ("tuned", f"{again['tuned']['count']} initializers"),
+        )
+    ]
+    for name in ("structure", "labels", "preprocess"):
+        checks.append(_same(name, again[f"{name}_sha256"], proof.get(f"{name}_sha256"), None))
+    session = open_session(model, device=device, threads=threads)
+    checks.append(_check_golden(model, session, proof))
+    if source is not None:
+        checks.append(_check_source(model, plan, source, proof, source_sha256))
+    return Verdict(all(check.passed for check in checks), tuple(checks), session.providers)
+
+
+def _same(name: str, measured: str, wanted: str | None, detail: str | None) -> Check:
+    return Check(name, measured == wanted, measured, wanted, detail)
+
+
+def _check_golden(model: ModelProto, session: Session, proof: Mapping[str, Any]) -> Check:
+    bound = float((proof.get("parity") or {}).get("bound") or 1e-4)
+    worst = 0.0
+    entries = proof.get("golden") or []
+    try:
+        for entry in entries:
+            inputs = entry["inputs"]
+            if "seed" in inputs:
+                fixed = {key: decode(item) for key, item in inputs.get("constants", {}).items()}
+                feeds = seeded_input(model, int(inputs["seed"]), fixed)
+            else:
+                feeds = {key: decode(item) for key, item in inputs["arrays"].items()}
+            logits = session.run(feeds, [model.graph.output[0].name])[0]
+            worst = max(worst, relative_error(logits, decode(entry["logits"])))
+    except (ModelError, KeyError, TypeError, ValueError) as error:
+        return Check("golden", passed=False, measured=None, bound=bound, detail=str(error))
+    passed = worst <= bound
+    return Check("golden", passed, worst, bound, f"{len(entries)} golden inputs")
+
+
+def _check_source(
+    model: ModelProto,
+    plan: Plan,
+    source: ModelProto,
+    proof: Mapping[str, Any],
+    source_sha256: str | None,
+) -> Check:
+    """Compare the frozen tensors with the original's of the same name, byte for byte."""
+    tuned = set(tuned_names(model, plan.trainable))
+    originals = {tensor.name: tensor for tensor in source.graph.initializer}
+    compared, differing, new = 0, [], []
+    for tensor in model.graph.initializer:
+        if tensor.name in tuned:
+            continue
+        original = originals.get(tensor.name)
+        if original is None:
+            new.append(tensor.name)
+            continue
+        compared += 1
+        same = (
+            original.data_type == tensor.data_type
+            and list(original.dims) == list(tensor.dims)
+            and dense(original) == dense(tensor)
+        )
+        if not same:
+            differing.append(tensor.name)
+    right_file = source_sha256 is None or source_sha256 == proof.get("source_sha256")
+    detail = f"{compared} frozen tensors compared"
+    if new:
+        detail += f"; {len(new)} are the operation's own: {', '.join(new[:3])}"
+    if differing:
+        detail += f"; {len(differing)} differ: {', '.join(differing[:5])}"
+    if not right_file:
+        detail += "; this is not the file the proof names (sha256 differs)"
+    return Check("source", not differing and right_file, len(differing), 0, detail)

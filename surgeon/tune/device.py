@@ -1,0 +1,102 @@
+"""Where to train, and in which precision: chosen once, refused aloud where it is missing.
+
+The one place that asks torch for its devices. What must not enter: moving data, training.
+"""
+
+from __future__ import annotations
+
+import re
+import warnings
+from contextlib import AbstractContextManager, nullcontext
+from typing import Final, Literal
+
+import torch
+
+from surgeon.errors import EnvironmentLacksError, UsageError
+
+Precision = Literal["float32", "bf16", "fp16"]
+
+_REDUCED: Final = {"bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+def choose(name: str = "auto") -> torch.device:
+    """Return the device called `auto`, `cpu`, `cuda` or `cuda:N`; `auto` is a GPU where one works.
+
+    Raises:
+        EnvironmentLacksError: a GPU was asked for by name and torch cannot use it.
+        UsageError: a name of another form.
+
+    """
+    form = re.fullmatch(r"auto|cpu|cuda(?::(\d+))?", name)
+    if form is None:
+        raise UsageError(
+            f"unknown device {name!r}", where="--device", remedy="give auto, cpu, cuda or cuda:N"
+        )
+    if name == "cpu":
+        return torch.device("cpu")
+    count = _gpus()
+    if name == "auto":
+        return torch.device("cuda:0" if count else "cpu")
+    number = int(form.group(1) or 0)
+    if number >= count:
+        build = "" if torch.version.cuda else " (this torch is built for the CPU only)"
+        raise EnvironmentLacksError(
+            f"{name} was asked for, and torch {torch.__version__} sees {count} CUDA devices{build}",
+            where="--device",
+            remedy="install a CUDA build of torch and a driver it accepts, or use --device cpu",
+        )
+    return torch.device("cuda", number)
+
+
+def check_precision(precision: str, device: torch.device) -> None:
+    """Refuse a precision that does not exist, or that the device cannot compute in.
+
+    Raises:
+        UsageError: an unknown precision.
+        EnvironmentLacksError: bf16 on a GPU without it.
+
+    """
+    if precision not in {"float32", *_REDUCED}:
+        raise UsageError(
+            f"unknown precision {precision!r}",
+            where="--precision",
+            remedy="give float32, bf16 or fp16",
+        )
+    if precision == "bf16" and device.type == "cuda" and not torch.cuda.is_bf16_supported():
+        raise EnvironmentLacksError(
+            f"{torch.cuda.get_device_name(device)} does not compute in bf16",
+            where="--precision",
+            remedy="use --precision fp16 or float32",
+        )
+
+
+def autocast(precision: str, device: torch.device) -> AbstractContextManager[object]:
+    """Return the context in which operators run in the reduced precision; float32 is no context."""
+    if precision == "float32":
+        return nullcontext()
+    return torch.autocast(device.type, dtype=_REDUCED[precision])
+
+
+def is_out_of_memory(error: BaseException | None) -> bool:
+    """Tell whether an error, or one that caused it, says that memory ran out.
+
+    The CPU allocator raises a plain RuntimeError, so its words have to be read.
+    """
+    while error is not None:
+        words = str(error).lower()
+        if isinstance(error, MemoryError | torch.OutOfMemoryError) or (
+            isinstance(error, RuntimeError)
+            and any(
+                phrase in words
+                for phrase in ("not enough memory", "can't allocate memory", "out of memory")
+            )
+        ):
+            return True
+        error = error.__cause__
+    return False
+
+
+def _gpus() -> int:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # an old driver warns; the count says it better
+        return torch.cuda.device_count() if torch.cuda.is_available() else 0

@@ -1,0 +1,890 @@
+"""Training by gradient: epochs, budget, early stop, best weights, resumption. One loop.
+
+The room takes a module and batches and leaves the module with its best weights. What must not
+enter: graphs, files of models, where samples come from, what a case is.
+
+Bits: on the CPU, with the same number of threads, a run is a function of its settings and data.
+The order of the samples is a permutation by (seed, epoch); Dropout and augmentation draw from a
+seed of their own in every step, so a run resumed after an epoch goes on as if it had never stopped.
+A budget of time is the exception: clocks do not repeat.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import math
+import time
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Final, Literal, Protocol
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from surgeon.errors import (
+    DataError,
+    EnvironmentLacksError,
+    UnknownNameError,
+    UsageError,
+)
+from surgeon.tune import checkpoint, schedule
+from surgeon.tune.device import Precision, autocast, check_precision, choose, is_out_of_memory
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+    from pathlib import Path
+
+Indices = npt.NDArray[np.int64]
+Row = dict[str, Any]
+Stopped = Literal["early", "budget", "nan", "interrupt"]
+
+#: Batches read ahead of the device by the loading thread.
+_AHEAD: Final = 2
+#: Share of a budget that one validation may take; larger sets are judged by a fixed random part.
+_VALIDATION_SHARE: Final = 0.1
+
+
+class Batches(Protocol):
+    """Samples as the fit wants them. `load` is called from one background thread.
+
+    Two more attributes are looked up and may be missing or None:
+
+    - `augment(inputs: tuple, seed: int) -> tuple`: on the device, in training only;
+    - `prepare(inputs: tuple) -> tuple`: on the device, always, after `augment` (uint8 pixels to
+      what the graph takes, say).
+    """
+
+    @property
+    def n(self) -> int:
+        """Number of samples."""
+        ...
+
+    @property
+    def labels(self) -> npt.NDArray[np.integer[Any]]:
+        """Class of every sample, [n]."""
+        ...
+
+    def load(self, indices: Indices) -> tuple[Tensor | None, ...]:
+        """Return the inputs of these samples on the CPU, by position."""
+        ...
+
+
+@dataclass(frozen=True)
+class FitSettings:
+    """How to train. None = the default computed from the data (`surgeon.tune.schedule`).
+
+    Attributes:
+        stage: name of the stage in the history.
+        epochs: rounds through the training samples.
+        budget_seconds: time for the whole fit, validation included; the cosine then ends with it.
+        max_steps: optimiser steps after which to stop, whatever the epochs.
+        batch: samples per optimiser step.
+        lr: peak rate of the head.
+        lr_decay: factor per tenth of depth before the head; 1 = one rate for all.
+        optimizer: `adamw`, or `sgd` (plain, for exact checks).
+        constant_rate: no warm-up and no cosine.
+        weight_decay: of AdamW, on parameters of two and more axes.
+        warmup_steps: steps of linear warm-up.
+        label_smoothing: 0..1; 0.1 keeps the large cases from growing overconfident on small data
+            (Szegedy et al. 2016). Validation loss is measured without it.
+        class_weights: `auto`, `balanced`, numbers per class, or None.
+        clip: largest gradient norm; None = no clipping.
+        patience: epochs without improvement after which to stop; 0 = never.
+        monitor: what decides which weights are best. `accuracy` breaks ties by loss.
+        keep: `best` weights, or `last`.
+        scratch: weights start at random: higher rate, more epochs, one rate for all depths.
+        precision: of the operators; weights and validation stay as stored.
+        device: auto, cpu, cuda or cuda:N.
+        seed: of order, Dropout and augmentation.
+
+    """
+
+    stage: str = "all"
+    epochs: int | None = None
+    budget_seconds: float | None = None
+    max_steps: int | None = None
+    batch: int | None = None
+    lr: float | None = None
+    lr_decay: float = 0.9
+    optimizer: Literal["adamw", "sgd"] = "adamw"
+    constant_rate: bool = False
+    weight_decay: float = 0.01
+    warmup_steps: int | None = None
+    label_smoothing: float = 0.1
+    class_weights: str | tuple[float, ...] | None = "auto"
+    clip: float | None = 1.0
+    patience: int | None = None
+    monitor: Literal["accuracy", "loss"] = "accuracy"
+    keep: Literal["best", "last"] = "best"
+    scratch: bool = False
+    precision: Precision = "float32"
+    device: str = "auto"
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class Progress:
+    """Where a fit stands: after every optimiser step, and after every validation (`row` is set).
+
+    Attributes:
+        stage: name of the stage.
+        epoch: from 1.
+        epochs: planned.
+        step: optimiser steps done.
+        steps: planned.
+        share: how much is done, 0..1, by steps or by the budget.
+        loss: mean training loss since the last validation.
+        lr: of the head, in the step just done.
+        seconds: since the start, earlier runs of a resumed fit included.
+        seconds_left: an estimate, None before the first step.
+        samples_per_second: of training alone.
+        row: the row of the history just written, else None.
+        note: something to tell people once, else None.
+
+    """
+
+    stage: str
+    epoch: int
+    epochs: int
+    step: int
+    steps: int
+    share: float
+    loss: float | None
+    lr: float
+    seconds: float
+    seconds_left: float | None
+    samples_per_second: float | None
+    row: Row | None = None
+    note: str | None = None
+
+
+@dataclass(frozen=True)
+class FitResult:
+    """What a fit did. The module itself holds the weights, in evaluation mode, on the CPU.
+
+    Attributes:
+        history: rows {stage, epoch, step, loss, validation_loss, validation_accuracy, lr, seconds};
+            the first is the start, step 0, without a training loss.
+        stopped: why before the planned end, or None.
+        best: the row whose weights are kept (with keep="last", the last row).
+        improved: whether that is another than the start.
+        epochs, steps, samples: what was done; samples counts repetitions.
+        planned_epochs: what was meant.
+        batch: samples per optimiser step.
+        micro_batch: samples per pass, smaller after memory ran out.
+        lr: peak rate of the head.
+        class_weights: as used, or None.
+        validation_samples: how many were judged each time.
+        device, precision: as used.
+        seconds: in this and resumed runs.
+        notes: what people should know.
+
+    """
+
+    history: tuple[Row, ...]
+    stopped: Stopped | None
+    best: Row
+    improved: bool
+    epochs: int
+    steps: int
+    samples: int
+    planned_epochs: int
+    batch: int
+    micro_batch: int
+    lr: float
+    class_weights: tuple[float, ...] | None
+    validation_samples: int
+    device: str
+    precision: str
+    seconds: float
+    notes: tuple[str, ...] = ()
+
+
+def fit(
+    module: nn.Module,
+    train: Batches,
+    validation: Batches | None,
+    *,
+    trainable: Sequence[str],
+    depths: Mapping[str, float] | None = None,
+    classes: int | None = None,
+    settings: FitSettings | None = None,
+    progress: Callable[[Progress], None] | None = None,
+    checkpoint_dir: Path | None = None,
+    resume: bool = False,
+) -> FitResult:
+    """Train some parameters of a module and leave it with the best weights seen.
+
+    The start counts as a candidate, so the result is never worse on the validation samples than
+    what came in. Ctrl-C, a spent budget and a loss that is not a number all end the fit in order.
+
+    Args:
+        module: positional inputs → logits [n, classes] (or a tuple that begins with them).
+        train: what to learn from.
+        validation: what to judge by; None = the training loss decides, at the end of each epoch.
+        trainable: names of parameters; all others are frozen.
+        depths: 0 at the input .. 1 at the head, by name; missing = 1.
+        classes: number of classes; None = as the labels have.
+        settings: how.
+        progress: called after every step and validation, in this thread.
+        checkpoint_dir: where to write a checkpoint after every epoch; None = nowhere.
+        resume: go on from the checkpoint there, if there is one.
+
+    Returns:
+        What was done.
+
+    Raises:
+        UsageError: settings that cannot be meant, or a checkpoint of another run.
+        UnknownNameError: a trainable name the module lacks.
+        DataError: no samples.
+        EnvironmentLacksError: no such device, or out of memory at one sample.
+
+    """
+    settings = settings or FitSettings()
+    run = _Fit(module, train, validation, trainable, depths or {}, classes, settings, progress)
+    run.folder = checkpoint_dir
+    cuda = [run.device.index or 0] if run.device.type == "cuda" else []
+    with torch.random.fork_rng(devices=cuda):
+        return run.go(resume=resume)
+
+
+class _StopError(Exception):
+    """Ends the training loop from inside."""
+
+    def __init__(self, why: Stopped | None) -> None:
+        super().__init__(why)
+        self.why = why
+
+
+@dataclass
+class _State:
+    """What changes during a fit, apart from tensors; all of it goes into a checkpoint."""
+
+    epoch: int = 0  # finished ones
+    step: int = 0
+    samples: int = 0
+    seconds: float = 0.0
+    stale: int = 0  # epochs without improvement
+    best: int = 0  # row
+    history: list[Row] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+    micro: int = 0
+
+
+class _Fit:
+    """One fit: the parts that `go` strings together."""
+
+    folder: Path | None = None
+
+    def __init__(
+        self,
+        module: nn.Module,
+        train: Batches,
+        validation: Batches | None,
+        trainable: Sequence[str],
+        depths: Mapping[str, float],
+        classes: int | None,
+        settings: FitSettings,
+        progress: Callable[[Progress], None] | None,
+    ) -> None:
+        if train.n < 1 or (validation is not None and validation.n < 1):
+            raise DataError("there are no samples to train on, or none to validate on")
+        _check(settings)
+        self.module, self.train, self.validation = module, train, validation
+        self.settings, self.report = settings, progress
+        self.device = choose(settings.device)
+        check_precision(settings.precision, self.device)
+        scratch = settings.scratch
+        self.epochs = settings.epochs or schedule.default_epochs(train.n, scratch=scratch)
+        self.batch = min(settings.batch or schedule.default_batch(train.n), train.n)
+        self.lr = settings.lr or schedule.default_rate(scratch=scratch)
+        self.per_epoch = math.ceil(train.n / self.batch)
+        self.steps = self.epochs * self.per_epoch
+        if settings.max_steps is not None:
+            self.steps = min(self.steps, settings.max_steps)
+        warmup = settings.warmup_steps
+        self.warmup = schedule.default_warmup(self.steps) if warmup is None else warmup
+        self.patience = settings.patience
+        if self.patience is None:
+            self.patience = schedule.default_patience(self.epochs)
+        labels = np.asarray(train.labels)
+        self.classes = classes if classes is not None else int(labels.max()) + 1
+        weights = schedule.class_weights(labels, self.classes, settings.class_weights)
+        self.class_weights = weights
+        self.weights = None if weights is None else torch.tensor(weights, device=self.device)
+
+        known = dict(module.named_parameters())
+        for name in trainable:
+            if name not in known:
+                raise UnknownNameError("parameter", name, known)
+        if not trainable:
+            raise UsageError("nothing is trainable", remedy="name parameters to train")
+        wanted = set(trainable)
+        for name, parameter in known.items():
+            parameter.requires_grad_(name in wanted)
+        module.to(self.device)
+        known = dict(module.named_parameters())
+        self.parameters = {name: known[name] for name in known if name in wanted}
+        self.masters = {
+            name: p if p.dtype in {torch.float32, torch.float64} else p.detach().float()
+            for name, p in self.parameters.items()
+        }
+        self.optimizer = self._optimizer(depths)
+        scaled = settings.precision == "fp16" or any(
+            p.dtype == torch.float16 for p in self.parameters.values()
+        )
+        self.scaler = torch.amp.GradScaler(self.device.type, enabled=scaled, init_scale=2.0**12)
+        self.state = _State(micro=self.batch)
+        self.judged = self._all_judged()
+        self.kept: dict[str, Tensor] = {}
+        self.losses: list[float] = []
+        self.began = 0.0
+        self.trained_seconds = 0.0
+        self.trained_samples = 0
+        self.validation_seconds = 0.0
+        self.last_lr = 0.0
+
+    # ---------------------------------------------------------------------------- the order
+
+    def go(self, *, resume: bool) -> FitResult:
+        stopped: Stopped | None = None
+        self.began = time.perf_counter()
+        try:
+            if not (resume and self._resume()):
+                self._judge(epoch=0)
+            while self.state.epoch < self.epochs and self.state.step < self.steps:
+                self._stop_if_due()
+                self._train_epoch(self.state.epoch)
+                self.state.epoch += 1
+                self._judge(self.state.epoch)
+                self._save()
+        except _StopError as stop:
+            stopped = stop.why
+        except KeyboardInterrupt:
+            stopped = "interrupt"
+        finally:
+            self.optimizer.zero_grad(set_to_none=True)
+            self.module.eval()
+        return self._finish(stopped)
+
+    def _stop_if_due(self) -> None:
+        if self.patience and self.state.stale >= self.patience:
+            raise _StopError("early")
+        if self._spent():
+            raise _StopError("budget")
+
+    def _train_epoch(self, epoch: int) -> None:
+        """Take every optimiser step of an epoch; a step that runs out of memory is taken again."""
+        parts = schedule.split_epoch(self.train.n, self.batch, seed=self.settings.seed, epoch=epoch)
+        self.module.train()
+        position = 0
+        while position < len(parts):
+            chunked = [_chunks(part, self.state.micro) for part in parts[position:]]
+            loads = _prefetch(self.train, [chunk for chunks in chunked for chunk in chunks])
+            try:
+                for chunks in chunked:
+                    self._step(epoch, position, chunks, loads)
+                    position += 1
+                    self._after_step(epoch, last=position == len(parts))
+            except Exception as error:
+                if not is_out_of_memory(error):
+                    raise
+                self._halve(error)
+            finally:
+                loads.close()
+
+    def _step(
+        self,
+        epoch: int,
+        position: int,
+        chunks: list[Indices],
+        loads: Iterator[tuple[Tensor | None, ...]],
+    ) -> None:
+        """Take one optimiser step over the chunks of a batch."""
+        started = time.perf_counter()
+        seed = schedule.step_seed(self.settings.seed, epoch, position)
+        torch.manual_seed(seed)
+        self.last_lr = self._set_rates()
+        self._clear()
+        labels = np.asarray(self.train.labels)
+        whole = np.concatenate(chunks)
+        weight = self._weight_of(labels[whole])
+        total = 0.0
+        for number, chunk in enumerate(chunks):
+            inputs = self._onto_device(next(loads))
+            inputs = _apply(self.train, "augment", inputs, (seed + number) % 2**62)
+            inputs = _apply(self.train, "prepare", inputs)
+            target = torch.from_numpy(labels[chunk].astype(np.int64)).to(self.device)
+            with autocast(self.settings.precision, self.device):
+                logits = _logits(self.module(*inputs))
+            # The sum over the chunk ÷ the weight of the whole batch: chunks add up to its mean.
+            loss = (
+                functional.cross_entropy(
+                    logits.float(),
+                    target,
+                    weight=self.weights,
+                    label_smoothing=self.settings.label_smoothing,
+                    reduction="sum",
+                )
+                / weight
+            )
+            value = float(loss.detach())
+            if not math.isfinite(value):
+                raise _StopError("nan")
+            total += value
+            self.scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
+        self._update()
+        self.losses.append(total)
+        self.state.step += 1
+        self.state.samples += len(whole)
+        self.trained_samples += len(whole)
+        self.trained_seconds += time.perf_counter() - started
+
+    def _update(self) -> None:
+        """Move the weights by the gradients that lie in them."""
+        for name, parameter in self.parameters.items():
+            master = self.masters[name]
+            if master is not parameter and parameter.grad is not None:
+                master.grad = parameter.grad.float()
+        self.scaler.unscale_(self.optimizer)
+        masters = list(self.masters.values())
+        limit = self.settings.clip if self.settings.clip is not None else math.inf
+        norm = nn.utils.clip_grad_norm_(masters, limit)
+        if not self.scaler.is_enabled() and not bool(torch.isfinite(norm)):
+            raise _StopError("nan")
+        self.scaler.step(self.optimizer)
+        self.scaler.update()
+        if self.scaler.is_enabled() and self.scaler.get_scale() < 1e-4:
+            raise _StopError("nan")  # every step overflows, however small the scale
+        with torch.no_grad():
+            for name, parameter in self.parameters.items():
+                if self.masters[name] is not parameter:
+                    parameter.copy_(self.masters[name])
+
+    def _after_step(self, epoch: int, *, last: bool) -> None:
+        """Tell; under a budget judge in the middle of an epoch that is too long to wait for."""
+        self._tell(epoch + 1)
+        if self.state.step >= self.steps and not last:
+            self._judge(epoch + 1)
+            raise _StopError(None)
+        if self.settings.budget_seconds is None or last:
+            return
+        if self._spent():
+            self._judge(epoch + 1)
+            raise _StopError("budget")
+        since = self._seconds() - self.state.history[-1]["seconds"]
+        if since > max(self.settings.budget_seconds / 6, 10 * self.validation_seconds):
+            self._judge(epoch + 1)
+            self.module.train()
+
+    # ----------------------------------------------------------------------------- the rate
+
+    def _optimizer(self, depths: Mapping[str, float]) -> torch.optim.Optimizer:
+        settings = self.settings
+        decay = 1.0 if settings.scratch else settings.lr_decay
+        ranks = {name: parameter.ndim for name, parameter in self.masters.items()}
+        groups: list[dict[str, Any]] = [
+            {
+                "params": [self.masters[name] for name in names],
+                "names": names,
+                "factor": factor,
+                "lr": self.lr * factor,
+                "weight_decay": settings.weight_decay if decays else 0.0,
+            }
+            for factor, decays, names in schedule.group_by_rate(
+                list(self.masters), depths, ranks, decay
+            )
+        ]
+        names_in_order = [name for group in groups for name in group.pop("names")]
+        self.order = names_in_order
+        if settings.optimizer == "sgd":
+            for group in groups:
+                group["weight_decay"] = 0.0
+            return torch.optim.SGD(groups, lr=self.lr)
+        return torch.optim.AdamW(groups, lr=self.lr, fused=True)
+
+    def _set_rates(self) -> float:
+        """Set the rate of every group for the step to come; return that of the head."""
+        rate = self.lr
+        if not self.settings.constant_rate:
+            share, warmup = self._share(), max(self.warmup, 1)
+            # Counted from 1: a step at rate 0 would be wasted. A budget warms up by its share too.
+            warmed = max((self.state.step + 1) / warmup, share * self.steps / warmup)
+            rate *= schedule.rate_factor(share, warmed)
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate * group["factor"]
+        return rate
+
+    def _share(self) -> float:
+        """Return how much is done: the share of the steps, or of the budget where that is more."""
+        share = self.state.step / max(self.steps, 1)
+        if self.settings.budget_seconds is not None:
+            first = self.state.history[0]["seconds"] if self.state.history else 0.0
+            time_to_train = max(self._time_to_train() - first, 1e-3)
+            share = max(share, (self._seconds() - first) / time_to_train)
+        return min(share, 1.0)
+
+    def _time_to_train(self) -> float:
+        """Return the second at which to stop, so that the last validation fits the budget."""
+        budget = self.settings.budget_seconds or math.inf
+        return max(budget - 1.1 * self.validation_seconds, 1e-3)
+
+    def _spent(self) -> bool:
+        return self._seconds() >= self._time_to_train()
+
+    def _seconds(self) -> float:
+        return self.state.seconds + time.perf_counter() - self.began
+
+    # ------------------------------------------------------------------------- the judgement
+
+    def _all_judged(self) -> Indices:
+        if self.validation is None:
+            return np.arange(0)
+        order = np.random.default_rng(self.settings.seed).permutation(self.validation.n)
+        return order.astype(np.int64)
+
+    def _judge(self, epoch: int) -> None:
+        """Validate, write a row of the history, keep the weights if they are the best so far."""
+        started = time.perf_counter()
+        loss, accuracy = self._validate(first=not self.state.history)
+        self.validation_seconds = time.perf_counter() - started
+        self.module.train()
+        row: Row = {
+            "stage": self.settings.stage,
+            "epoch": epoch,
+            "step": self.state.step,
+            "loss": float(np.mean(self.losses)) if self.losses else None,
+            "validation_loss": loss,
+            "validation_accuracy": accuracy,
+            "lr": self.last_lr,
+            "seconds": self._seconds(),
+        }
+        self.losses = []
+        history = self.state.history
+        progressed = self._gained(row)
+        history.append(row)
+        if len(history) == 1 or self._better(row, history[self.state.best]):
+            self.state.best = len(history) - 1
+            self._keep()
+            progressed = True
+        if progressed:
+            self.state.stale = 0
+        elif self.state.epoch == epoch:
+            self.state.stale += 1
+        self._tell(epoch, row=row)
+
+    def _gained(self, row: Row) -> bool:
+        """Tell whether the validation loss is the lowest yet: accuracy may lag behind it."""
+        losses = [r["validation_loss"] for r in self.state.history]
+        now = row["validation_loss"]
+        return now is not None and all(now < loss for loss in losses if loss is not None)
+
+    def _better(self, row: Row, best: Row) -> bool:
+        if self.settings.keep == "last":
+            return True
+        if row["validation_loss"] is None:
+            # Without validation samples the training loss decides; the start has none to compare.
+            return row["loss"] is not None and (best["loss"] is None or row["loss"] < best["loss"])
+        if not math.isfinite(row["validation_loss"]):
+            return False
+        if not math.isfinite(best["validation_loss"]):
+            return True
+        if self.settings.monitor == "loss":
+            return bool(row["validation_loss"] < best["validation_loss"])
+        return bool(
+            (row["validation_accuracy"], -row["validation_loss"])
+            > (best["validation_accuracy"], -best["validation_loss"])
+        )
+
+    def _validate(self, *, first: bool) -> tuple[float | None, float | None]:
+        """Return mean cross-entropy and accuracy, in evaluation mode and without reduced precision.
+
+        The first time under a budget, judging ends at its share of the time; the samples judged by
+        then, in random order, are the ones judged from now on.
+        """
+        if self.validation is None:
+            return None, None
+        self.module.eval()
+        started = time.perf_counter()
+        limit = math.inf
+        if first and self.settings.budget_seconds is not None:
+            limit = _VALIDATION_SHARE * self.settings.budget_seconds
+        labels = np.asarray(self.validation.labels)
+        while True:
+            chunks = _chunks(self.judged, max(self.state.micro, 1))
+            loads = _prefetch(self.validation, chunks)
+            loss = right = 0.0
+            done = 0
+            try:
+                for chunk in chunks:
+                    inputs = _apply(self.validation, "prepare", self._onto_device(next(loads)))
+                    with torch.no_grad():
+                        logits = _logits(self.module(*inputs)).float()
+                    target = torch.from_numpy(labels[chunk].astype(np.int64)).to(self.device)
+                    loss += float(functional.cross_entropy(logits, target, reduction="sum"))
+                    right += float((logits.argmax(1) == target).sum())
+                    done += len(chunk)
+                    if time.perf_counter() - started > limit:
+                        break
+            except Exception as error:
+                if not is_out_of_memory(error):
+                    raise
+                self._halve(error)
+                continue
+            finally:
+                loads.close()
+            break
+        if done < len(self.judged):
+            self.judged = self.judged[:done]
+            self._note(f"validating on {done} of {self.validation.n} samples to keep the budget")
+        return loss / done, right / done
+
+    # ------------------------------------------------------------------------------ the rest
+
+    def _weight_of(self, labels: npt.NDArray[np.integer[Any]]) -> float:
+        if self.class_weights is None:
+            return float(len(labels))
+        total = float(np.asarray(self.class_weights)[labels].sum())
+        return total if total > 0 else 1.0
+
+    def _onto_device(self, inputs: tuple[Tensor | None, ...]) -> tuple[Any, ...]:
+        if self.device.type == "cpu":
+            return inputs
+        return tuple(
+            value.to(self.device, non_blocking=True) if isinstance(value, Tensor) else value
+            for value in inputs
+        )
+
+    def _clear(self) -> None:
+        for parameter in self.parameters.values():
+            parameter.grad = None
+        self.optimizer.zero_grad(set_to_none=True)
+
+    def _halve(self, error: BaseException) -> None:
+        """Make the passes half as large; the optimiser's batch stays."""
+        if self.state.micro <= 1:
+            raise EnvironmentLacksError(
+                f"out of memory with one sample at a time on {self.device}",
+                where="training",
+                remedy="train less of the network, use a smaller --size, or another device",
+            ) from error
+        self._clear()
+        self.state.micro = math.ceil(self.state.micro / 2)
+        if self.device.type == "cuda":
+            torch.cuda.empty_cache()
+        self._note(
+            f"out of memory: passes of {self.state.micro} samples from now on, "
+            f"still {self.batch} per optimiser step"
+        )
+
+    def _note(self, text: str) -> None:
+        self.state.notes.append(text)
+        self._tell(self.state.epoch + 1, note=text)
+
+    def _tell(self, epoch: int, *, row: Row | None = None, note: str | None = None) -> None:
+        if self.report is None:
+            return
+        share, seconds = self._share(), self._seconds()
+        trained = self.trained_seconds
+        self.report(
+            Progress(
+                stage=self.settings.stage,
+                epoch=epoch,
+                epochs=self.epochs,
+                step=self.state.step,
+                steps=self.steps,
+                share=share,
+                loss=float(np.mean(self.losses)) if self.losses else (row or {}).get("loss"),
+                lr=self.last_lr,
+                seconds=seconds,
+                seconds_left=seconds * (1 - share) / share if share > 0 else None,
+                samples_per_second=self.trained_samples / trained if trained else None,
+                row=row,
+                note=note,
+            )
+        )
+
+    def _tensors(self) -> dict[str, Tensor]:
+        """Return what training may move: trainable parameters and the buffers of the module."""
+        parameters = dict(self.module.named_parameters())
+        buffers = {
+            name: tensor
+            for name, tensor in self.module.state_dict().items()
+            if name not in parameters
+        }
+        return {**{n: p.detach() for n, p in self.parameters.items()}, **buffers}
+
+    def _keep(self) -> None:
+        self.kept = {name: tensor.clone() for name, tensor in self._tensors().items()}
+
+    def _put_back(self, tensors: Mapping[str, Tensor]) -> None:
+        with torch.no_grad():
+            for name, tensor in self._tensors().items():
+                tensor.copy_(tensors[name])
+
+    def _finish(self, stopped: Stopped | None) -> FitResult:
+        history = self.state.history
+        if self.kept and (self.settings.keep == "best" or stopped == "nan"):
+            self._put_back(self.kept)
+        if not history:  # interrupted before the first validation ended
+            history.append(
+                {
+                    "stage": self.settings.stage,
+                    "epoch": 0,
+                    "step": 0,
+                    "loss": None,
+                    "validation_loss": None,
+                    "validation_accuracy": None,
+                    "lr": 0.0,
+                    "seconds": self._seconds(),
+                }
+            )
+        self.module.to("cpu")
+        return FitResult(
+            history=tuple(history),
+            stopped=stopped,
+            best=history[self.state.best],
+            improved=self.state.best > 0,
+            epochs=self.state.epoch,
+            steps=self.state.step,
+            samples=self.state.samples,
+            planned_epochs=self.epochs,
+            batch=self.batch,
+            micro_batch=self.state.micro,
+            lr=self.lr,
+            class_weights=self.class_weights,
+            validation_samples=len(self.judged),
+            device=str(self.device),
+            precision=self.settings.precision,
+            seconds=self._seconds(),
+            notes=tuple(self.state.notes),
+        )
+
+    # ------------------------------------------------------------------------- the checkpoint
+
+    def _fingerprint(self) -> str:
+        """Return a hash of what a resumed run must have in common with the one before."""
+        settings = dataclasses.asdict(self.settings)
+        for name in ("budget_seconds", "device"):
+            del settings[name]
+        shapes = {name: list(p.shape) for name, p in self.module.named_parameters()}
+        labels = np.asarray(self.train.labels).astype("<i8").tobytes()
+        text = json.dumps([settings, list(self.parameters), shapes, self.epochs, self.batch])
+        return hashlib.sha256(text.encode() + b"\0" + labels).hexdigest()
+
+    def _save(self) -> None:
+        if self.folder is None:
+            return
+        tensors = {f"now/{name}": tensor for name, tensor in self._tensors().items()}
+        tensors |= {f"best/{name}": tensor for name, tensor in self.kept.items()}
+        for name, master in self.masters.items():
+            if master is not self.parameters[name]:
+                tensors[f"master/{name}"] = master
+        for name in self.order:
+            for key, value in self.optimizer.state.get(self.masters[name], {}).items():
+                tensors[f"optimizer/{key}/{name}"] = value
+        state = dataclasses.asdict(self.state)
+        state["seconds"] = self._seconds()
+        state["fingerprint"] = self._fingerprint()
+        state["scaler"] = self.scaler.state_dict()
+        state["judged"] = len(self.judged)
+        state["validation_seconds"] = self.validation_seconds
+        checkpoint.save(self.folder, tensors, state)
+
+    def _resume(self) -> bool:
+        """Go back to the checkpoint; False where there is none."""
+        found = None if self.folder is None else checkpoint.load(self.folder)
+        if found is None:
+            return False
+        tensors, state = found
+        if state.pop("fingerprint") != self._fingerprint():
+            raise UsageError(
+                "the checkpoint is of another run: its data, trainable weights or settings differ",
+                where=str(self.folder),
+                remedy="give the same options as before, or start again without --resume",
+            )
+        self.scaler.load_state_dict(state.pop("scaler"))
+        self.judged = self.judged[: state.pop("judged")]
+        self.validation_seconds = state.pop("validation_seconds")
+        del state["version"]
+        self.state = _State(**state)
+        self.last_lr = self.state.history[-1]["lr"]
+        by_part: dict[str, dict[str, Tensor]] = {"now": {}, "best": {}, "master": {}}
+        for name, tensor in tensors.items():
+            part, _, rest = name.partition("/")
+            if part == "optimizer":
+                key, _, owner = rest.partition("/")
+                master = self.masters[owner]
+                # `step` is a scalar that fused AdamW wants beside the weights.
+                self.optimizer.state[master][key] = tensor.to(self.device)
+            else:
+                by_part[part][rest] = tensor.to(self.device)
+        self._put_back(by_part["now"])
+        self.kept = by_part["best"]
+        with torch.no_grad():
+            for name, tensor in by_part["master"].items():
+                self.masters[name].copy_(tensor)
+        return True
+
+
+def _check(settings: FitSettings) -> None:
+    """Refuse numbers that cannot be meant, all at once."""
+    wrong = []
+    for name in ("epochs", "batch", "max_steps"):
+        value = getattr(settings, name)
+        if value is not None and value < 1:
+            wrong.append(f"{name} = {value} is below 1")
+    for name in ("lr", "budget_seconds", "clip"):
+        value = getattr(settings, name)
+        if value is not None and not (math.isfinite(value) and value > 0):
+            wrong.append(f"{name} = {value} is not a positive number")
+    if not 0 <= settings.label_smoothing < 1:
+        wrong.append(f"label_smoothing = {settings.label_smoothing} is outside 0..1")
+    if not 0 < settings.lr_decay <= 1:
+        wrong.append(f"lr_decay = {settings.lr_decay} is outside 0..1")
+    if settings.patience is not None and settings.patience < 0:
+        wrong.append(f"patience = {settings.patience} is below 0")
+    if wrong:
+        raise UsageError("; ".join(wrong), where="training settings", remedy="see finetune --help")
+
+
+def _chunks(indices: Indices, size: int) -> list[Indices]:
+    return [indices[first : first + size] for first in range(0, len(indices), size)]
+
+
+def _prefetch(
+    batches: Batches, chunks: list[Indices]
+) -> Generator[tuple[Tensor | None, ...], None, None]:
+    """Load chunks in one background thread, a few ahead; closing the iterator ends the thread."""
+    pending: list[Future[tuple[Tensor | None, ...]]] = []
+    upcoming = iter(chunks)
+    pool = ThreadPoolExecutor(max_workers=1, thread_name_prefix="surgeon-load")
+    try:
+        for chunk in upcoming:
+            pending.append(pool.submit(batches.load, chunk))
+            if len(pending) > _AHEAD:
+                break
+        while pending:
+            loaded = pending.pop(0).result()
+            for chunk in upcoming:
+                pending.append(pool.submit(batches.load, chunk))
+                break
+            yield loaded
+    finally:
+        pool.shutdown(wait=True, cancel_futures=True)
+
+
+def _apply(batches: Batches, name: str, inputs: tuple[Any, ...], *more: Any) -> tuple[Any, ...]:
+    function = getattr(batches, name, None)
+    return inputs if function is None else tuple(function(inputs, *more))
+
+
+def _logits(output: Any) -> Tensor:
+    logits = output[0] if isinstance(output, tuple | list) else output
+    assert isinstance(logits, Tensor)
+    return logits

@@ -1,0 +1,103 @@
+"""Starting up: fast, without the heavy libraries, whatever is asked for."""
+
+from __future__ import annotations
+
+import json
+import resource
+import subprocess
+import sys
+
+import pytest
+
+from surgeon.cli.entry import VERBS
+
+HEAVY = ["torch", "onnxruntime", "datasets", "sklearn", "onnx", "numpy", "rich"]
+
+PROBE = f"""
+import sys
+from surgeon.cli import main
+code = main(sys.argv[1:])
+loaded = sorted(name for name in {HEAVY} if name in sys.modules)
+sys.exit(f"loaded: {{loaded}}" if loaded else code)
+"""
+
+
+def start(*arguments: str, program: str = PROBE) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-c", program, *arguments], capture_output=True, text=True, check=False
+    )
+
+
+def test_help_loads_nothing_heavy():
+    done = start("--help")
+    assert (done.returncode, done.stderr) == (0, "")
+    for verb in VERBS:
+        assert f"\n  {verb} " in done.stdout
+
+
+def test_help_takes_at_most_three_tenths_of_a_second():
+    program = "import sys; from surgeon.cli import main; main(sys.argv[1:])"
+    seconds = []
+    for _ in range(3):
+        before = resource.getrusage(resource.RUSAGE_CHILDREN)
+        start("--help", program=program)
+        after = resource.getrusage(resource.RUSAGE_CHILDREN)
+        # CPU time, so that whatever else runs on this machine does not count.
+        seconds.append(after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime)
+    assert min(seconds) <= 0.3
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_help_of_a_verb_loads_nothing_heavy(verb):
+    done = start(verb, "--help")
+    assert done.returncode == 0, done.stderr
+    assert "--json" in done.stdout or "COMMAND" in done.stdout
+
+
+def test_versions_are_read_without_importing():
+    done = start("--version")
+    assert done.returncode == 0, done.stderr
+    lines = done.stdout.splitlines()
+    assert lines[0].startswith("surgeon ")
+    assert any(line.startswith("torch ") for line in lines)
+    document = json.loads(start("--json", "--version").stdout)
+    assert document["versions"]["numpy"]
+
+
+def test_no_arguments_show_the_help_and_are_an_error(run):
+    done = run()
+    assert done.code == 2
+    assert done.out == ""
+    assert "Verbs:" in done.err
+
+
+@pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
+def test_completion_scripts(run, shell):
+    if shell == "bash" and not _bash():
+        pytest.skip("click asks bash itself for its version")
+    done = run("completion", shell)
+    assert done.code == 0
+    assert "_SURGEON_COMPLETE" in done.out
+
+
+def _bash() -> bool:
+    import shutil
+
+    return shutil.which("bash") is not None
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        ("ins", ["plain,inspect"]),
+        ("operate m.onnx --case large-", ["plain,large-similar", "plain,large-different"]),
+        ("models get open", ["plain,opennsfw"]),
+    ],
+)
+def test_the_shell_gets_what_may_follow(monkeypatch, words, expected):
+    line = f"surgeon {words}"
+    monkeypatch.setenv("_SURGEON_COMPLETE", "bash_complete")
+    monkeypatch.setenv("COMP_WORDS", line)
+    monkeypatch.setenv("COMP_CWORD", str(len(line.split()) - 1))
+    done = start(program="import sys; from surgeon.cli import main; sys.exit(main([]))")
+    assert done.stdout.split() == expected
