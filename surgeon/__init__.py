@@ -1,3 +1,80 @@
-"""surgeon: transfer learning on any pretrained ONNX file."""
+"""surgeon: transfer learning on any pretrained ONNX file.
+
+::
+
+    model   = surgeon.load("model.onnx")
+    patient = surgeon.operate(model, case="small-similar", classes=5)
+    outcome = surgeon.finetune(patient, "photos/")
+    outcome.model.save("tuned.onnx")
+
+Names are loaded when they are first used, so that importing the package costs nothing.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
 
 __version__ = "0.1.0"
+
+if TYPE_CHECKING:  # what the table below names, for type checkers
+    from surgeon.model import Model, load
+    from surgeon.operation import (
+        evaluate,
+        finetune,
+        inspect,
+        operate,
+        predict,
+        to_torch,
+        verify,
+    )
+    from surgeon.operation import write_tensors as write_back
+    from surgeon.outcome import Outcome, Prediction, Verification
+    from surgeon.plugin.hooks import hookimpl
+    from surgeon.records import Case, Head, Plan, Stage
+    from surgeon.tune import backend as onnx_backend
+    from surgeon.tune.module import tensors
+
+_NAMES = {
+    "Case": "surgeon.records:Case",
+    "Head": "surgeon.records:Head",
+    "Model": "surgeon.model:Model",
+    "Outcome": "surgeon.outcome:Outcome",
+    "Plan": "surgeon.records:Plan",
+    "Prediction": "surgeon.outcome:Prediction",
+    "Stage": "surgeon.records:Stage",
+    "Verification": "surgeon.outcome:Verification",
+    "evaluate": "surgeon.operation:evaluate",
+    "finetune": "surgeon.operation:finetune",
+    "hookimpl": "surgeon.plugin.hooks:hookimpl",
+    "inspect": "surgeon.operation:inspect",
+    "load": "surgeon.model:load",
+    "onnx_backend": "surgeon.tune.backend:SurgeonBackend",
+    "operate": "surgeon.operation:operate",
+    "predict": "surgeon.operation:predict",
+    "tensors": "surgeon.tune.module:tensors",
+    "to_torch": "surgeon.operation:to_torch",
+    "verify": "surgeon.operation:verify",
+    "write_back": "surgeon.operation:write_tensors",
+}
+
+__all__ = [  # noqa: PLE0604 - the table above is the list
+    "__version__",
+    *_NAMES,
+]
+
+
+def __getattr__(name: str) -> Any:
+    """Load a public name on first use."""
+    if name not in _NAMES:
+        raise AttributeError(f"module 'surgeon' has no attribute {name!r}")
+    from importlib import import_module
+
+    module, attribute = _NAMES[name].split(":")
+    value = getattr(import_module(module), attribute)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    """Return the public names."""
+    return sorted(__all__)

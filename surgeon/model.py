@@ -190,7 +190,11 @@ def load(source: str | os.PathLike[str] | onnx.ModelProto | Model) -> Model:
     files.check_model(stored, str(path or "the ModelProto"))
     proto, changes = normalize(stored)
     document = envelope.get(proto, envelope.PLAN)
-    plan = Plan.from_dict(document) if isinstance(document, dict) else None
+    plan = None
+    if isinstance(document, dict):
+        plan = Plan.from_dict(document)
+        # Frozen tensors are those of the very first source, however often the file was saved since.
+        digest = document.get("source_sha256") or digest
     return Model(proto, digest, path, changes, plan, stored=stored)
 
 

@@ -174,6 +174,8 @@ def operate(
         init: `pretrained` or `random`; None = the case's own.
         seed: seed of the head's weights, and of all weights for a random start.
         inputs: constant inputs (`NAME=VALUE`), used where the graph must be run to be understood.
+        device: not needed by surgery.
+        threads: not needed by surgery.
         evidence: what is known about the data.
         plugins: loaded plugins; None loads them.
 
@@ -216,9 +218,7 @@ def operate(
     patient = model.with_proto(proto)
     plan = replace(plan, trainable=_resolve_trainable(plan, patient, head))
     if plan.init == "random":
-        from surgeon.graph.initialization import draw
-
-        patient = patient.with_proto(draw(patient.proto, plan.trainable, seed=seed))
+        patient = patient.with_proto(_from_scratch(patient, plan, head, seed))
     proto = patient.proto
     for key in (envelope.LABELS, envelope.PROOF):
         envelope.put(proto, key, None)
@@ -291,17 +291,8 @@ def _decide(
 
 def _parameters(model: Model, anatomy: Anatomy) -> list[Parameter]:
     """Return every parameter with the depth of its first use."""
-    from surgeon.graph.walk import reads
-
-    graph = anatomy.model.graph
-    total = max(sum(anatomy.work.values()), 1)
-    shapes = {tensor.name: tuple(tensor.dims) for tensor in graph.initializer}
-    done, first = 0, dict[str, float]()
-    for node in graph.node:
-        for name in reads(node):
-            if name in shapes:
-                first.setdefault(name, round(done / total, 4))
-        done += anatomy.work.get(node.output[0], 0) if node.output else 0
+    first = graph_cuts.first_use(anatomy)
+    shapes = {t.name: tuple(t.dims) for t in anatomy.model.graph.initializer}
     return [
         Parameter(name, shapes[name], first.get(name, 1.0))
         for name, role in model.roles().items()
@@ -328,6 +319,21 @@ def _resolve_trainable(plan: Plan, patient: Model, head: tuple[str, str]) -> tup
         if name not in everything:
             raise UnknownNameError("parameter", name, everything, where=f"case {plan.case!r}")
     return tuple(name for name in everything if name in wanted)
+
+
+def _from_scratch(patient: Model, plan: Plan, head: tuple[str, str], seed: int) -> onnx.ModelProto:
+    """Draw every trainable weight anew; the head has its random weights already."""
+    from surgeon.graph.initialization import scheme
+    from surgeon.runtime.proof import tuned_names
+    from surgeon.tune.initialize import draw
+
+    rules = scheme(patient.proto)
+    tensors = {tensor.name: tensor for tensor in patient.proto.graph.initializer}
+    drawn = {}
+    for name in tuned_names(patient.proto, plan.trainable):
+        if name not in head and rules[name].draw != "keep":
+            drawn[name] = draw(rules[name], tuple(tensors[name].dims), seed=seed, name=name)
+    return write_back(patient.proto, drawn, partial=True)
 
 
 def _start_only(model: Model, start: str) -> Model:
@@ -395,7 +401,10 @@ def finetune(
             given.
         data: folder, table, data set, `.npz`, or `{name: array}` (see the README's data section).
         out: file to write; None writes nothing.
-        case, cut, classes, init: see `operate`.
+        case: see `operate`.
+        cut: see `operate`.
+        classes: see `operate`; the data says it.
+        init: see `operate`.
         epochs: of the stages that train by steps; None = the method's own choice.
         budget: seconds of training after which the best so far is delivered.
         device: `auto`, `cpu`, `cuda`, `cuda:N`.
@@ -405,7 +414,8 @@ def finetune(
         lr: peak learning rate of the head; None = the method's own choice.
         validation: fraction held out, or the path of data of its own.
         augment: `auto`, `none`, `light` or `strong`; pictures only.
-        preprocess, size: how pictures become inputs.
+        preprocess: how pictures become inputs: a name, JSON, or a file.
+        size: (height, width) of pictures.
         label_column: label column of a table.
         inputs: constant inputs, `NAME=VALUE`.
         threads: CPU threads.
@@ -503,7 +513,7 @@ def finetune(
         "seconds": _seconds(clock),
     }
     body["data"]["skipped"] = _skipped(samples)
-    body["warnings"] += [*trained.notes]
+    body["warnings"] = list(dict.fromkeys([*body["warnings"], *trained.notes]))
     return Outcome(result, metrics, trained.history, proof, body)
 
 
@@ -568,7 +578,8 @@ def _dry(patient: Model, body: dict[str, Any], clock: _Clock) -> Outcome:
     from surgeon.graph.frontier import split as split_graph
 
     assert patient.plan is not None
-    front = split_graph(patient.proto, patient.trainable, patient.anatomy().shapes)
+    shapes = patient.anatomy().shapes
+    front = split_graph(patient.proto, patient.trainable, shapes, keep_weightless=False)
     body["frontier"] = _frontier_body(front)
     body["seconds"] = _seconds(clock)
     return Outcome(patient, {}, [], {}, body)
@@ -676,7 +687,9 @@ def resized(model: Model, pre: Preprocess) -> Model:
             where=f"input {info.name!r}, made for {declared[0]}x{declared[1]}",
             remedy=f"leave --size out, or give {declared[0]}x{declared[1]}",
         ) from error
-    note = f"input {info.name!r} resized from {declared[0]}x{declared[1]} to {wanted[0]}x{wanted[1]}"
+    note = (
+        f"input {info.name!r} resized from {declared[0]}x{declared[1]} to {wanted[0]}x{wanted[1]}"
+    )
     return replace(other, notes=(*model.notes, note))
 
 
@@ -717,7 +730,7 @@ def _labels_to_go_on(model: Model, samples: Samples) -> list[str]:
                 f"the file's head has {model.plan.classes} outputs, the data has "
                 f"{len(samples.classes)} labels",
                 where=_path(model),
-                remedy="operate on the original again with --case, or give the data it was made for",
+                remedy="operate on the original with --case, or give the data it was made for",
             )
         return list(samples.classes)
     unknown = [label for label in samples.classes if label not in labels]
@@ -774,12 +787,14 @@ def predict(
     Args:
         path: the model.
         inputs: pictures, folders of pictures, an `.npz`, or `{input name: array}`.
-        preprocess, size: override what the file says.
+        preprocess: overrides what the file says.
+        size: (height, width) of pictures; overrides what the file says.
         constants: constant inputs, `NAME=VALUE`.
         batch: samples per run.
         device: `auto`, `cpu`, `cuda`, `cuda:N`.
         threads: CPU threads.
         progress: called as `progress(stage, done, total)`.
+        plugins: loaded plugins.
 
     Raises:
         DataError: inputs that do not fit.
@@ -1025,9 +1040,9 @@ def _warnings(model: Model) -> list[str]:
 def _plugins(plugins: Plugins | None) -> Plugins:
     if plugins is not None:
         return plugins
-    from surgeon.plugin.manager import load_plugins
+    from surgeon.plugin.manager import manager
 
-    return load_plugins()
+    return manager()
 
 
 def _constants(model: Model, inputs: Sequence[str] | Mapping[str, Any]) -> dict[str, Any]:

@@ -1,13 +1,15 @@
 """Progress on stderr: a bar on a terminal, a plain line now and then anywhere else.
 
 The work calls `progress(stage, done, total, **figures)`: `stage` names what is going on, `done` of
-`total` (None = unknown) how far it is. Figures that are shown: `epoch`, `loss`, `accuracy`
-(validation) and `throughput` (samples per second).
+`total` (None = unknown; 1.0 = `done` is a share) how far it is. Figures that are shown, each until
+a newer one is told: `epoch`, `loss`, `accuracy` (of the validation), `throughput` (samples per
+second) and `left` (seconds; a bar reckons it itself).
 """
 
 from __future__ import annotations
 
 import contextlib
+import math
 import sys
 import time
 from typing import TYPE_CHECKING, Any, Protocol
@@ -50,18 +52,23 @@ class LineProgress:
 
     def __init__(self) -> None:
         self._said: dict[str, float] = {}
+        self._finished: set[str] = set()
+        self._figures: dict[str, dict[str, Any]] = {}
 
     def __call__(self, stage: str, done: float, total: float | None = None, **figures: Any) -> None:
         """Write a line if one is due."""
+        known = newest(self._figures, stage, figures)
         now = time.monotonic()
         finished = total is not None and done >= total
-        if not finished and now - self._said.get(stage, -SECONDS_BETWEEN_LINES) < (
-            SECONDS_BETWEEN_LINES
-        ):
-            return
-        self._said[stage] = now
-        reached = f"{done:g}" if total is None else f"{done:g}/{total:g}"
-        say("  ".join(part for part in (f"{stage} {reached}", described(figures)) if part))
+        due = now - self._said.get(stage, -math.inf) >= SECONDS_BETWEEN_LINES
+        if finished:
+            due = stage not in self._finished
+            self._finished.add(stage)
+        else:
+            self._finished.discard(stage)
+        if due:
+            self._said[stage] = now
+            say("  ".join([f"{stage} {_reached(done, total)}", *described(known)]))
 
 
 class BarProgress:
@@ -70,35 +77,50 @@ class BarProgress:
     def __init__(self, bars: Progress) -> None:
         self._bars = bars
         self._tasks: dict[str, TaskID] = {}
+        self._figures: dict[str, dict[str, Any]] = {}
 
     def __call__(self, stage: str, done: float, total: float | None = None, **figures: Any) -> None:
         """Move the stage's bar."""
         if stage not in self._tasks:
             self._tasks[stage] = self._bars.add_task(stage, total=total, figures="")
-        self._bars.update(
-            self._tasks[stage], completed=done, total=total, figures=described(figures)
-        )
+        known = newest(self._figures, stage, figures) | {"left": None}
+        text = "  ".join(described(known))
+        self._bars.update(self._tasks[stage], completed=done, total=total, figures=text)
 
 
-def described(figures: dict[str, Any]) -> str:
+def newest(known: dict[str, dict[str, Any]], stage: str, figures: dict[str, Any]) -> dict[str, Any]:
+    """Keep the figures that were told, and return the last known of each."""
+    told = {name: value for name, value in figures.items() if value is not None}
+    known[stage] = known.get(stage, {}) | told
+    return known[stage]
+
+
+def described(figures: dict[str, Any]) -> list[str]:
     """Write the figures that are known, in a fixed order."""
     forms = {
         "epoch": "epoch {}",
         "loss": "loss {:.4f}",
         "accuracy": "accuracy {:.2%}",
         "throughput": "{:.0f} samples/s",
+        "left": "{:.0f} s left",
     }
-    return "  ".join(
+    return [
         form.format(figures[name]) for name, form in forms.items() if figures.get(name) is not None
-    )
+    ]
+
+
+def _reached(done: float, total: float | None) -> str:
+    if total is None:
+        return f"{done:g}"
+    return f"{done:.0%}" if total == 1 else f"{done:g}/{total:g}"
 
 
 def _bars() -> Progress:
     from rich.console import Console
     from rich.progress import (
         BarColumn,
-        MofNCompleteColumn,
         Progress,
+        TaskProgressColumn,
         TextColumn,
         TimeRemainingColumn,
     )
@@ -106,7 +128,7 @@ def _bars() -> Progress:
     return Progress(
         TextColumn("{task.description}", markup=False),
         BarColumn(),
-        MofNCompleteColumn(),
+        TaskProgressColumn(),
         TextColumn("{task.fields[figures]}", markup=False),
         TimeRemainingColumn(),
         console=Console(file=sys.stderr),

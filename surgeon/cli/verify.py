@@ -26,15 +26,15 @@ if TYPE_CHECKING:
     metavar="ORIGINAL",
     help="Compare the frozen weights with the file it was made from.",
 )
-@takes("device")
-def verify(model: Path, *, source: Path | None, device: str) -> Answer:
+@takes("device", "threads")
+def verify(model: Path, *, source: Path | None, device: str, threads: int | None) -> Answer:
     """Check MODEL against its own proof: hashes, and outputs on the samples it carries.
 
     An integrity check, not a signature. Exits with 1 where a check fails.
     """
     from surgeon import operation
 
-    body = operation.verify(model, source=source, device=device).document()
+    body = operation.verify(model, source=source, device=device, threads=threads).document()
     return Answer(body, show, exit=0 if body["passed"] else 1)
 
 

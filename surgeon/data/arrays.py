@@ -117,7 +117,9 @@ def open_npz(
         EnvironmentLacksError: not enough memory for the arrays.
     """
     try:
-        with np.load(path, allow_pickle=False) as file:
+        # Opened here, because numpy leaves a broken file open.
+        with path.open("rb") as stream:
+            file = np.load(stream, allow_pickle=False)
             if not isinstance(file, np.lib.npyio.NpzFile):
                 message = "the file is a single array, not an .npz"
                 raise DataError(message, where=str(path), remedy="save it with numpy.savez")

@@ -210,6 +210,20 @@ def depth_of(anatomy: Anatomy, tensor: str) -> float:
     return round(done / max(anatomy.total * anatomy.shapes.batches[0], 1), 4)
 
 
+def first_use(anatomy: Anatomy) -> dict[str, float]:
+    """Return {initializer: share of the work done before its first use}, 0 at the input."""
+    graph = anatomy.model.graph
+    total = max(sum(anatomy.work.values()), 1)
+    names = {tensor.name for tensor in graph.initializer}
+    done, found = 0, dict[str, float]()
+    for node in graph.node:
+        for name in reads(node):
+            if name in names:
+                found.setdefault(name, round(done / total, 4))
+        done += anatomy.work.get(node.output[0], 0) if node.output else 0
+    return found
+
+
 def resolve(anatomy: Anatomy, cut: str | None, *, default: str | None = None) -> str:
     """Turn what a user or a plan says into a tensor name.
 

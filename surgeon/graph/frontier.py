@@ -9,13 +9,14 @@ is repeated in the trained graph.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from math import prod
 from typing import TYPE_CHECKING
 
 from onnx import ModelProto
 
 from surgeon.graph.cuts import id_of
 from surgeon.graph.shapes import Shapes, make_value, tensor_info
-from surgeon.graph.walk import data_inputs, producers, reads
+from surgeon.graph.walk import FLOATS, data_inputs, producers, reads
 
 if TYPE_CHECKING:
     from collections.abc import Collection
@@ -48,17 +49,28 @@ class Frontier:
     nodes_trained: int
 
 
-def split(model: ModelProto, trainable: Collection[str], shapes: Shapes) -> Frontier:
+def split(
+    model: ModelProto,
+    trainable: Collection[str],
+    shapes: Shapes,
+    *,
+    keep_weightless: bool = True,
+) -> Frontier:
     """Split an operated graph in front of the first use of any trainable initializer.
 
     Args:
         model: operated model.
         trainable: names of initializers; a tied one counts at its first use.
         shapes: shapes of the model.
+        keep_weightless: whether a frozen part without any weight (a Pad in front of the first
+            convolution) stands; otherwise it joins the trained part, and nothing is cached.
     """
     graph = model.graph
     learning = set(trainable)
     behind: set[tuple[str, ...]] = set()
+    if not keep_weightless and _weightless_front(model, learning):
+        behind = {id_of(node) for node in graph.node}
+        learning |= {name for node in graph.node for name in node.output if name}
     for node in graph.node:
         if node.op_type in UNSAFE or learning.intersection(reads(node)):
             behind.add(id_of(node))
@@ -93,6 +105,22 @@ def split(model: ModelProto, trainable: Collection[str], shapes: Shapes) -> Fron
         len(frozen.graph.node) if frozen is not None else 0,
         len(trained.graph.node),
     )
+
+
+def _weightless_front(model: ModelProto, trainable: set[str]) -> bool:
+    """Say whether no frozen weight works in front of the first trainable one."""
+    weights = {
+        tensor.name
+        for tensor in model.graph.initializer
+        if tensor.data_type in FLOATS and prod(tensor.dims) > 1
+    } - trainable
+    learning = set(trainable)
+    for node in model.graph.node:
+        if learning.intersection(reads(node)):
+            learning |= {name for name in node.output if name}
+        elif weights.intersection(reads(node)):
+            return False
+    return True
 
 
 def _behind(

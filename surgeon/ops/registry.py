@@ -69,6 +69,7 @@ FAMILIES: Final = (
     "detection",
     "loss",
     "text",
+    "random",
     "contrib",
     "classic",
 )

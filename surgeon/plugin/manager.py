@@ -98,7 +98,7 @@ class Plugins:
         ]
 
 
-def load_plugins(*, enabled: bool = True, disabled: Collection[str] = ()) -> Plugins:
+def manager(*, enabled: bool = True, disabled: Collection[str] = ()) -> Plugins:
     """Load every entry point of the group `surgeon`, each on its own.
 
     Args:
@@ -106,8 +106,8 @@ def load_plugins(*, enabled: bool = True, disabled: Collection[str] = ()) -> Plu
         disabled: entry points or distributions to leave out, besides those that the environment
             variable SURGEON_DISABLE_PLUGINS names.
     """
-    manager = pluggy.PluginManager(hooks.PROJECT)
-    manager.add_hookspecs(hooks)
+    registry = pluggy.PluginManager(hooks.PROJECT)
+    registry.add_hookspecs(hooks)
     blocked = {*disabled, *filter(None, os.environ.get(DISABLE, "").replace(" ", "").split(","))}
     loaded: list[Loaded] = []
     warnings: list[str] = []
@@ -116,14 +116,14 @@ def load_plugins(*, enabled: bool = True, disabled: Collection[str] = ()) -> Plu
         own = distribution == "onnx-surgeon" and point.name in OWN
         if point.name in blocked or distribution in blocked or (not enabled and not own):
             continue
-        error = _load(manager, point)
+        error = _load(registry, point)
         loaded.append(Loaded(point.name, distribution, version, error))
         if error is not None:
             warnings.append(
                 f"plugin {point.name!r} of distribution {distribution} {version} was not loaded: "
                 f"{error}"
             )
-    return Plugins(manager, tuple(loaded), tuple(warnings), {item.name: item for item in loaded})
+    return Plugins(registry, tuple(loaded), tuple(warnings), {item.name: item for item in loaded})
 
 
 def _entry_points() -> list[EntryPoint]:
@@ -142,18 +142,18 @@ def _distribution(point: EntryPoint) -> tuple[str, str]:
     return point.dist.name, point.dist.version
 
 
-def _load(manager: pluggy.PluginManager, point: EntryPoint) -> str | None:
+def _load(registry: pluggy.PluginManager, point: EntryPoint) -> str | None:
     """Register one entry point; return why it failed, or None."""
     try:
         plugin = point.load()
-        if manager.has_plugin(point.name):
+        if registry.has_plugin(point.name):
             return f"another plugin is already called {point.name!r}"
-        manager.register(plugin, name=point.name)
+        registry.register(plugin, name=point.name)
         try:
-            manager.check_pending()
+            registry.check_pending()
             _check_names(plugin)
         except Exception:
-            manager.unregister(name=point.name)
+            registry.unregister(name=point.name)
             raise
     except Exception as error:  # noqa: BLE001 - whatever a plugin does wrong, we go on
         return f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else error!r}"

@@ -129,7 +129,7 @@ def golden_samples(
     """
     output = model.graph.output[0].name
     found: list[dict[str, Any]] = []
-    names = {name for name in constants or {}}
+    names = set(constants or {})
     for seed in (0, 1):
         feeds = seeded_input(model, seed, constants)
         logits = session.run(feeds, [output])[0]
@@ -184,8 +184,10 @@ def verify_proof(
             ("tuned", f"{again['tuned']['count']} initializers"),
         )
     ]
-    for name in ("structure", "labels", "preprocess"):
-        checks.append(_same(name, again[f"{name}_sha256"], proof.get(f"{name}_sha256"), None))
+    checks += [
+        _same(name, again[f"{name}_sha256"], proof.get(f"{name}_sha256"), None)
+        for name in ("structure", "labels", "preprocess")
+    ]
     session = open_session(model, device=device, threads=threads)
     checks.append(_check_golden(model, session, proof))
     if source is not None:
@@ -243,12 +245,21 @@ def _check_source(
         )
         if not same:
             differing.append(tensor.name)
-    right_file = source_sha256 is None or source_sha256 == proof.get("source_sha256")
+    for tensor in model.graph.initializer:
+        original = originals.get(tensor.name)
+        if tensor.name in tuned and (original is None or original.dims != tensor.dims):
+            new.append(tensor.name)
+    own = [name for name in new if name.startswith("surgeon.") or name.endswith(".batch")]
+    foreign = len(new) - len(own)
+    named = source_sha256 is None or source_sha256 == proof.get("source_sha256")
     detail = f"{compared} frozen tensors compared"
-    if new:
-        detail += f"; {len(new)} are the operation's own: {', '.join(new[:3])}"
+    if own:
+        detail += f"; {len(own)} are the operation's own: {', '.join(own[:3])}"
+    if foreign:
+        detail += f"; {foreign} are not in the source"
     if differing:
         detail += f"; {len(differing)} differ: {', '.join(differing[:5])}"
-    if not right_file:
-        detail += "; this is not the file the proof names (sha256 differs)"
-    return Check("source", not differing and right_file, len(differing), 0, detail)
+    if not named:
+        detail += "; not the very file the proof names (sha256 differs)"
+    passed = not differing and not foreign
+    return Check("source", passed, len(differing) + foreign, 0, detail)

@@ -79,7 +79,9 @@ class SurgeonBackend(Backend):
         if not cls.supports_device(device):
             raise UsageError(f"device {device!r} is not supported", remedy="use CPU or CUDA")
         parsed = Device(device)
-        place = torch.device(cls.devices[parsed.type], parsed.device_id if "CUDA" in device else None)
+        place = torch.device(
+            cls.devices[parsed.type], parsed.device_id if "CUDA" in device else None
+        )
         module = to_module(model, roles={})
         return Rep(module.to(place), model, place)
 

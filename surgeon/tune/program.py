@@ -107,6 +107,7 @@ class Program:
         weights: float initializers read at run time, in order of first use.
         constants: tensors computed or read when the program was built, by name.
         captures: for a subgraph, names it reads from around it.
+        declared: for a subgraph, shape (0 where unknown) and dtype of every output.
     """
 
     inputs: tuple[str, ...]
@@ -115,6 +116,7 @@ class Program:
     weights: tuple[str, ...] = ()
     constants: Mapping[str, Tensor] = field(default_factory=dict)
     captures: tuple[str, ...] = ()
+    declared: tuple[tuple[tuple[int, ...], torch.dtype], ...] = ()
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Program:
         return self  # immutable; the tensors live in the module
@@ -443,8 +445,7 @@ class _Scope:
             if any(a.host is None for a in others):
                 hosted = None
         plain = all(
-            a.source is None
-            or (a.kind in _PLAIN_KINDS and a.source not in self.maybe_host)
+            a.source is None or (a.kind in _PLAIN_KINDS and a.source not in self.maybe_host)
             for a in arguments
         )
         self.steps.append(replace(step, hosted=hosted, plain=plain and hosted is None))
@@ -486,7 +487,8 @@ class _Scope:
         )
         inner.renamed = dict(self.renamed)
         inner.add_initializers(graph, top=False)
-        return inner.finish(graph, tuple(i.name for i in graph.input))
+        program = inner.finish(graph, tuple(i.name for i in graph.input))
+        return replace(program, declared=tuple(_declared(o.type.tensor_type) for o in graph.output))
 
     def _fold(self, step: Step) -> bool:
         """Run a step whose inputs are all constants; return whether its results were kept."""
@@ -553,6 +555,12 @@ class _Scope:
             opset, node.SerializeToString(), [t.SerializeToString() for t in types]
         )
         return _parse(serialized)
+
+
+def _declared(kind: onnx.TypeProto.Tensor) -> tuple[tuple[int, ...], torch.dtype]:
+    """Return shape (0 where unknown) and dtype that a graph output declares."""
+    dtype = convert.TORCH.get(kind.elem_type, torch.float32)
+    return tuple(d.dim_value for d in kind.shape.dim), dtype
 
 
 def _parse(serialized: bytes) -> FunctionProto:
@@ -636,6 +644,7 @@ class Subgraph:
         self.program = program
         self.captured = {name: outer[name] for name in program.captures}
         self.context = context
+        self.declared = program.declared
 
     def __call__(self, *inputs: Any) -> list[Any]:
         environment = dict(self.captured)

@@ -101,7 +101,7 @@ def test_other_verbs(run, operation, plugins, model, tmp_path):
         *("preprocess", "size", "constants", "batch", "device", "threads", "progress")
     }
     run("verify", model, "--source", model)
-    assert operation.settings == {"source": model, "device": "auto"}
+    assert operation.settings == {"source": model, "device": "auto", "threads": None}
 
 
 def test_input_names_may_hold_equal_signs(run, operation, plugins, model):

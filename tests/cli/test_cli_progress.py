@@ -11,16 +11,25 @@ from surgeon.cli.session import Session
 
 
 def test_at_most_one_line_a_second_and_always_the_last(capsys, monkeypatch):
-    clock = iter([0.0, 0.2, 0.9, 1.1, 1.2])
+    clock = iter([0.0, 0.2, 0.9, 1.1, 1.2, 1.3])
     monkeypatch.setattr(progress.time, "monotonic", lambda: next(clock))
     report = progress.LineProgress()
     for step in range(1, 6):
-        report("train", step, 5, loss=1 / step, accuracy=None, throughput=99.6)
+        accuracy = 0.5 if step == 2 else None
+        report("train", step, 5, loss=1 / step, accuracy=accuracy, throughput=99.6)
+    report("train", 5, 5)
     assert capsys.readouterr().err.splitlines() == [
         "train 1/5  loss 1.0000  100 samples/s",
-        "train 4/5  loss 0.2500  100 samples/s",
-        "train 5/5  loss 0.2000  100 samples/s",
+        "train 4/5  loss 0.2500  accuracy 50.00%  100 samples/s",
+        "train 5/5  loss 0.2000  accuracy 50.00%  100 samples/s",
     ]
+
+
+def test_a_share_is_per_cent(capsys):
+    report = progress.LineProgress()
+    report("all", 0.42, 1.0, epoch=3, left=61.2)
+    report("read", 7)
+    assert capsys.readouterr().err.splitlines() == ["all 42%  epoch 3  61 s left", "read 7"]
 
 
 def test_quiet(capsys):

@@ -158,7 +158,7 @@ def test_broken_pictures_are_named_and_left_out():
     assert [name for name, _ in samples.skipped] == ["picture 60", "picture 61", "picture 62"]
     assert samples.load(62).name == "picture 62"
     assert samples.load(0)["x"].shape == (1, 3, 8, 8)
-    with pytest.raises(DataError, match="(?i)truncated"):
+    with pytest.raises(DataError, match=r"(?i)truncated"):
         samples.batch([1, 62])
 
 

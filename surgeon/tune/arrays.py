@@ -1,0 +1,42 @@
+"""Tensors of torch as arrays of numpy, bit for bit, bfloat16 included."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import ml_dtypes
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import nn
+
+from surgeon.errors import UsageError
+from surgeon.tune.module import tensors as module_tensors
+
+
+def to_array(value: Any) -> NDArray[Any]:
+    """Return a tensor's values as an array; what is one already comes back as it is."""
+    if not isinstance(value, torch.Tensor):
+        return np.asarray(value)
+    plain = value.detach().cpu().contiguous()
+    if plain.dtype == torch.bfloat16:
+        return plain.view(torch.int16).numpy().view(ml_dtypes.bfloat16)
+    array: NDArray[Any] = plain.numpy()
+    return array
+
+
+def as_arrays(source: Any) -> dict[str, NDArray[Any]]:
+    """Return {ONNX name: values} of a module, a state_dict, or `surgeon.tensors(module)`.
+
+    Raises:
+        UsageError: neither a module nor a mapping.
+    """
+    if isinstance(source, nn.Module):
+        source = module_tensors(source)
+    if not isinstance(source, Mapping):
+        raise UsageError(
+            f"tensors are a {type(source).__name__}",
+            remedy="pass surgeon.tensors(module), module.state_dict(), or the module",
+        )
+    return {name: to_array(value) for name, value in source.items()}

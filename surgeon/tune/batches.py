@@ -1,0 +1,175 @@
+"""Samples as the training loop wants them: by position, on the CPU, read ahead in a thread.
+
+Pictures are decoded once and kept as bytes where they fit into memory; they are augmented and
+normalized on the device.
+"""
+
+from __future__ import annotations
+
+from concurrent.futures import ThreadPoolExecutor
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from surgeon.tune.augment import augmentation
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from numpy.typing import NDArray
+
+    from surgeon.data.samples import Samples
+    from surgeon.records import Preprocess
+    from surgeon.runtime.features import Features
+
+MEMORY = 4 * 2**30
+"""Bytes of decoded pictures that are kept in memory."""
+
+
+class Pictures:
+    """All pictures of a data set as bytes, decoded when first asked for.
+
+    Attributes:
+        samples: where they come from.
+        readable: [n] bool, False for pictures that could not be decoded.
+    """
+
+    def __init__(self, samples: Samples, progress: Callable[..., None] | None = None) -> None:
+        self.samples = samples
+        pre = samples.preprocess
+        assert pre is not None
+        channels = 1 if pre.channels == "L" else 3
+        shape = (samples.n, *pre.size, channels)
+        self.readable = np.ones(samples.n, bool)
+        self._kept: NDArray[np.uint8] | None = None
+        if int(np.prod(shape, dtype=np.int64)) <= MEMORY:
+            self._kept = self._decode(np.empty(shape, np.uint8), progress)
+
+    def _decode(
+        self, kept: NDArray[np.uint8], progress: Callable[..., None] | None
+    ) -> NDArray[np.uint8]:
+        from surgeon.errors import DataError
+
+        def one(index: int) -> None:
+            try:
+                kept[index] = self.samples.images([index])[0]
+            except DataError:
+                if len(self.samples.failed) > 0.05 * self.samples.n:
+                    raise
+                self.readable[index] = False
+
+        with ThreadPoolExecutor() as pool:
+            for done, _ in enumerate(pool.map(one, range(self.samples.n)), 1):
+                if progress is not None and (done % 256 == 0 or done == self.samples.n):
+                    progress("decoding", done, self.samples.n)
+        return kept
+
+    def read(self, indices: NDArray[np.int64]) -> NDArray[np.uint8]:
+        """Return pictures [k, H, W, C]."""
+        return self.samples.images(indices) if self._kept is None else self._kept[indices]
+
+
+class PictureBatches:
+    """Pictures for the one image input of a graph; other inputs are constants."""
+
+    def __init__(
+        self,
+        pictures: Pictures,
+        indices: NDArray[np.int64],
+        labels: NDArray[np.int64],
+        inputs: Sequence[str],
+        strength: str,
+        *,
+        dtype: torch.dtype = torch.float32,
+    ) -> None:
+        self.pictures = pictures
+        self.indices = indices
+        self.labels = labels[indices]
+        pre = pictures.samples.preprocess
+        assert pre is not None
+        self._pre: Preprocess = pre
+        self._dtype = dtype
+        names = {info.name: info for info in pictures.samples.inputs}
+        self._place = next(
+            place for place, name in enumerate(inputs) if len(names[name].shape or (0,) * 4) == 4
+        )
+        self._others = [name for place, name in enumerate(inputs) if place != self._place]
+        self._augment = augmentation(strength, layout="NHWC")
+
+    @property
+    def n(self) -> int:
+        """Number of samples."""
+        return len(self.indices)
+
+    def load(self, indices: NDArray[np.int64]) -> tuple[Tensor | None, ...]:
+        """Return the pictures as bytes [k, H, W, C] at the image input's place."""
+        rows = self.indices[indices]
+        pixels = torch.from_numpy(np.ascontiguousarray(self.pictures.read(rows)))
+        if not self._others:
+            return (pixels,)
+        feeds = self.pictures.samples.batch(rows[:1])
+        rest: list[Tensor | None] = [torch.from_numpy(feeds[name]) for name in self._others]
+        rest.insert(self._place, pixels)
+        return tuple(rest)
+
+    def augment(self, inputs: tuple[Any, ...], seed: int) -> tuple[Any, ...]:
+        """Vary the pictures on their device."""
+        if self._augment is None:
+            return inputs
+        return self._with_picture(inputs, self._augment(inputs[self._place], seed))
+
+    def prepare(self, inputs: tuple[Any, ...]) -> tuple[Any, ...]:
+        """Turn pixels into what the graph takes: (pixel · scale − mean) / std, order, layout."""
+        pre, pixels = self._pre, inputs[self._place].to(torch.float32)
+        if pre.channels == "BGR":
+            pixels = pixels.flip(-1)
+        mean = torch.tensor(pre.mean, dtype=torch.float32, device=pixels.device)
+        std = torch.tensor(pre.std, dtype=torch.float32, device=pixels.device)
+        values = (pixels * pre.scale - mean) / std
+        if pre.layout == "NCHW":
+            values = values.permute(0, 3, 1, 2)
+        return self._with_picture(inputs, values.to(self._dtype))
+
+    def _with_picture(self, inputs: tuple[Any, ...], picture: Tensor) -> tuple[Any, ...]:
+        return (*inputs[: self._place], picture, *inputs[self._place + 1 :])
+
+
+class ValueBatches:
+    """Values as the graph takes them, or features at the frontier."""
+
+    def __init__(
+        self,
+        read: Callable[[NDArray[np.int64]], dict[str, NDArray[Any]]],
+        labels: NDArray[np.int64],
+        inputs: Sequence[str],
+        *,
+        widen: bool = False,
+    ) -> None:
+        self._read = read
+        self._inputs = inputs
+        self._widen = widen
+        self.labels = labels
+
+    @property
+    def n(self) -> int:
+        """Number of samples."""
+        return len(self.labels)
+
+    def load(self, indices: NDArray[np.int64]) -> tuple[Tensor | None, ...]:
+        """Return the inputs of these samples by position."""
+        feeds = self._read(indices)
+        tensors = [torch.from_numpy(np.array(feeds[name])) for name in self._inputs]
+        half = (torch.float16, torch.bfloat16)
+        return tuple(t.float() if self._widen and t.dtype in half else t for t in tensors)
+
+
+def of_samples(samples: Samples, indices: NDArray[np.int64]) -> Callable[..., Any]:
+    """Return the reader of graph inputs by position among `indices`."""
+    return lambda positions: samples.batch(indices[positions])
+
+
+def of_features(features: Features, rows: NDArray[np.int64]) -> Callable[..., Any]:
+    """Return the reader of frontier tensors by position among `rows` (positions in `features`)."""
+    return lambda positions: features.read(rows[positions])[0]

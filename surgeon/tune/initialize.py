@@ -1,0 +1,206 @@
+"""A start from scratch: weights drawn by the scheme of the graph, scaled by what flows through.
+
+Exporters fold normalization layers into the weights in front of them; a network drawn at random
+without them dies or explodes within a dozen layers. So after drawing, one batch runs through the
+program, and every convolution or matrix product is rescaled, in program order, so that each
+channel of its output has mean 0 and variance 1 (where it has no bias, all channels together have
+the mean square 1). That is what the folded layer would have done. What must not enter: training,
+the scheme itself.
+
+Sources: LSUV, Mishkin & Matas 2015 (arXiv 1511.06422), for the order and the unit variance;
+Krähenbühl et al. 2015 (arXiv 1511.06856) for doing it channel by channel.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from surgeon.errors import UnknownNameError
+from surgeon.tune import program as programs
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Mapping, Sequence
+
+    import numpy.typing as npt
+
+    from surgeon.graph.initialization import Rule
+    from surgeon.tune.module import GraphModule
+
+#: Spread below which a channel counts as dead on this batch and is left alone.
+_DEAD = 1e-6
+
+
+@dataclass(frozen=True)
+class Start:
+    """What `randomize` did: names drawn anew, names kept as stored, operators that were scaled."""
+
+    drawn: tuple[str, ...]
+    kept: tuple[str, ...]
+    scaled: tuple[str, ...]
+
+
+def randomize(
+    module: GraphModule,
+    rules: Mapping[str, Rule],
+    names: Iterable[str],
+    *,
+    seed: int = 0,
+    inputs: Sequence[Any] | None = None,
+) -> Start:
+    """Draw weights anew, in place, and scale them by one batch.
+
+    Every tensor has a generator of its own, by seed and name: what is drawn does not depend on the
+    others. Weights of one element keep their stored value (temperatures, scales of a formula).
+
+    Args:
+        module: converted, on any device.
+        rules: from `surgeon.graph.initialization.scheme` of the same graph.
+        names: parameters and statistics to draw.
+        seed: any integer ≥ 0.
+        inputs: one batch, by position, as the module takes it; some 16 to 64 samples. None = drawn
+            by the scheme alone.
+
+    Returns:
+        What was done.
+
+    Raises:
+        UnknownNameError: a name that the module or the scheme lacks.
+
+    """
+    state = module.state_dict(keep_vars=True)
+    drawn, kept = [], []
+    wanted = list(names)
+    for name in wanted:
+        if name not in state or name not in rules:
+            raise UnknownNameError("weight", name, set(state) & set(rules))
+        tensor = state[name]
+        if rules[name].draw == "keep" or tensor.numel() <= 1:
+            kept.append(name)
+            continue
+        values = draw(rules[name], tuple(tensor.shape), seed=seed, name=name)
+        with torch.no_grad():
+            tensor.copy_(torch.from_numpy(values))
+        drawn.append(name)
+    scaled = () if inputs is None else _scale(module, rules, frozenset(drawn), inputs)
+    return Start(tuple(drawn), tuple(kept), scaled)
+
+
+def draw(rule: Rule, shape: tuple[int, ...], *, seed: int, name: str) -> npt.NDArray[np.float32]:
+    """Return the values of one weight: a function of rule, shape, seed and name alone."""
+    digest = hashlib.sha256(name.encode()).digest()[:8]
+    generator = np.random.default_rng((seed, int.from_bytes(digest, "little")))
+    if rule.draw == "constant":
+        return np.full(shape, rule.value, dtype=np.float32)
+    if rule.draw == "forget":
+        bias = np.zeros((*shape[:-1], 8, shape[-1] // 8), dtype=np.float32)
+        bias[..., 2, :] = 1
+        return bias.reshape(shape)
+    if rule.draw == "orthogonal":
+        hidden = shape[-1]
+        squares = generator.standard_normal((math.prod(shape) // hidden**2, hidden, hidden))
+        q, r = np.linalg.qr(squares)
+        q *= np.sign(np.diagonal(r, axis1=-2, axis2=-1))[:, None, :]  # uniform over rotations
+        return q.reshape(shape).astype(np.float32)
+    return generator.standard_normal(shape, dtype=np.float32) * np.float32(rule.std)
+
+
+def observe(
+    module: GraphModule,
+    inputs: Sequence[Any],
+    seen: Callable[[programs.Step, dict[str, Any]], None],
+) -> None:
+    """Run the module's program step by step in evaluation mode, without gradients.
+
+    `seen` gets each step and the values by name after it; what it changes there, later steps read.
+    """
+    program: programs.Program = module.__dict__["_onnx_program"]
+    environment: dict[str, Any] = dict(zip(program.inputs, inputs, strict=True))
+    environment.update(module.__dict__["_onnx_constants"].named_buffers())
+    weights = module.state_dict(keep_vars=True)
+    for name in program.weights:
+        environment[name] = weights[name].detach()
+    device = next(iter(weights.values())).device
+    context = programs.Context(training=False, device=device)
+    with torch.no_grad():
+        for step in program.steps:
+            programs.execute([replace(step, frees=())], environment, context)
+            seen(step, environment)
+            for name in step.frees:
+                environment.pop(name, None)
+
+
+def _scale(
+    module: GraphModule,
+    rules: Mapping[str, Rule],
+    drawn: frozenset[str],
+    inputs: Sequence[Any],
+) -> tuple[str, ...]:
+    last = {argument.source for argument in module.__dict__["_onnx_program"].outputs}
+    weights = module.state_dict(keep_vars=True)
+    todo = {name for name in drawn if rules[name].scaled}
+    scaled = []
+    # A weight may reach its operator through views: the name that arrives is that of the view.
+    arrives = {name: name for name in todo}
+
+    def seen(step: programs.Step, environment: dict[str, Any]) -> None:
+        sources = [argument.source for argument in step.arguments]
+        name = next((arrives[s] for s in sources if s in arrives), None)
+        if name is None or name not in todo:
+            return
+        if step.operator.split(" ")[-1].split("-")[0] in _VIEW_STEPS:
+            arrives[step.outputs[0]] = name
+            return
+        todo.discard(name)
+        output = environment[step.outputs[0]]
+        if step.outputs[0] in last or not isinstance(output, Tensor):
+            return  # the head starts with its own small logits
+        rule = rules[name]
+        bias = weights[rule.bias] if rule.bias is not None and rule.bias in drawn else None
+        if rule.channel_axis is None or rule.output_axis is None:
+            bias = None
+        factor, shift = _unit(output, rule, centred=bias is not None)
+        weight = weights[name]
+        weight.mul_(_along(factor, rule.channel_axis, weight.ndim).to(weight.dtype))
+        output = output * _along(factor, rule.output_axis, output.ndim).to(output.dtype)
+        if bias is not None:
+            bias.copy_(shift.view_as(bias))
+            if rule.bias in sources:  # added by this very step, otherwise by one to come
+                output = output + _along(shift, rule.output_axis, output.ndim).to(output.dtype)
+        environment[step.outputs[0]] = output
+        scaled.append(step.node)
+
+    observe(module, inputs, seen)
+    return tuple(scaled)
+
+
+_VIEW_STEPS = frozenset({"Identity", "Cast", "Transpose", "Reshape", "Squeeze", "Unsqueeze"})
+
+
+def _unit(output: Tensor, rule: Rule, *, centred: bool) -> tuple[Tensor, Tensor]:
+    """Return (factor, shift) per channel, or of one element, that give an output unit variance."""
+    values = output.float()
+    if rule.channel_axis is None or rule.output_axis is None or not centred:
+        spread = values.square().mean().sqrt().reshape(1)
+        mean = torch.zeros_like(spread)
+    else:
+        channels = values.movedim(rule.output_axis, 0).flatten(1)
+        spread, mean = channels.std(1, correction=0), channels.mean(1)
+    alive = spread > _DEAD
+    factor = torch.where(alive, 1 / spread.clamp_min(_DEAD), 1.0)
+    return factor, torch.where(alive, -mean * factor, 0.0)
+
+
+def _along(values: Tensor, axis: int | None, rank: int) -> Tensor:
+    """Shape numbers so that they multiply along one axis; one number multiplies everything."""
+    if axis is None or values.numel() == 1:
+        return values.reshape(())
+    shape = [1] * rank
+    shape[axis] = -1
+    return values.view(shape)
