@@ -231,6 +231,6 @@ def _study(
         constants=constants,
     )
     if proven:
-        return anatomy, f"{claim}; proven: {measured}"
+        return anatomy, f"{claim}; proven against single batches: {measured}"
     kept = study(model.proto, observe=observe)
     return kept, f"the batch stays fixed at {fixed}: {measured}"

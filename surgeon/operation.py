@@ -1040,9 +1040,9 @@ def _warnings(model: Model) -> list[str]:
 def _plugins(plugins: Plugins | None) -> Plugins:
     if plugins is not None:
         return plugins
-    from surgeon.plugin.manager import manager
+    from surgeon.plugin.manager import load_plugins
 
-    return manager()
+    return load_plugins()
 
 
 def _constants(model: Model, inputs: Sequence[str] | Mapping[str, Any]) -> dict[str, Any]:

@@ -58,7 +58,7 @@ def finetune(
             plugins=session.plugins,
         )
     body = outcome.document()
-    return Answer(body, show, exit=STOPPED_EXIT.get(body.get("stopped"), 0))
+    return Answer(body, show, exit=STOPPED_EXIT.get(body["stopped"], 0))
 
 
 def show(screen: Screen, body: Mapping[str, Any]) -> None:

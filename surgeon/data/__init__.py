@@ -7,9 +7,10 @@ about training.
 
 from __future__ import annotations
 
+from surgeon.data.ahead import work_ahead
 from surgeon.data.arrays import parse_constants
 from surgeon.data.labels import check_trainable, encode_labels, sort_labels
-from surgeon.data.read import data_kind, open_data, open_inputs
+from surgeon.data.read import data_kind, needs_preprocess, open_data, open_inputs
 from surgeon.data.samples import Batch, Failure, JoinedSamples, Samples
 from surgeon.data.splits import Splits, folds, split
 
@@ -23,9 +24,11 @@ __all__ = [
     "data_kind",
     "encode_labels",
     "folds",
+    "needs_preprocess",
     "open_data",
     "open_inputs",
     "parse_constants",
     "sort_labels",
     "split",
+    "work_ahead",
 ]

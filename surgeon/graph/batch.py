@@ -28,7 +28,7 @@ SYMBOL = "batch"
 def free_batch(model: ModelProto) -> tuple[ModelProto, str] | None:
     """Return (candidate with a symbolic batch, claim), or None where the batch is free already.
 
-    The claim is that a batch of n gives n times what a batch of the fixed size gives.
+    The claim, which the caller proves, is that a batch of n gives what n single ones give.
     """
     infos = input_infos(model)
     fixed = fixed_batch(infos)
@@ -49,10 +49,7 @@ def free_batch(model: ModelProto) -> tuple[ModelProto, str] | None:
                 dim.dim_param = SYMBOL
     del graph.value_info[:]
     patched = _free_reshapes(candidate, shapes, fixed)
-    claim = (
-        f"the fixed batch of {fixed} made free ({patched} Reshape targets rewritten): a batch of n "
-        f"computes n times what single batches compute"
-    )
+    claim = f"the fixed batch of {fixed} was made free ({patched} Reshape targets rewritten)"
     return candidate, claim
 
 

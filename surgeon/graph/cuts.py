@@ -106,8 +106,8 @@ def study(
 def _main_output(model: ModelProto) -> str:
     for value in model.graph.output:
         if value.type.tensor_type.elem_type in FLOATS or not value.type.HasField("tensor_type"):
-            return value.name
-    return model.graph.output[0].name
+            return str(value.name)
+    return str(model.graph.output[0].name)
 
 
 def _is_data(node: NodeProto, shapes: Shapes) -> bool:

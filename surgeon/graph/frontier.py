@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from math import prod
 from typing import TYPE_CHECKING
 
-from onnx import ModelProto
+from onnx import ModelProto, ValueInfoProto
 
 from surgeon.graph.cuts import id_of
 from surgeon.graph.shapes import Shapes, make_value, tensor_info
@@ -145,7 +145,7 @@ def _front(model: ModelProto, tensors: list[str], shapes: Shapes) -> ModelProto:
     return result
 
 
-def _value(model: ModelProto, name: str, shapes: Shapes):  # noqa: ANN202
+def _value(model: ModelProto, name: str, shapes: Shapes) -> ValueInfoProto:
     for value in model.graph.input:
         if value.name == name:
             return value

@@ -11,8 +11,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import numpy as np
-import onnx
 from onnx import AttributeProto, ModelProto, NodeProto, TensorProto, numpy_helper
+from onnx.inliner import inline_local_functions
 
 from surgeon.errors import ModelError
 from surgeon.graph.schema import LINEAR, WEIGHT_SLOTS
@@ -45,7 +45,7 @@ def normalize(model: ModelProto) -> tuple[ModelProto, tuple[Change, ...]]:
     _check_values(result.graph)
     if result.functions:
         counts["local function inlined"] = len(result.functions)
-        result = onnx.inliner.inline_local_functions(result)
+        result = inline_local_functions(result)
     graph = result.graph
     counts["sparse initializer made dense"] = _densify(graph)
     counts["node moved into topological order"] = _sort(graph)
@@ -301,7 +301,8 @@ def _size(dims: tuple[int, ...]) -> int:
 def _tensor_attribute(node: NodeProto) -> TensorProto | None:
     for item in node.attribute:
         if item.name == "value":
-            return item.t
+            tensor: TensorProto = item.t
+            return tensor
         if item.name == "value_floats" and item.type == AttributeProto.FLOATS:
             return numpy_helper.from_array(np.asarray(item.floats, np.float32))
     return None

@@ -138,6 +138,6 @@ def carries_gradient(node: NodeProto, slot: int) -> bool:
 def type_name(element: int) -> str:
     """Return the ONNX element type in lower case: `float`, `int64`, `bfloat16`."""
     try:
-        return TensorProto.DataType.Name(element).lower()
+        return str(TensorProto.DataType.Name(element)).lower()
     except ValueError:
         return "undefined"

@@ -18,8 +18,7 @@ def _dft(
     input: Tensor, length: int | None, axis: int, *, inverse: bool, onesided: bool
 ) -> Tensor:
     axis = axis if axis >= 0 else axis + input.dim()
-    half = input.dtype in {torch.float16, torch.bfloat16}
-    work = input.float() if half else input
+    work = input.double() if inverse or input.dtype.itemsize == 2 else input
     complex_input = input.shape[-1] == 2
     value = torch.view_as_complex(work.contiguous()) if complex_input else work.squeeze(-1)
     if inverse and onesided:

@@ -98,7 +98,7 @@ class Plugins:
         ]
 
 
-def manager(*, enabled: bool = True, disabled: Collection[str] = ()) -> Plugins:
+def load_plugins(*, enabled: bool = True, disabled: Collection[str] = ()) -> Plugins:
     """Load every entry point of the group `surgeon`, each on its own.
 
     Args:
@@ -166,3 +166,7 @@ def _check_names(plugin: Any) -> None:
     for name in dir(plugin):
         if name.startswith("surgeon_") and callable(getattr(plugin, name)) and name not in known:
             raise UnknownNameError("hook", name, known)
+
+
+manager = load_plugins
+"""The name the command line uses."""

@@ -13,7 +13,7 @@ import hashlib
 import json
 import os
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
@@ -21,10 +21,11 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 
 import surgeon
+from surgeon.data.ahead import work_ahead
 from surgeon.errors import CheckError, DataError, EnvironmentLacksError
 from surgeon.graph.envelope import structure_hash
 from surgeon.graph.weights import hash_tensors
-from surgeon.runtime.sessions import choose_device
+from surgeon.runtime.sessions import choose_device, runtime_version
 from surgeon.runtime.stream import Chunk, Runner
 
 if TYPE_CHECKING:
@@ -155,6 +156,12 @@ class Features:
             found, chosen = chunk.outputs, chosen[chunk.positions]
         placed = {name: np.moveaxis(rows, 0, self.axes[name]) for name, rows in found.items()}
         return {**placed, **self._constants}, chosen
+
+    def stream(
+        self, batches: Iterable[NDArray[np.int64]], lanes: int = 1
+    ) -> Iterator[tuple[dict[str, NDArray[Any]], NDArray[np.int64]]]:
+        """Give `read` of each batch of positions in turn, read ahead in `lanes` threads."""
+        return work_ahead(self.read, batches, lanes)
 
 
 class _Source(Protocol):
@@ -581,14 +588,11 @@ def _key(
     indices: NDArray[np.int64],
     parts: Sequence[str],
 ) -> str:
-    from importlib.metadata import version
-
-    runtime = next((p for p in ("onnxruntime-gpu", "onnxruntime") if _has(p)), "")
     functions = [item.SerializeToString(deterministic=True).hex() for item in frozen.functions]
     document = {
         "format": FORMAT,
         "surgeon": surgeon.__version__,
-        "runtime": version(runtime) if runtime else "",
+        "runtime": runtime_version(),
         "structure": structure_hash(frozen),
         "functions": functions,
         "weights": hash_tensors(frozen.graph.initializer),
@@ -598,16 +602,6 @@ def _key(
         "parts": list(parts),
     }
     return hashlib.sha256(json.dumps(document, sort_keys=True).encode()).hexdigest()
-
-
-def _has(package: str) -> bool:
-    from importlib.metadata import PackageNotFoundError, version
-
-    try:
-        version(package)
-    except PackageNotFoundError:
-        return False
-    return True
 
 
 @dataclass(frozen=True)

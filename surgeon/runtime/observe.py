@@ -8,7 +8,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from onnx import ModelProto, TensorProto, helper
+from onnx import ModelProto, TensorProto, ValueInfoProto, helper
 
 from surgeon.errors import ModelError, SurgeonError
 from surgeon.graph.shapes import Concrete, declared, input_infos
@@ -78,7 +78,7 @@ def observe_shapes(
         for name in node.output:
             if name and name not in known:
                 known.add(name)
-                everything.graph.output.append(helper.ValueInfoProto(name=name))
+                everything.graph.output.append(ValueInfoProto(name=name))
     try:
         session = open_session(everything, device="cpu")
         values = session.run(random_feeds(model, sizes, 0, constants))
@@ -161,7 +161,7 @@ def _with_output(model: ModelProto, name: str) -> ModelProto:
         return model
     copy = ModelProto()
     copy.CopyFrom(model)
-    copy.graph.output.append(helper.ValueInfoProto(name=name))
+    copy.graph.output.append(ValueInfoProto(name=name))
     return copy
 
 

@@ -243,6 +243,11 @@ def count_cores() -> int:
     return os.cpu_count() or 1
 
 
+def runtime_version() -> str:
+    """Return the package of ONNX Runtime and its version, without importing it."""
+    return ", ".join(f"{name} {metadata.version(name)}" for name in _installed_variants())
+
+
 @cache
 def _installed_variants() -> tuple[str, ...]:
     found = []

@@ -8,14 +8,13 @@ prediction and evaluation all go through here. What must not enter: what is done
 from __future__ import annotations
 
 import threading
-from collections import deque
-from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from surgeon.data.ahead import work_ahead
 from surgeon.errors import DataError, ModelError
 from surgeon.runtime.sessions import OutOfMemoryError, choose_device, count_cores, open_session
 
@@ -134,25 +133,12 @@ class Runner:
             DataError: samples that do not fit, or more than 5 % unreadable.
             OutOfMemoryError: a single sample does not fit into memory.
         """
-        stop = threading.Event()
-        pool = ThreadPoolExecutor(self._lanes, thread_name_prefix="surgeon-lane")
-        pending: deque[Future[Chunk | None]] = deque()
-        places = iter(range(0, len(indices), self.batch))
         size = self.batch
-        try:
-            while True:
-                # Two batches a lane: one in work and one waiting, so that memory stays bounded.
-                while len(pending) < 2 * self._lanes and (place := next(places, None)) is not None:
-                    part = indices[place : place + size]
-                    pending.append(pool.submit(self._lane, part, start + place, stop))
-                if not pending:
-                    return
-                chunk = pending.popleft().result()
-                if chunk is not None:
-                    yield chunk
-        finally:
-            stop.set()
-            pool.shutdown(wait=True, cancel_futures=True)
+
+        def work(place: int) -> Chunk:
+            return self._read_and_run(indices[place : place + size], start + place)
+
+        return work_ahead(work, range(0, len(indices), size), self._lanes)
 
     def run_at(self, indices: Sequence[int] | NDArray[np.int64], position: int = 0) -> Chunk:
         """Read and run these samples now, in runs of at most `batch`."""
@@ -188,11 +174,6 @@ class Runner:
             half = max(1, count // 2)
             self._shrink(half)
             return self._run_parts(feeds, count, half)
-
-    def _lane(
-        self, indices: NDArray[np.int64], position: int, stop: threading.Event
-    ) -> Chunk | None:
-        return None if stop.is_set() else self._read_and_run(indices, position)
 
     def _read_and_run(self, indices: NDArray[np.int64], position: int) -> Chunk:
         batch: Batch = self.samples.read(indices)

@@ -101,7 +101,7 @@ def plugins(monkeypatch):
         def surgeon_commands(self, cli):
             state.commands(cli)
 
-    def load_plugins(*, enabled=True, disabled=()):
+    def loading(*, enabled=True, disabled=()):
         state.asked.append(enabled)
         pluggy_manager = pluggy.PluginManager(hooks.PROJECT)
         pluggy_manager.add_hookspecs(hooks)
@@ -109,5 +109,5 @@ def plugins(monkeypatch):
         loaded = (manager.Loaded("mine", "their-dist", "1.0"),)
         return manager.Plugins(pluggy_manager, loaded, state.warnings)
 
-    monkeypatch.setattr(manager, "load_plugins", load_plugins)
+    monkeypatch.setattr(manager, "manager", loading)
     return state

@@ -68,7 +68,7 @@ def document(run, monkeypatch, tmp_path):
         found = json.loads(done.out)
         schema = schemas.load("error" if "error" in found else verb)
         jsonschema.Draft202012Validator(schema).validate(found)
-        shown = run(verb, *arguments, "--force" if "-o" in arguments else "-q")
+        shown = run(verb, *arguments, "--force" if "-o" in arguments and code == 0 else "-q")
         assert (shown.code, bool(shown.out.strip())) == (code, "error" not in found)
         return found
 

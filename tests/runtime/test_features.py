@@ -205,6 +205,17 @@ def test_nothing_frozen_reads_the_samples(photos, numbers):
         extract(None, ["nope"], photos)
 
 
+def test_streaming_reads_each_batch_in_turn(photos, numbers, doubled, run):
+    found = run(doubled, ["y"], numbers[0])
+    batches = [np.array([3, 1]), np.array([36]), np.arange(5)]
+    for batch, (rows, kept) in zip(batches, found.stream(batches, 2), strict=True):
+        np.testing.assert_array_equal(kept, batch)
+        np.testing.assert_array_equal(rows["y"], 2 * numbers[1][batch])
+    pictures = extract(None, ["x"], photos)
+    sizes = [len(kept) for _, kept in pictures.stream([np.arange(20), np.arange(20, 40)], 2)]
+    assert sum(sizes) == 39
+
+
 def test_inputs_among_the_tensors_are_handed_through(build, run):
     inputs = [
         TensorInfo("x", "float", ("N", 2), 0),
@@ -360,6 +371,16 @@ def test_stream_gives_chunks_in_order(numbers, doubled):
     chunks = list(runner.stream(np.arange(37)))
     np.testing.assert_array_equal(np.concatenate([c.positions for c in chunks]), np.arange(37))
     np.testing.assert_array_equal(np.concatenate([c.outputs["y"] for c in chunks]), 2 * x)
+
+
+def test_a_run_is_filled_by_the_size_of_its_inputs(numbers, doubled, build):
+    assert stream.Runner(doubled, numbers[0], device="cpu").batch == 256
+    x = np.zeros((2, 3, 224, 224), np.float32)
+    info = TensorInfo("x", "float", ("N", 3, "h", "w"), 0)
+    large = open_data({"x": x, "labels": [0, 1]}, [info])
+    model = build("g (float[N,3,h,w] x) => (float[N,3,h,w] y) { y = Neg(x) }")
+    assert stream.Runner(model, large, device="cpu").batch == 2
+    assert stream.Runner(model, large, device="cpu", batch=7).batch == 7
 
 
 def test_relative_error_of_odd_values():
