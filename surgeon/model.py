@@ -39,7 +39,9 @@ class Model:
 
     Attributes:
         proto: the graph; treat it as read-only.
-        source_sha256: sha256 of the file it was loaded from (of its bytes, where there was none).
+        source_sha256: sha256 of the file whose weights are the frozen ones: the file itself, or,
+            for a file that carries a plan, the one it was operated from.
+        file_sha256: sha256 of the file it was loaded from (of its bytes, where there was none).
         path: that file, or None.
         changes: what normalization did.
         plan: what a case decided, for operated and tuned models.
@@ -49,6 +51,7 @@ class Model:
 
     proto: onnx.ModelProto
     source_sha256: str
+    file_sha256: str = ""
     path: Path | None = None
     changes: tuple[Change, ...] = ()
     plan: Plan | None = None
@@ -190,12 +193,11 @@ def load(source: str | os.PathLike[str] | onnx.ModelProto | Model) -> Model:
     files.check_model(stored, str(path or "the ModelProto"))
     proto, changes = normalize(stored)
     document = envelope.get(proto, envelope.PLAN)
-    plan = None
+    plan, source_digest = None, digest
     if isinstance(document, dict):
         plan = Plan.from_dict(document)
-        # Frozen tensors are those of the very first source, however often the file was saved since.
-        digest = document.get("source_sha256") or digest
-    return Model(proto, digest, path, changes, plan, stored=stored)
+        source_digest = str(document.get("source_sha256") or digest)
+    return Model(proto, source_digest, digest, path, changes, plan, stored=stored)
 
 
 def _bytes(proto: onnx.ModelProto) -> bytes:

@@ -66,7 +66,7 @@ def inspect(path: Source) -> dict[str, Any]:
     return {
         "path": _path(model),
         "bytes": model.path.stat().st_size if model.path else model.proto.ByteSize(),
-        "sha256": files.sha256_file(model.path) if model.path else model.source_sha256,
+        "sha256": model.file_sha256,
         **describe(model.stored or model.proto, model.anatomy()),
         "preprocess": None if preprocess is None else as_json(preprocess),
         "warnings": _warnings(model),
@@ -222,7 +222,7 @@ def operate(
     proto = patient.proto
     for key in (envelope.LABELS, envelope.PROOF):
         envelope.put(proto, key, None)
-    document = plan.as_dict() | {"source_sha256": model.source_sha256}
+    document = plan.as_dict() | {"source_sha256": model.file_sha256}
     envelope.put(proto, envelope.PLAN, document)
     preprocess = find_preprocess(model)
     if preprocess is not None and start is None:
@@ -233,6 +233,7 @@ def operate(
     return replace(
         patient,
         proto=proto,
+        source_sha256=model.file_sha256,
         plan=plan,
         notes=tuple(notes),
         removed_nodes=len(anatomy.model.graph.node) - (len(proto.graph.node) - len(added)),
@@ -627,7 +628,7 @@ def find_preprocess(model: Model, option: Any = None, size: Any = None) -> Prepr
     if document is None:
         from surgeon_models import find_by_sha256
 
-        entry = find_by_sha256(model.source_sha256)
+        entry = find_by_sha256(model.file_sha256)
         document, source = (None if entry is None else entry.preprocess), "index"
     if document is None:
         return None
@@ -974,7 +975,7 @@ def verify(
     verdict = verify_proof(
         model.stored or model.proto,
         source=None if original is None else original.proto,
-        source_sha256=None if original is None else original.source_sha256,
+        source_sha256=None if original is None else original.file_sha256,
         device=device,
         threads=threads,
     )

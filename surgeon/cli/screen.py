@@ -35,10 +35,7 @@ class Screen:
     ) -> None:
         """Write a table; columns of numbers are aligned to the right."""
         values = [list(row) for row in rows]
-        numeric = [
-            all(isinstance(row[index], int | float | None) for row in values)
-            for index in range(len(columns))
-        ]
+        numeric = [all(_is_number(row[index]) for row in values) for index in range(len(columns))]
         texts = [[cell(value) for value in row] for row in values]
         if self.terminal:
             self._rich_table(columns, texts, numeric, title)
@@ -78,6 +75,10 @@ class Screen:
         for row in rows:
             table.add_row(*map(Text, row))  # Text: a tensor's name is not markup
         Console(file=self.stream).print(table)
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float | None) and not isinstance(value, bool)
 
 
 def cell(value: Any) -> str:

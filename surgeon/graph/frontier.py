@@ -148,7 +148,8 @@ def _front(model: ModelProto, tensors: list[str], shapes: Shapes) -> ModelProto:
 def _value(model: ModelProto, name: str, shapes: Shapes) -> ValueInfoProto:
     for value in model.graph.input:
         if value.name == name:
-            return value
+            found: ValueInfoProto = value
+            return found
     return make_value(name, shapes.dtype(name), shapes.symbolic.get(name))
 
 

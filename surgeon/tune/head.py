@@ -35,7 +35,7 @@ Ints = npt.NDArray[np.integer[Any]]
 #: C · Σ cross-entropy + ½ · ‖weight‖², on standardised features.
 GRID: tuple[float, ...] = tuple(float(10.0**exponent) for exponent in np.arange(-5, 4.01, 0.5))
 #: Taken where there are too few samples to compare penalties.
-FALLBACK_C = 1e-2
+FALLBACK_C = 1.0
 #: A feature whose spread is below this fraction of its mean carries rounding noise, not signal:
 #: a float32 product with it would cancel. It gets weight 0.
 CONSTANT = 1e-5
@@ -44,7 +44,7 @@ CONSTANT = 1e-5
 #: and dominate on unseen ones (measured: +7 points at 4 samples per class, +1 at 90).
 FLOORED_FEATURES = 32
 #: Newton decrement ½·gᵀH⁻¹g (the loss still to be gained, per sample) at which a solve has ended.
-CV_TOLERANCE, TOLERANCE = 1e-5, 1e-11
+CV_TOLERANCE, TOLERANCE = 1e-5, 1e-13
 #: Up to this many numbers the final solve runs in float64; above, in float32 at 1e-7.
 FLOAT64_SIZE = 2**26
 #: Above this many axes the rotation costs more than the iterations that it saves.

@@ -1,0 +1,218 @@
+"""The solver against closed expectations and against scikit-learn, on real features."""
+
+from __future__ import annotations
+
+import time
+
+import numpy as np
+import pytest
+import torch
+from sklearn.datasets import load_digits
+from sklearn.linear_model import LogisticRegression, LogisticRegressionCV
+from sklearn.model_selection import StratifiedKFold
+from sklearn.preprocessing import StandardScaler
+
+from surgeon.errors import DataError
+from surgeon.tune import head
+from surgeon.tune.head import solve
+
+
+@pytest.fixture(scope="module")
+def digits():
+    x, y = load_digits(return_X_y=True)
+    return x.astype(np.float32), y.astype(np.int64)
+
+
+def logits(solution, features):
+    return features @ solution.weight.astype(np.float64).T + solution.bias
+
+
+def blobs(n, d, classes, *, seed=0, noise=1.0):
+    rng = np.random.default_rng(seed)
+    labels = np.arange(n) % classes
+    centres = rng.standard_normal((classes, d))
+    return (centres[labels] + noise * rng.standard_normal((n, d))).astype(np.float32), labels
+
+
+@pytest.mark.parametrize("rows", [1797, 40])  # more samples than features, and fewer
+def test_reaches_the_optimum_that_sklearn_reaches(digits, rows, monkeypatch):
+    x, y = digits[0][:rows], digits[1][:rows]
+    monkeypatch.setattr(head, "FLOORED_FEATURES", 10**9)  # plain standardisation, as sklearn has it
+    c = 0.1
+    ours = solve(x, y, 10, folds=0, grid=(c,)) if rows == 40 else solve(x, y, 10, grid=(c,))
+    c = ours.regularisation
+    scaler = StandardScaler().fit(x)
+    theirs = LogisticRegression(C=c, tol=1e-10, max_iter=10_000).fit(scaler.transform(x), y)
+    expected = theirs.decision_function(scaler.transform(x))
+    got = logits(ours, x)
+    centred = got - got.mean(1, keepdims=True)
+    np.testing.assert_allclose(centred, expected - expected.mean(1, keepdims=True), atol=2e-3)
+    assert ours.converged
+    assert ours.gradient_norm < 1e-5
+
+
+def test_is_not_worse_than_sklearn_on_the_same_out_of_fold_samples(digits):
+    x, y = digits[0][:700], digits[1][:700]
+    ours = solve(x, y, 10, seed=0)
+    fold = head._folds(y, 10, 5, 0)
+    z = StandardScaler().fit_transform(x)
+    splits = [(np.flatnonzero(fold != k), np.flatnonzero(fold == k)) for k in range(5)]
+    theirs = LogisticRegressionCV(
+        Cs=[1e-3, 1e-2, 1e-1, 1.0],
+        cv=splits,
+        max_iter=1000,
+        use_legacy_attributes=False,
+        scoring="accuracy",
+        l1_ratios=(0.0,),
+    ).fit(z, y)
+    best = np.asarray(theirs.scores_).mean(0).max()
+    assert (ours.out_of_fold == y).mean() >= best - 0.005
+
+
+def test_floor_of_the_scale_helps_on_unseen_samples(digits, monkeypatch):
+    x, y = digits[0][:700], digits[1][:700]
+    rng = np.random.default_rng(0)
+    floored, plain = [], []
+    for _ in range(4):
+        order = rng.permutation(len(y))
+        seen, unseen = order[:80], order[80:]
+        for kept, results in ((32, floored), (10**9, plain)):
+            monkeypatch.setattr(head, "FLOORED_FEATURES", kept)
+            solution = solve(x[seen], y[seen], 10)
+            results.append((logits(solution, x[unseen]).argmax(1) == y[unseen]).mean())
+    assert np.mean(floored) > np.mean(plain)
+
+
+def test_out_of_fold_is_honest():
+    # Labels without any relation to the features: whoever peeks beats chance.
+    rng = np.random.default_rng(0)
+    x, y = rng.standard_normal((300, 400)).astype(np.float32), rng.integers(0, 2, 300)
+    solution = solve(x, y, 2)
+    assert abs((solution.out_of_fold == y).mean() - 0.5) < 0.1
+    assert solution.out_of_fold_log_probabilities.shape == (300, 2)
+    np.testing.assert_allclose(np.exp(solution.out_of_fold_log_probabilities).sum(1), 1, rtol=1e-5)
+    index = solution.grid.index(solution.regularisation)
+    assert solution.cv_accuracy[index] == pytest.approx((solution.out_of_fold == y).mean())
+
+
+def test_same_seed_same_bits(digits):
+    x, y = digits[0][:600], digits[1][:600]
+    first, second = (solve(x, y, 10, seed=3, threads=2) for _ in range(2))
+    assert first.weight.tobytes() == second.weight.tobytes()
+    assert first.bias.tobytes() == second.bias.tobytes()
+    assert first.cv_log_loss == second.cv_log_loss
+    other = solve(x, y, 10, seed=4, threads=2)
+    assert other.cv_log_loss != first.cv_log_loss
+
+
+def test_threads_are_put_back():
+    before = torch.get_num_threads()
+    solve(*blobs(40, 3, 2), 2, threads=before + 1)
+    assert torch.get_num_threads() == before
+
+
+@pytest.mark.parametrize(
+    ("n", "d", "classes"), [(60, 1, 3), (30, 500, 3), (200, 40, 2), (12, 5, 6), (2, 3, 2)]
+)
+def test_odd_shapes(n, d, classes):
+    x, y = blobs(n, d, classes, noise=0.1)
+    solution = solve(x, y, classes)
+    assert solution.weight.shape == (classes, d)
+    assert solution.weight.dtype == solution.bias.dtype == np.float32
+    assert np.isfinite(solution.weight).all()
+    if d > 1:
+        assert (logits(solution, x).argmax(1) == y).mean() > 0.95
+
+
+def test_separable_data_end():
+    x = np.concatenate([np.full((50, 4), -1), np.full((50, 4), 1)]).astype(np.float32)
+    y = np.repeat([0, 1], 50)
+    solution = solve(x, y, 2)
+    assert solution.converged
+    assert np.abs(solution.weight).max() < 100
+
+
+def test_constant_huge_and_tiny_features():
+    x, y = blobs(200, 4, 2, noise=0.5)
+    scaled = x.astype(np.float64) * [1e12, 1e-6, 1, 1] + [0, 0, 7, 0]
+    scaled = np.column_stack([scaled, np.full(200, 3.3), np.zeros(200)])
+    plain, odd = solve(x, y, 2), solve(scaled, y, 2)
+    assert (odd.weight[:, 4:] == 0).all()
+    np.testing.assert_allclose(logits(odd, scaled), logits(plain, x), atol=1e-2)
+
+
+def test_half_precision_and_memory_map(tmp_path):
+    x, y = blobs(300, 20, 3)
+    np.save(tmp_path / "x.npy", x.astype(np.float16))
+    mapped = np.load(tmp_path / "x.npy", mmap_mode="r")
+    solution = solve(mapped, y, 3)
+    assert (logits(solution, x).argmax(1) == y).mean() > 0.9
+
+
+def test_rare_and_missing_classes():
+    x, y = blobs(100, 6, 3, noise=0.2)
+    y[y == 2] = 1
+    y[0] = 2  # one sample of class 2, none of class 3
+    solution = solve(x, y, 4)
+    assert solution.folds == 5
+    assert np.isfinite(solution.bias).all()
+    assert logits(solution, x).argmax(1).max() <= 2
+
+
+def test_too_few_samples_fall_back():
+    x, y = blobs(5, 6, 4, noise=0.1)
+    solution = solve(x, y, 4)
+    assert solution.folds == 0
+    assert solution.out_of_fold is None
+    assert solution.regularisation == head.FALLBACK_C
+    assert (logits(solution, x).argmax(1) == y).all()
+
+
+def test_class_weights_move_the_border():
+    rng = np.random.default_rng(0)
+    y = (np.arange(400) % 20 == 0).astype(np.int64)
+    x = (rng.standard_normal((400, 1)) + 1.5 * y[:, None]).astype(np.float32)
+    plain = logits(solve(x, y, 2), x).argmax(1)
+    balanced = logits(solve(x, y, 2, class_weights="balanced"), x).argmax(1)
+    given = solve(x, y, 2, class_weights=np.array([1.0, 19.0]))
+    assert plain[y == 1].mean() < 0.5 < balanced[y == 1].mean()
+    np.testing.assert_array_equal(logits(given, x).argmax(1), balanced)
+
+
+def test_progress_reaches_the_end():
+    seen = []
+    solve(*blobs(60, 5, 3), 3, progress=lambda done, total: seen.append((done, total)))
+    assert seen[-1][0] == seen[-1][1] == len(head.GRID)
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (lambda x, y: (np.where(x == x[3, 1], np.nan, x), y), "sample 3, feature 1"),
+        (lambda x, y: (np.where(x == x[3, 1], np.inf, x), y), "sample 3, feature 1"),
+        (lambda x, y: (x, np.zeros_like(y)), "nothing to tell apart"),
+        (lambda x, y: (x, y + 1), "outside"),
+        (lambda x, y: (x, y - 1), "outside"),
+        (lambda x, y: (x[:-1], y), "do not fit"),
+        (lambda x, y: (x, y.astype(float)), "not integers"),
+        (lambda x, y: (x[:0], y[:0]), "no samples"),
+    ],
+)
+def test_bad_data_is_refused(change, words):
+    with pytest.raises(DataError, match=words):
+        solve(*change(*blobs(30, 4, 3)), 3)
+
+
+def test_bad_class_weights_are_refused():
+    for weights in (np.ones(2), -np.ones(3), np.zeros(3)):
+        with pytest.raises(DataError):
+            solve(*blobs(30, 4, 3), 3, class_weights=weights)
+
+
+@pytest.mark.slow
+def test_speed():
+    x, y = blobs(2000, 1280, 10, noise=8.0)
+    began = time.perf_counter()
+    solution = solve(np.maximum(x, 0), y, 10)
+    assert solution.converged
+    assert time.perf_counter() - began < 20  # about 2.5 s on two idle cores
