@@ -68,9 +68,14 @@ class Model:
 
     @property
     def labels(self) -> list[str] | None:
-        """Class names the file carries, or None."""
-        count = self.plan.classes if self.plan else None
-        return envelope.labels(self.proto, count)
+        """Class names the file carries, or None.
+
+        Of an operated file only our own entry counts: names left by an exporter are the old head's.
+        """
+        if self.plan is None or self.plan.classes is None:
+            return envelope.labels(self.proto, None)
+        own: list[str] | None = envelope.get(self.proto, envelope.LABELS)
+        return own
 
     @property
     def trainable(self) -> list[str]:
@@ -135,6 +140,21 @@ class Model:
             name for name, role in self.roles().items() if role == "parameter" and count[name] > 1
         ]
 
+    def with_constants(self, constants: Mapping[str, NDArray[Any]]) -> Model:
+        """Return the model with constant inputs as what they are: initializers.
+
+        An `If` that they decide becomes the branch it takes, so that there is something to cut.
+        """
+        if not constants or all(node.op_type != "If" for node in self.proto.graph.node):
+            return self
+        from surgeon.graph.fold import bind
+
+        proto, changes = bind(self.proto, constants)
+        if not changes:
+            return self
+        changed = self.with_proto(proto, changes=(*self.changes, *changes))
+        return replace(changed, stored=self.stored)
+
     def with_proto(self, proto: onnx.ModelProto, **changes: Any) -> Model:
         """Return a model with another graph and the same origin."""
         return replace(self, proto=proto, _studied={}, stored=None, **changes)
@@ -192,6 +212,11 @@ def load(source: str | os.PathLike[str] | onnx.ModelProto | Model) -> Model:
         )
     files.check_model(stored, str(path or "the ModelProto"))
     proto, changes = normalize(stored)
+    if any(node.op_type == "If" for node in proto.graph.node):
+        from surgeon.graph.fold import bind
+
+        proto, decided = bind(proto, {})
+        changes = (*changes, *decided)
     document = envelope.get(proto, envelope.PLAN)
     plan, source_digest = None, digest
     if isinstance(document, dict):

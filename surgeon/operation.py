@@ -198,7 +198,9 @@ def operate(
         raise UsageError(
             f"the number of classes is {classes}", where="--classes", remedy="give 1 or more"
         )
-    anatomy = model.anatomy(_constants(model, inputs))
+    constants = _constants(model, inputs)
+    model = model.with_constants(constants)
+    anatomy = model.anatomy(constants)
     decided = _decide(model, anatomy, case, classes, cut, init, evidence, plugins)
     tensor = graph_cuts.resolve(anatomy, decided.cut, default=anatomy.late)
     truncated = graph_cuts.keep_only(anatomy.model, [tensor], anatomy.shapes)
@@ -431,6 +433,7 @@ def finetune(
     Raises:
         SurgeonError: of the kind that fits; nothing is left half-written.
     """
+    from surgeon.data.labels import check_trainable
     from surgeon.runtime.sessions import choose_device
     from surgeon.tune import stages
 
@@ -451,7 +454,14 @@ def finetune(
     if pre is not None:
         model = resized(model, pre)
     constants = _constants(model, inputs)
+    bound = model if goes_on else model.with_constants(constants)
+    data = _without(data, {info.name for info in model.inputs} - {i.name for i in bound.inputs})
+    model, constants = (
+        bound,
+        {i.name: constants[i.name] for i in bound.inputs if i.name in constants},
+    )
     samples = _open(data, model, pre, label_column, constants, validation)
+    check_trainable(samples.labels or [])
     # What is operated on: the file's own plan, or a new one.
     if goes_on:
         patient = model
@@ -465,7 +475,7 @@ def finetune(
                 remedy="leave it out: the data says it",
             )
         patient = operate(
-            model, case, len(labels), cut, init=init, seed=seed, inputs=inputs,
+            model, case, len(labels), cut, init=init, seed=seed, inputs=constants,
             evidence=Evidence(samples=samples.n, classes=len(labels)), plugins=plugins,
         )  # fmt: skip
     assert patient.plan is not None
@@ -713,12 +723,21 @@ def _open(
         "preprocess": pre, "label_column": label_column, "constants": dict(constants),
     }  # fmt: skip
     samples = open_data(data, infos, **opened)
-    if isinstance(validation, str):
-        try:
-            float(validation)
-        except ValueError:
-            return JoinedSamples(samples, open_data(validation, infos, **opened))
-    return samples
+    if _is_number(validation):
+        return samples
+    return JoinedSamples(samples, open_data(validation, infos, **opened))
+
+
+def _without(data: Any, names: set[str]) -> Any:
+    """Leave out arrays for inputs that became constants of the graph."""
+    if not names:
+        return data
+    if isinstance(data, dict):
+        return {key: value for key, value in data.items() if key not in names}
+    if isinstance(data, str | Path) and str(data).endswith(".npz") and Path(data).is_file():
+        with np.load(data, allow_pickle=False) as arrays:
+            return {key: arrays[key] for key in arrays.files if key not in names}
+    return data
 
 
 def _labels_to_go_on(model: Model, samples: Samples) -> list[str]:
@@ -754,13 +773,22 @@ def _split(
     samples: Samples, codes: NDArray[np.int64], validation: float | str, seed: int,
     labels: Sequence[str],
 ) -> Splits:  # fmt: skip
-    from surgeon.data.splits import split
+    from surgeon.data.splits import TEST_FROM, split
 
+    fraction = float(validation) if _is_number(validation) else 0.2
+    named = not isinstance(validation, float | int) and not _is_number(validation)
+    return split(
+        codes, fraction=fraction, seed=seed, given=samples.split, classes=labels,
+        hold_test=samples.n >= TEST_FROM if named else None,
+    )  # fmt: skip
+
+
+def _is_number(text: Any) -> bool:
     try:
-        fraction = float(validation)
-    except ValueError:
-        fraction = 0.2
-    return split(codes, fraction=fraction, seed=seed, given=samples.split, classes=labels)
+        float(text)
+    except (TypeError, ValueError):
+        return False
+    return True
 
 
 def _skipped(samples: Samples) -> list[dict[str, str]]:

@@ -197,7 +197,8 @@ def _cuttable(name: str, shapes: Shapes) -> bool:
 
 def nearest(cuts: Sequence[CutPoint], depth: float) -> CutPoint:
     """Return the listed cut nearest in depth; a tie goes to the earlier."""
-    return min(cuts, key=lambda cut: (abs(cut.depth - depth), cut.depth))
+    # Rounded, so that the last bit of a difference of decimals does not decide a tie.
+    return min(cuts, key=lambda cut: (round(abs(cut.depth - depth), 9), cut.depth))
 
 
 def depth_of(anatomy: Anatomy, tensor: str) -> float:

@@ -14,8 +14,6 @@ from typing import TYPE_CHECKING, Any
 from surgeon.errors import ModelError
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
     from onnx import ModelProto
 
 PLAN, LABELS, PREPROCESS, PROOF = (
@@ -116,11 +114,3 @@ def hash_json(value: Any) -> str:
     """Return the sha256 of a value's JSON (sorted keys, no blanks, utf-8)."""
     text = json.dumps(value, ensure_ascii=False, sort_keys=True, separators=(",", ":"))
     return hashlib.sha256(text.encode()).hexdigest()
-
-
-def label_list(names: Sequence[str]) -> list[str]:
-    """Return labels in their order: by number if all are integers, else by code point."""
-    try:
-        return sorted(names, key=int)
-    except ValueError:
-        return sorted(names)

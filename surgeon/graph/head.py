@@ -35,7 +35,9 @@ PASSED = frozenset(
     {"Identity", "Cast", "Flatten", "Reshape", "Squeeze", "Unsqueeze", "Dropout", "Transpose",
      "ArgMax", "TopK", "ZipMap", "QuantizeLinear", "DequantizeLinear", "Clip", "Relu"}
 )  # fmt: skip
-ACTIVATIONS = frozenset({"Softmax", "LogSoftmax", "Sigmoid", "HardSigmoid", "Softplus", "Tanh"})
+CLASSIFYING = frozenset({"Softmax", "LogSoftmax", "Sigmoid"})
+"""Activations that say that what lies in front of them are scores of classes."""
+ACTIVATIONS = CLASSIFYING | {"HardSigmoid", "Softplus", "Tanh"}
 POOLED = frozenset(
     {"GlobalAveragePool", "AveragePool", "ReduceMean", "GlobalMaxPool", "QLinearGlobalAveragePool"}
 )
@@ -68,7 +70,8 @@ def find_head(model: ModelProto) -> OldHead | None:
         if head is not None:
             heads.append(head)
     # A classifier says so by its activation; else the first output that ends in one counts.
-    return next((h for h in heads if h.activation), heads[0] if heads else None)
+    ranked = sorted(heads, key=lambda h: (h.activation not in CLASSIFYING, bool(h.activation)))
+    return ranked[0] if ranked else None
 
 
 def _walk_back(
@@ -90,7 +93,7 @@ def _walk_back(
         if kind in TREES:
             return OldHead(kind, node.input[0], (), None, None, output)
         if kind in WEIGHTED:
-            if rectified and activation is None:
+            if rectified and activation not in CLASSIFYING:
                 return None
             return _head(node, output, weights, makers, data, activation, bias)
         if kind in ACTIVATIONS and not pending_add:

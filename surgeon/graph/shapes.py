@@ -16,8 +16,9 @@ import numpy as np
 import onnx
 from onnx import ModelProto, TensorProto, helper, numpy_helper
 
+from surgeon.graph.fold import evaluate
 from surgeon.graph.schema import WITHOUT_GRADIENT, type_name
-from surgeon.graph.walk import FLOATS, data_inputs, reads
+from surgeon.graph.walk import FLOATS, attribute, data_inputs, producers, reads
 from surgeon.records import TensorInfo
 
 if TYPE_CHECKING:
@@ -33,6 +34,9 @@ if TYPE_CHECKING:
 
 BATCHES = (3, 5)
 """The two batch sizes of the inference; odd primes, so that no other dimension looks like them."""
+
+BATCH_SYMBOLS = frozenset({"n", "batch", "batch_size", "batchsize", "bs"})
+"""What exporters call the batch, in lower case."""
 
 ROUNDS = 12
 """Times folding may uncover further shapes."""
@@ -60,27 +64,65 @@ def declared(value: onnx.ValueInfoProto) -> tuple[int, Shape | None]:
 def input_infos(model: ModelProto) -> list[TensorInfo]:
     """Return the data inputs in graph-input order, each with the axis samples lie along.
 
-    The batch axis of the first input that has one is axis 0, or the axis whose symbol is called
-    like a batch; other inputs follow the same symbol, or the same fixed size.
+    The batch axis of the first input that has one is the axis whose symbol is called like a batch,
+    else the one a recurrent operator takes it from, else axis 0; other inputs follow the same
+    symbol, or the same fixed size.
     """
     values = {value.name: value for value in model.graph.input}
     shapes = {name: declared(values[name]) for name in data_inputs(model.graph)}
+    recurrent = _recurrent_axes(model)
     batch: Dim = None
     anchored = False
     infos = []
     for name, (kind, shape) in shapes.items():
         axis = _batch_axis(shape, batch, anchored=anchored)
+        if name in recurrent and shape is not None and not _called_batch(shape, axis):
+            axis = recurrent[name] if recurrent[name] < len(shape) else axis
         if axis is not None and not anchored and shape is not None:
             batch, anchored = shape[axis], True
         infos.append(TensorInfo(name, type_name(kind), shape, axis))
     return infos
 
 
+def _called_batch(shape: Shape, axis: int | None) -> bool:
+    dim = None if axis is None else shape[axis]
+    return isinstance(dim, str) and dim.lower() in BATCH_SYMBOLS
+
+
+def _recurrent_axes(model: ModelProto) -> dict[str, int]:
+    """Return {data input: axis of the batch} of inputs that reach a recurrent operator as they are.
+
+    X is [time, batch, features] and the state [directions, batch, hidden]; with `layout` 1 the
+    batch comes first.
+    """
+    nodes = [node for node in model.graph.node if node.op_type in ("LSTM", "GRU", "RNN")]
+    if not nodes:
+        return {}
+    inputs = set(data_inputs(model.graph))
+    makers = producers(model.graph)
+    found: dict[str, int] = {}
+    for node in nodes:
+        layout = attribute(node, "layout")
+        for slot in (0, 5, 6):
+            name = node.input[slot] if slot < len(node.input) else ""
+            axis = 0 if layout is not None and layout.i else 1
+            while (maker := makers.get(name)) is not None:
+                if maker.op_type == "Transpose":
+                    perm = attribute(maker, "perm")
+                    axis = perm.ints[axis] if perm is not None else 2 - axis
+                elif maker.op_type not in ("Identity", "Cast", "Dropout", "Slice", "Split"):
+                    break
+                name = maker.input[0]
+            if name in inputs:
+                found.setdefault(name, axis)
+    return found
+
+
 def _batch_axis(shape: Shape | None, batch: Dim, *, anchored: bool) -> int | None:
     if not shape:
         return None
     for axis, dim in enumerate(shape):
-        if isinstance(dim, str) and dim.lower() in {"n", "batch", "batch_size", "batchsize", "bs"}:
+        if isinstance(dim, str) and dim.lower() in BATCH_SYMBOLS:
             return axis
     if anchored and batch is not None:
         # [2, N, 128]: recurrent state carries the batch where the first input's size stands.
@@ -146,29 +188,15 @@ def _fold_shapes(bones: ModelProto, shapes: Concrete | None = None) -> int:
             True for a in node.attribute if a.type in (a.GRAPH, a.GRAPHS)
         ):
             continue
-        result = _evaluate(node, known, versions)
-        if result is not None and result.size <= SMALL:
-            known[node.output[0]] = result
+        results = evaluate(node, known, versions)
+        if results is not None and results[0].size <= SMALL:
+            known[node.output[0]] = results[0]
             folded.append(index)
     for index in reversed(folded):
         name = graph.node[index].output[0]
         del graph.node[index]
         graph.initializer.append(numpy_helper.from_array(known[name], name))
     return len(folded)
-
-
-def _evaluate(
-    node: onnx.NodeProto, known: Mapping[str, np.ndarray], versions: Mapping[str, int]
-) -> np.ndarray | None:
-    from onnx.reference import ReferenceEvaluator
-
-    try:
-        (result,) = ReferenceEvaluator(node, opsets=dict(versions)).run(
-            None, {name: known[name] for name in node.input if name}
-        )
-    except Exception:  # noqa: BLE001 - what cannot be folded stays as it is; shapes stay open there
-        return None
-    return np.asarray(result)
 
 
 def infer(bones: ModelProto, sizes: Mapping[str, tuple[int, ...]]) -> Concrete:

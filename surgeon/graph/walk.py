@@ -31,10 +31,11 @@ def captured(graph: GraphProto) -> set[str]:
     """Return the outer values a subgraph reads, through any depth of nesting."""
     own = {value.name for value in graph.input} | {tensor.name for tensor in graph.initializer}
     own |= {tensor.values.name for tensor in graph.sparse_initializer}
+    # Names are made once, so that the order of the nodes (which may be wrong) does not matter.
+    own |= {name for node in graph.node for name in node.output}
     outer: set[str] = set()
     for node in graph.node:
         outer |= {name for name in reads(node) if name not in own}
-        own |= set(node.output)
     return outer | {value.name for value in graph.output if value.name not in own}
 
 

@@ -220,9 +220,7 @@ def bias_add(X: Tensor, bias: Tensor, skip: Tensor) -> Tensor:
 
 
 @op("BiasSoftmax", domain=_MS)
-def bias_softmax(
-    data: Tensor, bias: Tensor, *, axis: int = 1, is_inner_broadcast: bool
-) -> Tensor:
+def bias_softmax(data: Tensor, bias: Tensor, *, axis: int = 1, is_inner_broadcast: bool) -> Tensor:
     """Softmax over all axes from `axis` on, after a bias."""
     if not is_inner_broadcast:
         bias = bias.reshape(*bias.shape[:1], *[1] * (data.dim() - bias.dim()), *bias.shape[1:])
@@ -522,7 +520,11 @@ def rotary_embedding(
     if input.dim() == 4:
         x = input
     else:
-        size = rotary_embedding_dim if num_heads == 0 and rotary_embedding_dim else 2 * cos_cache.shape[1]
+        size = (
+            rotary_embedding_dim
+            if num_heads == 0 and rotary_embedding_dim
+            else 2 * cos_cache.shape[1]
+        )
         x = _heads(input, num_heads or input.shape[-1] // size)
     if position_ids.numel() == 1 and position_ids.dim() == 1:
         steps = torch.arange(x.shape[2], device=input.device)
@@ -571,7 +573,9 @@ def group_query_attention(
         refuse("GroupQueryAttention with a quantised cache")
     if key is None or value is None:
         size = query.shape[-1] // (num_heads + 2 * kv_num_heads)
-        query, key, value = query.split([num_heads * size, kv_num_heads * size, kv_num_heads * size], -1)
+        query, key, value = query.split(
+            [num_heads * size, kv_num_heads * size, kv_num_heads * size], -1
+        )
     q, k, v = _heads(query, num_heads), _heads(key, kv_num_heads), _heads(value, kv_num_heads)
     batch, _, length, size = q.shape
     past = 0 if past_key is None else past_key.shape[2]
@@ -731,9 +735,7 @@ def qlinear_average_pool(
 
 
 @op("QLinearConcat", domain=_MS)
-def qlinear_concat(
-    Y_scale: Tensor, Y_zero_point: Tensor, *inputs: Tensor, axis: int
-) -> Tensor:
+def qlinear_concat(Y_scale: Tensor, Y_zero_point: Tensor, *inputs: Tensor, axis: int) -> Tensor:
     """Join quantised tensors, each given with its scale and zero point."""
     triples = [inputs[i : i + 3] for i in range(0, len(inputs), 3)]
     floats = [dequantize(x, s, z) for x, s, z in triples]
@@ -759,7 +761,9 @@ def quantized_gemm(
     """Gemm of quantised matrices; float where no output scale is given."""
     left = A.double() - a_zero_point.double()
     zero = b_zero_point.double()
-    right = B.double() - (zero.reshape(-1, 1) if transB and zero.dim() and zero.numel() > 1 else zero)
+    right = B.double() - (
+        zero.reshape(-1, 1) if transB and zero.dim() and zero.numel() > 1 else zero
+    )
     total = (left.mT if transA else left) @ (right.mT if transB else right)
     if C is not None:
         total = total + C.double()

@@ -112,9 +112,7 @@ def _grid(start: Tensor, bin_size: Tensor, bins: int, samples: int) -> Tensor:
     return (start + b * bin_size + (s + 0.5) * bin_size / samples).flatten()
 
 
-def _bilinear(
-    y: Tensor, x: Tensor, rows: int, columns: int
-) -> tuple[list[Tensor], list[Tensor]]:
+def _bilinear(y: Tensor, x: Tensor, rows: int, columns: int) -> tuple[list[Tensor], list[Tensor]]:
     """Return the four corners (flat positions) and weights of every point y × x."""
     lows, highs, low_weights, high_weights = [], [], [], []
     for value, size in ((y, rows), (x, columns)):

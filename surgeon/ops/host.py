@@ -53,6 +53,14 @@ def single(value: float) -> float:
     return spread - (spread - value)
 
 
+def elements(dims: Sequence[Any]) -> Any:
+    """Return the product of some sizes, in a form that a tracer can follow."""
+    total = 1
+    for dim in dims:
+        total = total * dim
+    return total
+
+
 def _cast(value: Any, dtype: torch.dtype) -> Any:
     if dtype is torch.bool:
         return bool(value)
@@ -64,7 +72,7 @@ def _cast(value: Any, dtype: torch.dtype) -> Any:
 def _broadcast(*arrays: Host) -> tuple[list[tuple[Any, ...]], tuple[int, ...]]:
     """Return the element tuples of several arrays under numpy broadcasting, and the shape."""
     first = arrays[0]
-    if all(a.shape == first.shape for a in arrays):
+    if all([a.shape == first.shape for a in arrays]):  # noqa: C419 - tracers know no generators
         return list(zip(*(a.values for a in arrays), strict=True)), first.shape
     rank = max(len(a.shape) for a in arrays)
     shapes = [(1,) * (rank - len(a.shape)) + a.shape for a in arrays]
@@ -100,9 +108,9 @@ def _strides(shape: Sequence[int]) -> list[int]:
 
 def _take(data: Host, axis: int, chosen: Sequence[int]) -> Host:
     """Select positions along one axis."""
-    before = math.prod(data.shape[:axis])
+    before = elements(data.shape[:axis])
     size = data.shape[axis]
-    after = math.prod(data.shape[axis + 1 :])
+    after = elements(data.shape[axis + 1 :])
     values = tuple(
         data.values[(b * size + c) * after + a]
         for b in range(before)
@@ -123,13 +131,13 @@ def _gather(data: Host, indices: Host, *, axis: int = 0) -> Host:
 def _concat(*inputs: Host, axis: int = 1) -> Host:
     first = inputs[0]
     axis %= len(first.shape)
-    before = math.prod(first.shape[:axis])
+    before = elements(first.shape[:axis])
     values: list[Any] = []
     for b in range(before):
         for array in inputs:
-            block = math.prod(array.shape[axis:])
+            block = elements(array.shape[axis:])
             values.extend(array.values[b * block : (b + 1) * block])
-    total = sum(array.shape[axis] for array in inputs)
+    total = sum([array.shape[axis] for array in inputs])
     return Host(tuple(values), (*first.shape[:axis], total, *first.shape[axis + 1 :]), first.dtype)
 
 
@@ -183,15 +191,15 @@ def _reshape(data: Host, shape: Host | list[int], *, allowzero: bool = False) ->
     if not allowzero:
         wanted = [data.shape[i] if d == 0 else d for i, d in enumerate(wanted)]
     if -1 in wanted:
-        known = math.prod(d for d in wanted if d != -1)
+        known = elements([d for d in wanted if d != -1])
         wanted[wanted.index(-1)] = len(data.values) // known if known else 0
     return data._replace(shape=tuple(wanted))
 
 
 def _expand(data: Host, shape: Host) -> Host | None:
-    if math.prod(shape.values) > LIMIT:
+    if elements(shape.values) > LIMIT:
         return None
-    ones = Host((1,) * math.prod(shape.values), tuple(shape.values), torch.int64)
+    ones = Host((1,) * elements(shape.values), tuple(shape.values), torch.int64)
     rows, full = _broadcast(data, ones)
     return Host(tuple(row[0] for row in rows), full, data.dtype)
 
@@ -253,7 +261,7 @@ def _transpose(data: Host, *, perm: list[int] | None = None) -> Host:
     strides = _strides(data.shape)
     shape = tuple(data.shape[p] for p in order)
     values = tuple(
-        data.values[sum(i * strides[p] for i, p in zip(index, order, strict=True))]
+        data.values[sum([i * strides[p] for i, p in zip(index, order, strict=True)])]
         for index in product(*(range(d) for d in shape))
     )
     return Host(values, shape, data.dtype)
@@ -279,7 +287,7 @@ OPERATORS: Final[dict[str, Callable[..., Any]]] = {
     "Slice": _slice,
     "Reshape": _reshape,
     "Flatten": lambda input, axis=1: input._replace(
-        shape=(math.prod(input.shape[:axis]), math.prod(input.shape[axis:]))
+        shape=(elements(input.shape[:axis]), elements(input.shape[axis:]))
     ),
     "Expand": _expand,
     "Transpose": _transpose,
@@ -305,7 +313,7 @@ OPERATORS: Final[dict[str, Callable[..., Any]]] = {
     "And": _elementwise(lambda a, b: a and b, torch.bool),
     "Or": _elementwise(lambda a, b: a or b, torch.bool),
     "Not": _elementwise(lambda a: not a, torch.bool),
-    "ReduceProd": _reduce(math.prod),
+    "ReduceProd": _reduce(lambda values: elements(values)),
     "ReduceSum": _reduce(sum),
     "ReduceMax": _reduce(max),
     "ReduceMin": _reduce(min),

@@ -5,7 +5,6 @@ What must not enter: slices by numbers of the host (`shape`).
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
 import numpy as np
@@ -13,6 +12,7 @@ import torch
 from torch import Tensor
 
 from surgeon.ops.broadcast import WIDER
+from surgeon.ops.host import elements
 from surgeon.ops.registry import op, refuse
 
 
@@ -51,8 +51,8 @@ def gather_nd(data: Tensor, indices: Tensor, *, batch_dims: int = 0) -> Tensor:
     batch = list(data.shape[:batch_dims])
     inner = list(data.shape[batch_dims : batch_dims + depth])
     rest = list(data.shape[batch_dims + depth :])
-    lead = math.prod(batch)
-    flat = data.reshape(lead, math.prod(inner), *rest)
+    lead = elements(batch)
+    flat = data.reshape(lead, elements(inner), *rest)
     where = _positions(indices, inner).reshape(lead, -1)
     rows = torch.arange(lead, device=data.device).unsqueeze(1)
     return flat[rows, where].reshape(*indices.shape[:-1], *rest)
@@ -101,9 +101,9 @@ def scatter_nd(
     """Write slices at index tuples, or combine them with what is there."""
     depth = indices.shape[-1]
     sizes, rest = list(data.shape[:depth]), list(data.shape[depth:])
-    flat = data.reshape(math.prod(sizes), math.prod(rest))
+    flat = data.reshape(elements(sizes), elements(rest))
     where = _positions(indices, sizes).flatten()
-    values = updates.reshape(where.shape[0], math.prod(rest))
+    values = updates.reshape(where.shape[0], elements(rest))
     where = where.unsqueeze(1).expand_as(values)
     if reduction == "none":
         return flat.scatter(0, where, values).reshape(data.shape)

@@ -108,9 +108,7 @@ def adam(
         regularised = norm_coefficient * x + g
         first = alpha * v + (1 - alpha) * regularised
         second = beta * h + (1 - beta) * regularised * regularised
-        rate = torch.where(
-            T > 0, R * (1 - beta**T).sqrt() / (1 - alpha**T), R
-        ).to(x.dtype)
+        rate = torch.where(T > 0, R * (1 - beta**T).sqrt() / (1 - alpha**T), R).to(x.dtype)
         moved = x - rate * first / (second.sqrt() + epsilon)
         results.append(((1 - norm_coefficient_post) * moved, first, second))
     return _ordered(results)

@@ -11,6 +11,7 @@ import torch
 import torch.nn.functional as F  # noqa: N812 - torch's own name for it
 from torch import Tensor
 
+from surgeon.ops.host import elements
 from surgeon.ops.padding import pad, window_pads
 from surgeon.ops.registry import op, refuse
 
@@ -115,7 +116,7 @@ def _flat_places(
         flat = flat * size[axis] + axes[axis]
     planes = torch.arange(places.shape[0] * places.shape[1], device=places.device)
     planes = planes.reshape(places.shape[0], places.shape[1], *[1] * rank)
-    return flat + planes * math.prod(size)
+    return flat + planes * elements(size)
 
 
 def _window_sums(X: Tensor, kernel: list[int], strides: list[int], dilations: list[int]) -> Tensor:
@@ -229,7 +230,7 @@ def max_unpool(
         for n, s, b, e, k in zip(X.shape[2:], stride, begins, ends, kernel_shape, strict=True)
     ]
     shape = [*X.shape[:2], *inferred]
-    flat = torch.zeros(math.prod(shape), dtype=X.dtype, device=X.device)
+    flat = torch.zeros(elements(shape), dtype=X.dtype, device=X.device)
     small = flat.scatter(0, I.flatten(), X.flatten()).reshape(shape)
     if output_shape is None:
         return small

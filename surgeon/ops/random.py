@@ -22,14 +22,24 @@ def _generator(seed: float | None, device: torch.device) -> torch.Generator | No
 
 
 def _uniform(
-    shape: list[int], low: float, high: float, dtype: torch.dtype, seed: float | None, device: torch.device
+    shape: list[int],
+    low: float,
+    high: float,
+    dtype: torch.dtype,
+    seed: float | None,
+    device: torch.device,
 ) -> Tensor:
     drawn = torch.rand(shape, generator=_generator(seed, device), device=device)
     return (drawn * (high - low) + low).to(dtype)
 
 
 def _normal(
-    shape: list[int], mean: float, scale: float, dtype: torch.dtype, seed: float | None, device: torch.device
+    shape: list[int],
+    mean: float,
+    scale: float,
+    dtype: torch.dtype,
+    seed: float | None,
+    device: torch.device,
 ) -> Tensor:
     drawn = torch.randn(shape, generator=_generator(seed, device), device=device)
     return (drawn * scale + mean).to(dtype)
@@ -84,9 +94,7 @@ def random_normal_like(
 @op("Bernoulli")
 def bernoulli(input: Tensor, *, dtype: torch.dtype | None, seed: float | None) -> Tensor:
     """1 with the probability given per element, else 0."""
-    drawn = torch.rand(
-        input.shape, generator=_generator(seed, input.device), device=input.device
-    )
+    drawn = torch.rand(input.shape, generator=_generator(seed, input.device), device=input.device)
     return (drawn < input).to(dtype or input.dtype)
 
 

@@ -5,7 +5,6 @@ What must not enter: selecting by index tensors (`indexing`).
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -14,7 +13,7 @@ import torch
 import torch.nn.functional as F  # noqa: N812 - torch's own name for it
 from torch import Tensor
 
-from surgeon.ops.host import Host, slice_of
+from surgeon.ops.host import Host, elements, slice_of
 from surgeon.ops.padding import torch_pads
 from surgeon.ops.registry import op, refuse
 
@@ -35,7 +34,7 @@ def shape_of(data: Tensor, *, start: int = 0, end: int | None = None) -> Host:
 @op("Size")
 def size_of(data: Tensor) -> Host:
     """The number of elements, as an array of the host."""
-    return Host((math.prod(data.shape),), (), torch.int64)
+    return Host((elements(data.shape),), (), torch.int64)
 
 
 @op("Reshape")
@@ -57,7 +56,7 @@ def reshape(data: Tensor, shape: list[int] | None = None, *, allowzero: bool = F
 def flatten(input: Tensor, *, axis: int) -> Tensor:
     """Make two axes of the input, split at `axis`."""
     axis = axis + input.dim() if axis < 0 else axis
-    return input.reshape(math.prod(input.shape[:axis]), math.prod(input.shape[axis:]))
+    return input.reshape(elements(input.shape[:axis]), elements(input.shape[axis:]))
 
 
 @op("Squeeze")

@@ -14,9 +14,7 @@ from surgeon.ops.convert import torch_dtype
 from surgeon.ops.registry import op
 
 
-def _dft(
-    input: Tensor, length: int | None, axis: int, *, inverse: bool, onesided: bool
-) -> Tensor:
+def _dft(input: Tensor, length: int | None, axis: int, *, inverse: bool, onesided: bool) -> Tensor:
     axis = axis if axis >= 0 else axis + input.dim()
     work = input.double() if inverse or input.dtype.itemsize == 2 else input
     complex_input = input.shape[-1] == 2

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from dataclasses import dataclass, field
 from importlib.metadata import EntryPoint, entry_points
@@ -11,11 +12,10 @@ import pluggy
 
 from surgeon.errors import UnknownNameError, UsageError
 from surgeon.plugin import hooks
+from surgeon.records import Case
 
 if TYPE_CHECKING:
-    from collections.abc import Collection
-
-    from surgeon.records import Case
+    from collections.abc import Callable, Collection, Iterable
 
 GROUP = "surgeon"
 DISABLE = "SURGEON_DISABLE_PLUGINS"
@@ -68,7 +68,7 @@ class Plugins:
             if implementation is None:
                 continue
             origin = self._origins[name]
-            for case in implementation():
+            for case in _yielded(implementation, origin):
                 if case.name in found:
                     other = found[case.name].distribution
                     raise UsageError(
@@ -124,6 +124,26 @@ def load_plugins(*, enabled: bool = True, disabled: Collection[str] = ()) -> Plu
                 f"{error}"
             )
     return Plugins(registry, tuple(loaded), tuple(warnings), {item.name: item for item in loaded})
+
+
+def _yielded(implementation: Callable[[], Iterable[Case]], origin: Loaded) -> list[Case]:
+    """Return what a hook yields; one that fails is a warning that names its distribution."""
+    try:
+        found = list(implementation())
+        wrong = [item for item in found if not isinstance(item, Case)]
+        if wrong:
+            raise TypeError(f"it yields a {type(wrong[0]).__name__}, not a Case")  # noqa: TRY301
+    except Exception as error:  # noqa: BLE001 - whatever a plugin does wrong, we go on
+        logging.getLogger("surgeon.plugin").warning(
+            "plugin %r of distribution %s %s: surgeon_cases failed: %s: %s",
+            origin.name,
+            origin.distribution,
+            origin.version,
+            type(error).__name__,
+            error,
+        )
+        return []
+    return found
 
 
 def _entry_points() -> list[EntryPoint]:

@@ -134,6 +134,9 @@ def prove_batch(
     infos: list[TensorInfo] = input_infos(fixed)
     axes = {info.name: info.batch_axis for info in infos}
     singles = [random_feeds(fixed, sizes, seed, constants) for seed in range(SAMPLES)]
+    for feeds in singles:
+        # What has no batch axis is the same for every sample.
+        feeds.update({k: v for k, v in singles[0].items() if axes.get(k) is None})
     together = {
         name: value
         if axes.get(name) is None

@@ -146,7 +146,7 @@ def choose_device(device: str = "auto") -> Device:
     count = count_cuda_devices()
     index = int(number or 0)
     if count == 0 and word == "auto":
-        return Device("cpu", notes=("no CUDA device found: running on the CPU",))
+        return Device("cpu")
     if index >= count:
         have = f"this machine has {count}" if count else "this machine has no CUDA device"
         remedy = "give --device cpu or --device auto"

@@ -46,7 +46,7 @@ FLOORED_FEATURES = 32
 #: Newton decrement ½·gᵀH⁻¹g (the loss still to be gained, per sample) at which a solve has ended.
 CV_TOLERANCE, TOLERANCE = 1e-5, 1e-13
 #: Up to this many numbers the final solve runs in float64; above, in float32 at 1e-7.
-FLOAT64_SIZE = 2**26
+FLOAT64_SIZE = 2**25
 #: Above this many axes the rotation costs more than the iterations that it saves.
 ROTATION_SIZE = 4096
 #: Below this many numbers one thread is used.
@@ -166,8 +166,8 @@ def _finish(
     chosen: float,
 ) -> HeadSolution:
     """Solve once more on all samples, precisely, and undo rotation and standardisation."""
-    exact = basis.points.numel() <= FLOAT64_SIZE
-    points = basis.points.double() if exact else basis.points
+    exact = basis.exact is not None
+    points = basis.points if basis.exact is None else basis.exact
     problem = _Problem(points, target, classes, _on(weights, points)[None])
     start = problem.zeros() if search is None else search.start.to(points.dtype)
     solution = _minimise(problem, start, chosen, TOLERANCE if exact else 1e-7, 500)
@@ -268,6 +268,7 @@ class _Basis:
     """Standardised features on their principal axes: points = (x − mean) · scale @ axes."""
 
     points: Tensor  # float32 [n, r]
+    exact: Tensor | None  # the same in float64; None where that would be too large
     mean: Tensor  # float64 [d]
     scale: Tensor  # float64 [d]
     axes: Tensor | None  # float64 [d, r], orthonormal columns; None = not rotated
@@ -276,16 +277,21 @@ class _Basis:
     def of(cls, features: Floats, device: torch.device) -> _Basis:
         mean, scale = _moments(features)
         n, d = features.shape
-        standard = torch.empty((n, d), dtype=torch.float32, device=device)
+        double = n * d <= FLOAT64_SIZE
+        dtype = torch.float64 if double else torch.float32
+        points = torch.empty((n, d), dtype=dtype, device=device)
         for rows, block in _blocks(features):
-            standard[rows] = torch.from_numpy((block - mean) * scale).float().to(device)
+            points[rows] = torch.from_numpy((block - mean) * scale).to(device, dtype)
         axes: Tensor | None = None
-        points = standard
         if min(n, d) <= ROTATION_SIZE:
-            axes = _principal_axes(standard)
-            points = standard @ axes.float()
+            axes = _principal_axes(points)
+            points = points @ axes.to(dtype)
         return cls(
-            points, torch.from_numpy(mean).to(device), torch.from_numpy(scale).to(device), axes
+            points.float(),
+            points if double else None,
+            torch.from_numpy(mean).to(device),
+            torch.from_numpy(scale).to(device),
+            axes,
         )
 
     def fold_back(self, theta: Tensor) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]:

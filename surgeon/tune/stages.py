@@ -422,10 +422,11 @@ def _report(run: Run, progress: Progress) -> None:
     row = progress.row or {}
     run.say(
         progress.stage,
-        round(progress.share * 1000) / 10,
-        100.0,
+        progress.share,
+        1.0,
         epoch=progress.epoch,
-        loss=row.get("validation_loss", progress.loss),
+        loss=row.get("loss", progress.loss),
+        left=progress.seconds_left,
         accuracy=row.get("validation_accuracy"),
         throughput=progress.samples_per_second,
     )

@@ -1,0 +1,220 @@
+"""Folding what is constant: an If whose condition is known becomes its branch, in place.
+
+Whole networks stand inside an `If` on a sampling rate; with that input bound to its constant there
+is a graph to cut. Exact by construction: the branch taken is the branch that would run.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import onnx
+from onnx import GraphProto, ModelProto, NodeProto, numpy_helper
+
+from surgeon.graph.normalize import drop_nodes, rename
+from surgeon.graph.walk import all_names, attribute, producers, reads, subgraphs
+from surgeon.records import Change
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from numpy.typing import NDArray
+
+LIMIT = 4096
+"""Elements up to which an initializer may take part in a condition."""
+
+
+def bind(
+    model: ModelProto, constants: Mapping[str, NDArray[Any]]
+) -> tuple[ModelProto, tuple[Change, ...]]:
+    """Return a copy in which inputs are the given constants and every decided If is its branch.
+
+    A constant is one sample's value; an input whose value depends on the batch is left alone.
+
+    Args:
+        model: normalized model.
+        constants: {graph input: value}.
+    """
+    result = ModelProto()
+    result.CopyFrom(model)
+    graph = result.graph
+    bound = 0
+    for index in reversed(range(len(graph.input))):
+        value = graph.input[index]
+        if value.name not in constants or not _scalar_like(value):
+            continue
+        wanted = onnx.helper.tensor_dtype_to_np_dtype(value.type.tensor_type.elem_type)
+        array = np.asarray(constants[value.name]).astype(wanted)
+        graph.initializer.append(numpy_helper.from_array(array, value.name))
+        del graph.input[index]
+        bound += 1
+    inlined = inline_decided(result)
+    counts = {"input bound to a constant": bound, "decided If replaced by its branch": inlined}
+    return result, tuple(Change(what, count) for what, count in counts.items() if count)
+
+
+def _scalar_like(value: onnx.ValueInfoProto) -> bool:
+    dims = value.type.tensor_type.shape.dim
+    return value.type.tensor_type.HasField("shape") and all(dim.dim_value == 1 for dim in dims)
+
+
+def inline_decided(model: ModelProto) -> int:
+    """Replace every If whose condition follows from constants by the branch it takes, in place."""
+    graph = model.graph
+    count = 0
+    while True:
+        makers = producers(graph)
+        known = _small_constants(graph)
+        versions = {item.domain: item.version for item in model.opset_import}
+        for index, node in enumerate(graph.node):
+            if node.op_type != "If" or node.domain not in ("", "ai.onnx"):
+                continue
+            condition = value_of(node.input[0], makers, known, versions)
+            if condition is not None and condition.size == 1:
+                _inline(graph, index, node, taken=bool(condition.reshape(())))
+                count += 1
+                break
+        else:
+            break
+    if count:
+        _drop_dead(model)
+    return count
+
+
+def _small_constants(graph: GraphProto) -> dict[str, NDArray[Any]]:
+    known = {
+        tensor.name: numpy_helper.to_array(tensor)
+        for tensor in graph.initializer
+        if int(np.prod(tensor.dims, dtype=np.int64)) <= LIMIT
+    }
+    for node in graph.node:
+        value = attribute(node, "value") if node.op_type == "Constant" else None
+        if value is not None:
+            known[node.output[0]] = numpy_helper.to_array(value.t)
+    return known
+
+
+def value_of(
+    name: str,
+    makers: Mapping[str, NodeProto],
+    known: dict[str, NDArray[Any]],
+    versions: Mapping[str, int],
+) -> NDArray[Any] | None:
+    """Return a value that follows from constants alone, or None; `known` keeps what was found."""
+    if name in known:
+        return known[name]
+    node = makers.get(name)
+    if node is None or node.op_type.startswith("Random") or any(True for _ in subgraphs(node)):
+        return None
+    feeds = {}
+    for wanted in dict.fromkeys(item for item in node.input if item):
+        found = value_of(wanted, makers, known, versions)
+        if found is None:
+            return None
+        feeds[wanted] = found
+    results = evaluate(node, feeds, versions)
+    if results is None:
+        return None
+    known.update(zip(node.output, results, strict=False))
+    return known.get(name)
+
+
+def evaluate(
+    node: NodeProto, feeds: Mapping[str, NDArray[Any]], versions: Mapping[str, int]
+) -> list[NDArray[Any]] | None:
+    """Compute one node by ONNX's reference evaluator, or None where that fails."""
+    from onnx.reference import ReferenceEvaluator
+
+    try:
+        results = ReferenceEvaluator(node, opsets=dict(versions)).run(
+            None, {name: feeds[name] for name in node.input if name}
+        )
+    except Exception:  # noqa: BLE001 - what cannot be computed stays as it is
+        return None
+    return [np.asarray(result) for result in results]
+
+
+def _inline(graph: GraphProto, index: int, node: NodeProto, *, taken: bool) -> None:
+    wanted = "then_branch" if taken else "else_branch"
+    branch = GraphProto()
+    branch.CopyFrom(next(inner for name, inner in subgraphs(node) if name == wanted))
+    outputs = list(node.output)
+    outside = all_names(graph) - _made(branch)
+    prefix = node.name or outputs[0]
+    _make_unique(branch, outside | _made_outside(graph, index), prefix)
+    made = {name for child in branch.node for name in child.output if name}
+    ends: list[NodeProto] = []
+    given: dict[str, str] = {}
+    for value, output in zip(branch.output, outputs, strict=True):
+        if not output:
+            continue
+        if value.name in made and value.name not in given:
+            given[value.name] = output
+        else:
+            ends.append(
+                onnx.helper.make_node("Identity", [given.get(value.name, value.name)], [output])
+            )
+    rename(branch, given)
+    for child in branch.node:
+        for place, name in enumerate(child.output):
+            if name in given:
+                child.output[place] = given[name]
+    after = [NodeProto.FromString(n.SerializeToString()) for n in graph.node[index + 1 :]]
+    del graph.node[index:]
+    graph.node.extend([*branch.node, *ends, *after])
+    graph.initializer.extend(branch.initializer)
+    graph.value_info.extend(v for v in branch.value_info if v.name not in given)
+
+
+def _made(graph: GraphProto) -> set[str]:
+    names = {name for node in graph.node for name in node.output if name}
+    return names | {tensor.name for tensor in graph.initializer}
+
+
+def _made_outside(graph: GraphProto, index: int) -> set[str]:
+    """Return what the graph itself makes, the If at `index` left out."""
+    names = {value.name for value in graph.input} | {tensor.name for tensor in graph.initializer}
+    for place, node in enumerate(graph.node):
+        if place != index:
+            names |= set(node.output)
+    return names
+
+
+def _make_unique(branch: GraphProto, outside: set[str], prefix: str) -> None:
+    """Rename what a branch makes where the graph around it has the same name."""
+    own = _made(branch)
+    taken = outside | own
+    fresh: dict[str, str] = {}
+    for name in sorted(own & outside):
+        new = f"{prefix}/{name}"
+        while new in taken:
+            new += "."
+        taken.add(new)
+        fresh[name] = new
+    if not fresh:
+        return
+    rename(branch, fresh)
+    for child in branch.node:
+        for place, name in enumerate(child.output):
+            child.output[place] = fresh.get(name, name)
+    for values in (branch.initializer, branch.output, branch.value_info):
+        for value in values:
+            value.name = fresh.get(value.name, value.name)
+
+
+def _drop_dead(model: ModelProto) -> None:
+    """Remove nodes whose values nobody reads any more, and initializers of branches not taken."""
+    graph = model.graph
+    before = {tensor.name for tensor in graph.initializer}
+    while True:
+        used = {name for node in graph.node for name in reads(node)}
+        used |= {value.name for value in graph.output}
+        dead = [node for node in graph.node if not used.intersection(node.output)]
+        if not dead:
+            break
+        drop_nodes(graph, dead)
+    for index in reversed(range(len(graph.initializer))):
+        name = graph.initializer[index].name
+        if name in before and name not in used:
+            del graph.initializer[index]
