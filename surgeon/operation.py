@@ -205,8 +205,9 @@ def operate(
     tensor = graph_cuts.resolve(anatomy, decided.cut, default=anatomy.late)
     truncated = graph_cuts.keep_only(anatomy.model, [tensor], anatomy.shapes)
     proto, head, added = add_head(
-        truncated, anatomy.shapes, tensor, classes, decided.head, seed=seed
-    )
+        truncated, anatomy.shapes, tensor, classes, decided.head, seed=seed,
+        inputs=anatomy.model.graph.input,
+    )  # fmt: skip
     if start is not None:
         proto = graph_cuts.start_at(proto, start, anatomy.shapes)
     dropped = [value.name for value in model.proto.graph.output if value.name != tensor]

@@ -33,6 +33,12 @@ class Outcome:
     proof: dict[str, Any]
     body: dict[str, Any] = field(repr=False)
 
+    @property
+    def delivered(self) -> str | None:
+        """`tuned`, `probe` or `start`: whose weights the model has."""
+        delivered: str | None = self.body.get("delivered")
+        return delivered
+
     def document(self) -> dict[str, Any]:
         """Return the body of the `finetune` document."""
         return dict(self.body)

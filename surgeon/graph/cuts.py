@@ -17,7 +17,7 @@ from onnx import ModelProto
 from surgeon.errors import ModelError, UnknownNameError, UsageError
 from surgeon.graph.head import find_head
 from surgeon.graph.schema import type_name
-from surgeon.graph.shapes import Concrete, Shapes, macs, make_value, trace
+from surgeon.graph.shapes import Concrete, Shapes, declared, macs, make_value, trace
 from surgeon.graph.walk import FLOATS, ancestors, data_inputs, producers, reads
 from surgeon.graph.weights import dense
 from surgeon.records import CutPoint, OldHead
@@ -25,7 +25,7 @@ from surgeon.records import CutPoint, OldHead
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from onnx import NodeProto
+    from onnx import NodeProto, ValueInfoProto
 
     from surgeon.graph.shapes import Observe
 
@@ -315,12 +315,20 @@ def keep_only(model: ModelProto, outputs: Sequence[str], shapes: Shapes | None) 
     del graph.output[:]
     graph.output.extend(values)
     for index in reversed(range(len(graph.value_info))):
-        if graph.value_info[index].name not in made or graph.value_info[index].name in outputs:
+        value = graph.value_info[index]
+        if value.name not in made or value.name in outputs or _wrong_rank(value, shapes):
             del graph.value_info[index]
     for index in reversed(range(len(graph.quantization_annotation))):
         if graph.quantization_annotation[index].tensor_name not in made | used:
             del graph.quantization_annotation[index]
     return result
+
+
+def _wrong_rank(value: ValueInfoProto, shapes: Shapes | None) -> bool:
+    """Say whether a file declares another rank for an inner value than it has."""
+    _, stated = declared(value)
+    known = shapes.one.get(value.name) if shapes is not None else None
+    return stated is not None and known is not None and len(stated) != len(known[1])
 
 
 def id_of(node: NodeProto) -> tuple[str, ...]:

@@ -24,7 +24,7 @@ from surgeon.graph.walk import all_graphs, all_names, attribute, consumers, prod
 from surgeon.records import OldHead
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
     from surgeon.graph.shapes import Shapes
     from surgeon.records import Head
@@ -271,6 +271,7 @@ def add_head(
     head: Head,
     *,
     seed: int = 0,
+    inputs: Sequence[onnx.ValueInfoProto] = (),
 ) -> tuple[ModelProto, tuple[str, str], list[str]]:
     """Append a new Gemm head to a graph that ends at `tensor`; the only output becomes `logits`.
 
@@ -285,6 +286,8 @@ def add_head(
         classes: outputs of the Gemm.
         head: how to pool.
         seed: seed of the weight.
+        inputs: inputs of the graph it was cut from; a mask [batch, length] among them weighs the
+            mean over a value [batch, length, features].
 
     Returns:
         The operated model, the names of (weight, bias), and the names of the nodes added.
@@ -305,7 +308,12 @@ def add_head(
     if OUTPUT in all_names(result.graph):
         tensor, shapes = _free_output_name(result, tensor, shapes)
     builder = _HeadNodes(all_names(result.graph), opset, tensor, shapes.dtype(tensor))
-    features = _pool(builder, model, shapes, tensor, head)
+    mask = None
+    if head.pool == "mean" and len(shapes.one[tensor][1]) == 3 and opset >= 8:
+        mask = _find_mask(inputs, shapes, tensor)
+        if mask is not None:
+            _add_input(result.graph, mask, [value.name for value in inputs])
+    features = _pool(builder, model, shapes, tensor, head, mask)
     double = shapes.dtype(tensor) == TensorProto.DOUBLE
     dtype = np.float64 if double else np.float32
     bound = 1.0 / np.sqrt(features)
@@ -355,7 +363,19 @@ def _free_output_name(model: ModelProto, tensor: str, shapes: Shapes) -> tuple[s
     return next((new for new, old in moved.items() if old == tensor), tensor), shapes
 
 
-def _pool(builder: _HeadNodes, model: ModelProto, shapes: Shapes, tensor: str, head: Head) -> int:
+def _wide(kind: int) -> int:
+    """Return the element type the head computes in."""
+    return int(TensorProto.DOUBLE if kind == TensorProto.DOUBLE else TensorProto.FLOAT)
+
+
+def _pool(
+    builder: _HeadNodes,
+    model: ModelProto,
+    shapes: Shapes,
+    tensor: str,
+    head: Head,
+    mask: onnx.ValueInfoProto | None,
+) -> int:
     """Add the nodes that make [batch, features] of a value; return the number of features."""
     dims = shapes.symbolic[tensor]
     batch = shapes.batch_axes[tensor]
@@ -375,6 +395,9 @@ def _pool(builder: _HeadNodes, model: ModelProto, shapes: Shapes, tensor: str, h
     if head.pool == "flatten" and others:
         builder.add("Flatten", {"axis": 1})
         sizes = dims[1:]
+    elif mask is not None and others == [1] and rank == 3:
+        _mean_over_mask(builder, mask, _wide(shapes.dtype(tensor)))
+        sizes = (dims[channels],)
     elif others:
         _collapse(builder, head, rank, channels, others)
         sizes = (dims[channels],)
@@ -399,12 +422,7 @@ def _collapse(builder: _HeadNodes, head: Head, rank: int, channels: int, others:
             builder.add("GlobalAveragePool" if head.pool == "mean" else "GlobalMaxPool", {})
         else:
             kind = "ReduceMean" if head.pool == "mean" else "ReduceMax"
-            since = 18
-            if builder.opset < since:
-                builder.add(kind, {"axes": others, "keepdims": 1})
-            else:
-                axes = builder.free("surgeon.head.axes")
-                builder.add(kind, {"keepdims": 1}, {axes: np.asarray(others, np.int64)})
+            builder.last = builder.over(kind, builder.last, others, 18, keepdims=1)
     elif head.pool in ("first", "last"):
         for axis in others:
             index = builder.free("surgeon.head.index")
@@ -425,10 +443,12 @@ class _HeadNodes:
     def __init__(self, taken: set[str], opset: int, tensor: str, kind: int) -> None:
         self.opset = opset
         self._taken = set(taken)
-        dtype = onnx.helper.tensor_dtype_to_np_dtype(kind)
-        self._input = gs.Variable(tensor, dtype=dtype)
-        self._last = self._input
+        self.last = self.input(tensor, kind)
         self._nodes: list[Any] = []
+
+    def input(self, name: str, kind: int) -> Any:
+        """Return a value of the graph that the head reads."""
+        return gs.Variable(name, dtype=onnx.helper.tensor_dtype_to_np_dtype(kind))
 
     def free(self, name: str) -> str:
         """Return the name, or the first of `name.2`, `name.3`, … that is not taken."""
@@ -440,18 +460,69 @@ class _HeadNodes:
         self._taken.add(found)
         return found
 
+    def apply(self, operator: str, attributes: dict[str, Any], *inputs: Any) -> Any:
+        """Append one node; return the value it makes."""
+        name = self.free(f"surgeon.head.{operator.lower()}")
+        value = gs.Variable(OUTPUT if operator == "Gemm" else self.free(f"{name}.out"))
+        self._nodes.append(gs.Node(operator, name, attributes, list(inputs), [value]))
+        return value
+
     def add(
         self, operator: str, attributes: dict[str, Any], constants: Mapping[str, Any] | None = None
     ) -> None:
         """Append one node that reads the chain's last value and the named constants."""
-        name = self.free(f"surgeon.head.{operator.lower()}")
-        value = gs.Variable(OUTPUT if operator == "Gemm" else self.free(f"{name}.out"))
-        inputs = [self._last, *(gs.Constant(key, item) for key, item in (constants or {}).items())]
-        self._nodes.append(gs.Node(operator, name, attributes, inputs, [value]))
-        self._last = value
+        values = [gs.Constant(key, item) for key, item in (constants or {}).items()]
+        self.last = self.apply(operator, attributes, self.last, *values)
+
+    def over(
+        self, operator: str, value: Any, axes: list[int], since: int, **attributes: int
+    ) -> Any:
+        """Append an operator over axes, which are an attribute before opset `since`."""
+        if self.opset < since:
+            return self.apply(operator, {"axes": axes, **attributes}, value)
+        listed = gs.Constant(self.free("surgeon.head.axes"), np.asarray(axes, np.int64))
+        return self.apply(operator, dict(attributes), value, listed)
+
+    def constant(self, name: str, values: Any) -> Any:
+        """Return a constant of the head."""
+        return gs.Constant(self.free(name), values)
 
     def export(self) -> tuple[list[NodeProto], list[TensorProto]]:
         """Return the chain as ONNX nodes and initializers."""
-        graph = gs.Graph(self._nodes, inputs=[self._input], outputs=[self._last], opset=self.opset)
+        graph = gs.Graph(self._nodes, outputs=[self.last], opset=self.opset)
         exported = gs.export_onnx(graph, do_type_check=False).graph
         return list(exported.node), list(exported.initializer)
+
+
+def _find_mask(
+    inputs: Sequence[onnx.ValueInfoProto], shapes: Shapes, tensor: str
+) -> onnx.ValueInfoProto | None:
+    """Return the mask input [batch, length] of a value [batch, length, features], or None."""
+    dims = shapes.one[tensor][1]
+    for value in inputs:
+        entry = shapes.one.get(value.name)
+        if "mask" in value.name.lower() and entry is not None and entry[1] == dims[:2]:
+            return value
+    return None
+
+
+def _mean_over_mask(builder: _HeadNodes, mask: onnx.ValueInfoProto, kind: int) -> None:
+    """Add the mean over the steps that the mask holds: Σ value · mask ÷ max(Σ mask, 1)."""
+    values = builder.last
+    given = builder.input(mask.name, mask.type.tensor_type.elem_type)
+    weight = builder.apply("Cast", {"to": kind}, given)
+    total = builder.over("ReduceSum", weight, [1], 13, keepdims=1)
+    one = np.ones(1, np.float64 if kind == TensorProto.DOUBLE else np.float32)
+    total = builder.apply("Max", {}, total, builder.constant("surgeon.head.one", one))
+    weight = builder.over("Unsqueeze", weight, [2], 13)
+    held = builder.apply("Mul", {}, values, weight)
+    held = builder.over("ReduceSum", held, [1], 13, keepdims=0)
+    builder.last = builder.apply("Div", {}, held, total)
+
+
+def _add_input(graph: onnx.GraphProto, mask: onnx.ValueInfoProto, order: Sequence[str]) -> None:
+    """Put an input back in its place in graph-input order, if the cut removed it."""
+    if any(value.name == mask.name for value in graph.input):
+        return
+    place = sum(order.index(value.name) < order.index(mask.name) for value in graph.input)
+    graph.input.insert(place, mask)

@@ -47,12 +47,12 @@ def normalize(model: ModelProto) -> tuple[ModelProto, tuple[Change, ...]]:
         counts["local function inlined"] = len(result.functions)
         result = inline_local_functions(result)
     graph = result.graph
-    counts["sparse initializer made dense"] = _densify(graph)
+    counts["sparse initializer made dense"] = sum(_densify(g) for g in all_graphs(graph))
     counts["node moved into topological order"] = _sort(graph)
     counts["initializer taken off the inputs"] = _hide_initializers(result)
     counts["weight lifted out of a subgraph"] = _lift(graph)
-    counts["Identity of an initializer removed"] = _share(graph)
     counts |= _weights_to_initializers(graph)
+    counts["Identity of an initializer removed"] = _share(graph)
     return result, tuple(Change(what, count) for what, count in counts.items() if count)
 
 
@@ -151,14 +151,16 @@ def _lift(graph: GraphProto) -> int:
     """Move float initializers and weight Constants of subgraphs to the top graph."""
     taken = all_names(graph)
     seen = {tensor.name for tensor in graph.initializer} | {value.name for value in graph.input}
-    seen |= {name for node in graph.node for name in node.output}
+    # What a sibling branch makes under the same name would be hidden by a value of the top graph.
+    inside = list(all_graphs(graph))[1:]
+    made = {name for inner in inside for node in inner.node for name in node.output}
+    made |= {value.name for inner in inside for value in inner.input}
+    made -= {node.output[0] for inner in inside for node in _constant_weights(inner)}
+    made -= {tensor.name for inner in inside for tensor in inner.initializer}
     count = 0
 
     def visit(owner: NodeProto, attribute_name: str, inner: GraphProto) -> None:
         nonlocal count
-        for node in inner.node:
-            for name, deeper in subgraphs(node):
-                visit(node, name, deeper)
         weights = _constant_weights(inner)
         outputs = {value.name for value in inner.output}
         tensors: list[TensorProto] = []
@@ -168,6 +170,7 @@ def _lift(graph: GraphProto) -> int:
             if tensor.data_type in FLOATS and tensor.name not in outputs:
                 tensors.append(TensorProto.FromString(tensor.SerializeToString()))
                 del inner.initializer[index]
+        tensors.reverse()
         moved = [n for n in weights if n.op_type == "Constant" and n.output[0] not in outputs]
         tensors += [_constant_value(node, node.output[0]) for node in moved]
         drop_nodes(inner, moved)
@@ -175,9 +178,10 @@ def _lift(graph: GraphProto) -> int:
         for index in reversed(range(len(inner.input))):
             if inner.input[index].name in names:
                 del inner.input[index]
+        _drop_value_info(inner, names)
         for tensor in tensors:
             name = tensor.name
-            if name in seen:
+            if name in seen or name in made:
                 name = f"{owner.output[0]}/{attribute_name}/{tensor.name}"
                 while name in taken:
                     name += "."
@@ -187,6 +191,10 @@ def _lift(graph: GraphProto) -> int:
             taken.add(name)
             graph.initializer.append(tensor)
             count += 1
+        # Outside in, so that an inner weight of the same name still hides the outer one here.
+        for node in inner.node:
+            for name, deeper in subgraphs(node):
+                visit(node, name, deeper)
 
     for node in graph.node:
         for name, inner in subgraphs(node):
@@ -288,6 +296,9 @@ def _constant_weights(graph: GraphProto) -> list[NodeProto]:
         for node in inner.node:
             if node.op_type == "Add" and any(name in linear for name in node.input):
                 places |= set(node.input)
+        for node in reversed(inner.node):
+            if node.op_type == "Identity" and node.output[0] in places:
+                places.add(node.input[0])
     return [node for name, node in candidates.items() if name in places]
 
 
