@@ -72,11 +72,6 @@ class Rule:
         value: for `constant`.
         gates: for `orthogonal`.
         scaled: the output of that operator is linear in the weight, so that its spread can be set.
-        channel_axis: axis of the stored weight along which the output's channels lie, None if not
-            one axis.
-        output_axis: axis of the operator's output along which the channels lie.
-        bias: name of the initializer added to that output, one number per channel, used nowhere
-            else; None if there is none.
 
     """
 
@@ -87,9 +82,6 @@ class Rule:
     value: float = 0.0
     gates: int = 1
     scaled: bool = False
-    channel_axis: int | None = None
-    output_axis: int | None = None
-    bias: str | None = None
 
 
 @dataclass(frozen=True)
@@ -97,7 +89,6 @@ class _Use:
     node: NodeProto
     slot: int
     shape: tuple[int, ...]  # as the node sees it
-    axes: tuple[int, ...] | None  # stored axis of each axis seen; None after a Reshape
 
 
 def scheme(model: ModelProto) -> dict[str, Rule]:
@@ -120,7 +111,7 @@ def scheme(model: ModelProto) -> dict[str, Rule]:
     rules = {}
     for name, shape in shapes.items():
         use = _first_use(graph, users, name, shape)
-        rules[name] = Rule("keep", "", 0) if use is None else _rule(use, users, shapes)
+        rules[name] = Rule("keep", "", 0) if use is None else _rule(use, users)
     return rules
 
 
@@ -131,20 +122,18 @@ def _first_use(
     shape: tuple[int, ...],
 ) -> _Use | None:
     """Follow a weight through views to the first operator that computes with it."""
-    axes: tuple[int, ...] | None = tuple(range(len(shape)))
     while name in users:
         node, slot = users[name][0]
         if node.op_type not in _VIEWS or slot != 0 or not node.output:
-            return _Use(node, slot, shape, axes)
+            return _Use(node, slot, shape)
         if node.op_type == "Transpose":
             permutation = _attribute(node, "perm") or list(reversed(range(len(shape))))
             shape = tuple(shape[axis] for axis in permutation)
-            axes = None if axes is None else tuple(axes[axis] for axis in permutation)
         elif node.op_type not in {"Identity", "Cast"}:
             seen = _reshaped(graph, node, shape)
             if seen is None:
-                return _Use(node, slot, shape, axes)
-            shape, axes = seen, None
+                return _Use(node, slot, shape)
+            shape = seen
         name = node.output[0]
     return None
 
@@ -163,29 +152,24 @@ def _reshaped(graph: GraphProto, node: NodeProto, shape: tuple[int, ...]) -> tup
     return None
 
 
-def _rule(
-    use: _Use,
-    users: dict[str, list[tuple[NodeProto, int]]],
-    shapes: dict[str, tuple[int, ...]],
-) -> Rule:
+def _rule(use: _Use, users: dict[str, list[tuple[NodeProto, int]]]) -> Rule:
     node, slot, shape = use.node, use.slot, use.shape
     operator = node.op_type
     size = math.prod(shape)
     if operator in {"Conv", "FusedConv", "DeformConv"} and slot == 1:
-        return _linear(use, users, shapes, math.prod(shape[1:]), 0, 1)
+        return _linear(use, users, math.prod(shape[1:]))
     if operator == "ConvTranspose" and slot == 1:
         group = _attribute(node, "group") or 1
         strides = math.prod(_attribute(node, "strides") or [1])
         fan = max(shape[0] // group * math.prod(shape[2:]) // strides, 1)
-        return _linear(use, users, shapes, fan, 1 if group == 1 else None, 1)
+        return _linear(use, users, fan)
     if operator in {"Gemm", "FusedGemm"} and slot < 2:
         flipped = bool(_attribute(node, "transB" if slot else "transA"))
         inner = (0 if slot else 1) ^ flipped
-        return _linear(use, users, shapes, shape[inner], 1 - inner, 1 if slot else None)
+        return _linear(use, users, shape[inner])
     if operator in {"MatMul", "FusedMatMul"} and slot < 2:
         inner = max(len(shape) - 2, 0) if slot else len(shape) - 1
-        outer = len(shape) - 1 if slot and len(shape) > 1 else None
-        return _linear(use, users, shapes, shape[inner], outer, -1 if slot else None)
+        return _linear(use, users, shape[inner])
     if operator in _GATES and slot in {1, 2}:
         gates = _GATES[operator]
         if slot == 2:
@@ -211,54 +195,16 @@ def _rule(
     return Rule("normal", operator, slot, std=EMBEDDING_STD)
 
 
-def _linear(
-    use: _Use,
-    users: dict[str, list[tuple[NodeProto, int]]],
-    shapes: dict[str, tuple[int, ...]],
-    fan_in: int,
-    outer: int | None,
-    output_axis: int | None,
-) -> Rule:
-    """Return the rule of a weight that sums `fan_in` products; `outer` is its axis of channels."""
-    node = use.node
-    gain = math.sqrt(2) if _rectified(node, users) else 1.0
-    channel_axis = None
-    if outer is not None and output_axis is not None and use.axes is not None:
-        channel_axis = use.axes[outer]
-    channels = use.shape[outer] if outer is not None else None
+def _linear(use: _Use, users: dict[str, list[tuple[NodeProto, int]]], fan_in: int) -> Rule:
+    """Return the rule of a weight that sums `fan_in` products."""
+    gain = math.sqrt(2) if _rectified(use.node, users) else 1.0
     return Rule(
         "normal",
-        node.op_type,
+        use.node.op_type,
         use.slot,
         std=gain / math.sqrt(max(fan_in, 1)),
-        scaled=not _attribute(node, "activation"),
-        channel_axis=channel_axis,
-        output_axis=output_axis,
-        bias=_bias(node, users, shapes, channels),
+        scaled=not _attribute(use.node, "activation"),
     )
-
-
-def _bias(
-    node: NodeProto,
-    users: dict[str, list[tuple[NodeProto, int]]],
-    shapes: dict[str, tuple[int, ...]],
-    channels: int | None,
-) -> str | None:
-    """Return the initializer that is added to every channel of a node's output."""
-    slot = 3 if node.op_type == "DeformConv" else 2
-    names: list[str] = list(node.input[slot : slot + 1])
-    if node.op_type == "Gemm" and _attribute(node, "beta") not in {None, 1.0}:
-        names = []
-    followers = users.get(node.output[0], []) if node.output else []
-    if node.op_type in {"MatMul", "FusedMatMul"}:
-        names = []
-        if len(followers) == 1 and followers[0][0].op_type == "Add":
-            names = [name for name in followers[0][0].input if name != node.output[0]]
-    for name in names:
-        shape = shapes.get(name)
-        if shape and math.prod(shape) == channels == shape[-1] and (len(users.get(name, [])) == 1):
-            return name
-    return None
 
 
 def _rectified(node: NodeProto, users: dict[str, list[tuple[NodeProto, int]]]) -> bool:

@@ -151,12 +151,13 @@ def _lift(graph: GraphProto) -> int:
     """Move float initializers and weight Constants of subgraphs to the top graph."""
     taken = all_names(graph)
     seen = {tensor.name for tensor in graph.initializer} | {value.name for value in graph.input}
-    # What a sibling branch makes under the same name would be hidden by a value of the top graph.
-    inside = list(all_graphs(graph))[1:]
-    made = {name for inner in inside for node in inner.node for name in node.output}
-    made |= {value.name for inner in inside for value in inner.input}
-    made -= {node.output[0] for inner in inside for node in _constant_weights(inner)}
-    made -= {tensor.name for inner in inside for tensor in inner.initializer}
+    seen |= {name for node in graph.node for name in node.output}
+    # A value that a subgraph makes may not be called like one of the top graph.
+    made: set[str] = set()
+    for inner in list(all_graphs(graph))[1:]:
+        values = {name for node in inner.node for name in node.output}
+        made |= values - {node.output[0] for node in _constant_weights(inner)}
+        made |= {v.name for v in inner.input} - {t.name for t in inner.initializer}
     count = 0
 
     def visit(owner: NodeProto, attribute_name: str, inner: GraphProto) -> None:

@@ -49,8 +49,9 @@ CV_TOLERANCE, TOLERANCE = 1e-5, 1e-13
 FLOAT64_SIZE = 2**25
 #: Above this many axes the rotation costs more than the iterations that it saves.
 ROTATION_SIZE = 4096
-#: Below this many numbers one thread is used.
-SERIAL_SIZE = 2**19
+#: Numbers per thread: with fewer, and on a busy machine with these already, threads wait longer for
+#: each other than they compute.
+NUMBERS_PER_THREAD = 2**21
 _CHUNK = 4096
 _MEMORY = 12
 
@@ -130,7 +131,7 @@ def solve(
             weighs the same), or None (every sample weighs the same).
         select: what decides between penalties.
         grid: inverse penalties to try.
-        threads: torch threads during the solve; None = as they are.
+        threads: torch threads during the solve; None = as set, fewer for few numbers.
         progress: called with (penalties done, penalties in the grid).
 
     Returns:
@@ -143,8 +144,8 @@ def solve(
     _check(features, labels, classes)
     labels = np.asarray(labels, dtype=np.int64)
     weights = _sample_weights(labels, classes, class_weights)
-    if threads is None and features.size < SERIAL_SIZE:
-        threads = 1  # waiting for the other threads would take longer than the sums themselves
+    if threads is None:
+        threads = min(torch.get_num_threads(), max(1, features.size // NUMBERS_PER_THREAD))
     with _threads(threads):
         basis = _Basis.of(features, torch.device(device))
         target = torch.from_numpy(labels).to(basis.points.device)
