@@ -202,6 +202,8 @@ def operate(
     model = model.with_constants(constants)
     anatomy = model.anatomy(constants)
     decided = _decide(model, anatomy, case, classes, cut, init, evidence, plugins)
+    if not anatomy.cuts:
+        _require_runs(model)  # the runtime's words on an operator say more than a missing type
     tensor = graph_cuts.resolve(anatomy, decided.cut, default=anatomy.late)
     truncated = graph_cuts.keep_only(anatomy.model, [tensor], anatomy.shapes)
     proto, head, added = add_head(
@@ -242,6 +244,12 @@ def operate(
         removed_nodes=len(anatomy.model.graph.node) - (len(proto.graph.node) - len(added)),
         added_nodes=len(added),
     )
+
+
+def _require_runs(model: Model) -> None:
+    from surgeon.runtime.observe import require_runs
+
+    require_runs(model.stored or model.proto, _path(model) or "the model")
 
 
 def _decide(
@@ -485,13 +493,16 @@ def finetune(
     body = _start_body(patient, samples, labels, parts, chosen, precision, seed, out)
     if dry_run:
         return _dry(patient, body, clock)
+    checkpoint = None if out is None else Path(f"{out}.checkpoint")
+    if resume and (checkpoint is None or not checkpoint.is_dir()):
+        body["warnings"].append(f"--resume: there is no checkpoint {checkpoint}: it starts anew")
 
     # The frozen part, once per sample; the head to its optimum; then, if planned, everything.
     run = stages.Run(
         patient=patient, samples=samples, codes=codes, parts=parts, device=device, seed=seed,
         threads=threads, cache_limit=cache_limit, precision=precision, batch=batch, lr=lr,
         epochs=epochs, budget=budget, augment=augment, resume=resume, progress=progress,
-        checkpoint=None if out is None else Path(f"{out}.checkpoint"),
+        checkpoint=checkpoint,
     )  # fmt: skip
     trained = stages.train(run)
     clock.features, clock.train = trained.seconds_features, trained.seconds_train
@@ -515,6 +526,7 @@ def finetune(
     body |= {
         "providers": list(trained.providers),
         "frontier": trained.frontier,
+        "samples_seen": trained.samples_seen,
         "statistics": trained.statistics,
         "changed": changed,
         "metrics": metrics,
@@ -524,7 +536,7 @@ def finetune(
         "proof": proof,
         "seconds": _seconds(clock),
     }
-    body["data"]["skipped"] = _skipped(samples)
+    body["data"] |= _counts(samples, labels, parts)
     body["warnings"] = list(dict.fromkeys([*body["warnings"], *trained.notes]))
     return Outcome(result, metrics, trained.history, proof, body)
 
@@ -542,7 +554,6 @@ def _start_body(
     assert patient.plan is not None
     plan, trainable = patient.plan, patient.trainable
     count = sizes(patient.proto)
-    told = samples.labels or []
     return {
         "out": None if out is None else str(out),
         "sha256": None,
@@ -563,12 +574,7 @@ def _start_body(
         "precision": precision,
         "seed": seed,
         "data": {
-            "samples": samples.n,
-            "train": len(parts.train),
-            "validation": len(parts.validation),
-            "test": 0 if parts.test is None else len(parts.test),
-            "classes": {label: told.count(label) for label in labels},
-            "skipped": _skipped(samples),
+            **_counts(samples, labels, parts),
             "ignored": samples.ignored,
             "sha256": samples.sha256,
         },
@@ -583,6 +589,21 @@ def _start_body(
         "stopped": None,
         "proof": None,
         "warnings": [*_warnings(patient), *device.notes],
+    }
+
+
+def _counts(samples: Samples, labels: Sequence[str], parts: Splits) -> dict[str, Any]:
+    """Count what could be read: the parts add up to `samples`, and so do the classes."""
+    told = np.asarray(samples.labels or [], object)
+    usable = np.ones(samples.n, bool)
+    usable[samples.failed] = False
+    return {
+        "samples": int(usable.sum()),
+        "train": int(usable[parts.train].sum()),
+        "validation": int(usable[parts.validation].sum()),
+        "test": 0 if parts.test is None else int(usable[parts.test].sum()),
+        "classes": {label: int((told[usable] == label).sum()) for label in labels},
+        "skipped": _skipped(samples),
     }
 
 
@@ -916,7 +937,11 @@ def evaluate(
     told = samples.labels or []
     chosen = np.asarray([i for i, label in enumerate(told) if label in labels], np.int64)
     if not len(chosen):
-        raise DataError("no sample has a label the file knows", where=str(data)[:200])
+        raise DataError(
+            "no sample has a label the file knows",
+            where=str(data)[:200],
+            remedy=f"it knows {', '.join(map(repr, labels[:10]))}",
+        )
     probabilities, rows, providers, notes = _run(
         model, samples, batch, device, threads, progress, chosen
     )

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 _FLOATS = frozenset({onnx.TensorProto.FLOAT, onnx.TensorProto.FLOAT16, onnx.TensorProto.DOUBLE})
+_WEIGHTS = _FLOATS | {onnx.TensorProto.INT8, onnx.TensorProto.UINT8}  # 8 bits: a quantised file's
 
 
 def strip(model: onnx.ModelProto) -> None:
@@ -63,17 +64,34 @@ def _has_graph(attribute: onnx.AttributeProto) -> bool:
 def weights_sha256(path: Path) -> str:
     """Return the hash of a file's weights, whatever their names and order.
 
-    Weights are the float initializers of more than one element: those were trained (or drawn), and
-    the same package gives the same ones on every machine. Small constants that exporters add or
-    leave out do not count. Hash = sha256 over the sorted sha256 of each tensor's dtype number,
-    dims and little-endian bytes.
+    Weights are the float and 8-bit initializers of more than one element: those were trained (or
+    drawn), and the same package gives the same ones on every machine. Small constants that
+    exporters add or leave out do not count, nor do quantisation scales: those come from a
+    calibration run, whose last bit is the machine's. Hash = sha256 over the sorted sha256 of each
+    tensor's dtype number, dims and little-endian bytes.
     """
+    graph = onnx.load(path).graph
+    scales = _quantisation_scales(graph)
     digests = sorted(
         _tensor_digest(tensor)
-        for tensor in onnx.load(path).graph.initializer
-        if tensor.data_type in _FLOATS and np.prod(tensor.dims, dtype=np.int64) > 1
+        for tensor in graph.initializer
+        if tensor.data_type in _WEIGHTS
+        and tensor.name not in scales
+        and np.prod(tensor.dims, dtype=np.int64) > 1
     )
     return sha256(b"".join(digests)).hexdigest()
+
+
+def _quantisation_scales(graph: onnx.GraphProto) -> set[str]:
+    floats = {tensor.name for tensor in graph.initializer if tensor.data_type in _FLOATS}
+    return {
+        name
+        for node in graph.node
+        if node.op_type.startswith("QLinear")
+        or node.op_type in {"QuantizeLinear", "DequantizeLinear"}
+        for name in node.input[1:]
+        if name in floats
+    }
 
 
 def structure_sha256(path: Path) -> str:

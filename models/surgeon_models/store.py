@@ -192,6 +192,10 @@ def _place(made: Path, folder: Path) -> None:
 
 def _recipe_sha256(entry: Entry) -> str:
     """Return the hash of what a model is made of, so that a changed recipe is made anew."""
-    sources = [{**vars(source), "files": dict(source.files)} for source in entry.sources]
+    sources = [
+        {key: value for key, value in vars(source).items() if key != "twins"}
+        | {"files": dict(source.files)}
+        for source in entry.sources
+    ]
     made_of = [sources, entry.recipe, dict(entry.options), entry.weights_sha256, entry.sha256]
     return sha256(json.dumps(made_of, sort_keys=True).encode()).hexdigest()

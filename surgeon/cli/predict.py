@@ -38,7 +38,9 @@ def predict(
     missing = [str(path) for path in files if not path.exists()]
     if missing:
         raise UsageError(
-            f"{len(missing)} of {len(files)} inputs do not exist", where=", ".join(missing[:10])
+            f"{len(missing)} of {len(files)} inputs do not exist",
+            where=", ".join(missing[:10]),
+            remedy="check the paths",
         )
     from surgeon import operation
 

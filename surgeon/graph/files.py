@@ -108,7 +108,7 @@ def _read_external(model: ModelProto, file: Path) -> None:
     except Exception as error:
         raise ModelError(
             f"external data cannot be read: {error}",
-            where=str(file),
+            where=f"{file}: {', '.join(sorted({location for _, location in stored}))}",
             remedy="the data file is truncated or does not belong to this model",
         ) from error
     for tensor, location in stored:

@@ -17,7 +17,7 @@ import onnx
 from onnx import ModelProto, TensorProto, helper, numpy_helper
 
 from surgeon.graph.fold import evaluate
-from surgeon.graph.schema import WITHOUT_GRADIENT, type_name
+from surgeon.graph.schema import STANDARD, WITHOUT_GRADIENT, type_name
 from surgeon.graph.walk import FLOATS, attribute, data_inputs, producers, reads
 from surgeon.records import TensorInfo
 
@@ -214,6 +214,13 @@ def infer(bones: ModelProto, sizes: Mapping[str, tuple[int, ...]]) -> Concrete:
             for size in sizes[value.name]:
                 shape.dim.add(dim_value=size)
     found = _infer_once(copy)
+    for entry in copy.opset_import:
+        if entry.domain in STANDARD and entry.version < 7:
+            # Operators before opset 7 come without inference; their later forms have the shapes.
+            newer = ModelProto()
+            newer.CopyFrom(copy)
+            next(e for e in newer.opset_import if e.domain in STANDARD).version = 7
+            found = {**_infer_once(newer), **found}
     for _ in range(ROUNDS):
         blind = any(name not in found for node in copy.graph.node for name in node.output if name)
         if not blind or not _fold_shapes(copy, found):

@@ -3,6 +3,8 @@
 What must not enter: anything with weights but PRelu's slope.
 """
 
+# ruff: noqa: ARG001 - the specification decides which parameters a function has
+
 from __future__ import annotations
 
 import numpy as np
@@ -19,13 +21,13 @@ op("Tanh")(torch.tanh)
 
 @op("LeakyRelu")
 def leaky_relu(X: Tensor, *, alpha: float) -> Tensor:
-    """x where positive, else alpha·x."""
+    """X where positive, else alpha·x."""
     return F.leaky_relu(X, alpha)
 
 
 @op("PRelu")
 def prelu(X: Tensor, slope: Tensor) -> Tensor:
-    """x where positive, else slope·x; a slope of one axis belongs to the channels of X."""
+    """X where positive, else slope·x; a slope of one axis belongs to the channels of X."""
     if slope.dim() == 1 and X.dim() > 2 and slope.shape[0] not in {1, X.shape[-1]}:
         slope = slope.reshape(-1, *[1] * (X.dim() - 2))
     return torch.where(X < 0, X * slope, X)
@@ -33,7 +35,7 @@ def prelu(X: Tensor, slope: Tensor) -> Tensor:
 
 @op("Elu")
 def elu(X: Tensor, *, alpha: float) -> Tensor:
-    """x where positive, else alpha·(eˣ − 1)."""
+    """X where positive, else alpha·(eˣ − 1)."""
     return F.elu(X, alpha)
 
 
@@ -63,19 +65,19 @@ def hard_sigmoid(X: Tensor, *, alpha: float, beta: float) -> Tensor:
 
 @op("HardSwish")
 def hard_swish(X: Tensor) -> Tensor:
-    """x · HardSigmoid(x) with alpha 1/6 and beta 1/2."""
+    """X · HardSigmoid(x) with alpha 1/6 and beta 1/2."""
     return F.hardswish(X)
 
 
 @op("Mish")
 def mish(X: Tensor) -> Tensor:
-    """x · tanh(softplus(x))."""
+    """X · tanh(softplus(x))."""
     return F.mish(X)
 
 
 @op("Swish")
 def swish(X: Tensor, *, alpha: float) -> Tensor:
-    """x · sigmoid(alpha·x)."""
+    """X · sigmoid(alpha·x)."""
     return X * torch.sigmoid(alpha * X)
 
 
@@ -87,19 +89,19 @@ def softplus(X: Tensor) -> Tensor:
 
 @op("Softsign")
 def softsign(input: Tensor) -> Tensor:
-    """x / (1 + |x|)."""
+    """X / (1 + |x|)."""
     return F.softsign(input)
 
 
 @op("ThresholdedRelu")
 def thresholded_relu(X: Tensor, *, alpha: float) -> Tensor:
-    """x where above alpha, else 0."""
-    return torch.where(X > alpha, X, torch.zeros_like(X))
+    """X where above alpha, else 0."""
+    return torch.where(alpha < X, X, torch.zeros_like(X))
 
 
 @op("Shrink")
 def shrink(input: Tensor, *, bias: float, lambd: float) -> Tensor:
-    """x + bias below −lambd, x − bias above lambd, else 0."""
+    """X + bias below −lambd, x − bias above lambd, else 0."""
     zero = torch.zeros_like(input)
     low = torch.where(input < -lambd, input + bias, zero)
     return torch.where(input > lambd, input - bias, low).to(input.dtype)
@@ -122,8 +124,10 @@ def softmax_flattened(input: Tensor, *, axis: int) -> Tensor:
 
 @op("Softmax", 13)
 def softmax(input: Tensor, *, axis: int) -> Tensor:
-    """A distribution along one axis; half precision rounds after each step, as the specification
-    computes it."""
+    """A distribution along one axis.
+
+    Half precision rounds after each step on the CPU, as the specification computes it.
+    """
     if input.dtype == torch.float16 and input.device.type == "cpu":
         powers = (input - input.amax(axis, keepdim=True)).exp()
         return powers / powers.sum(axis, keepdim=True)
@@ -184,7 +188,7 @@ def dropout(
     if probability >= 1:
         refuse(f"a dropout ratio of {probability}, which drops everything")
     if seed is not None and not training:  # numpy's stream, which the specification's cases use
-        drawn = np.random.RandomState(seed % 2**32).uniform(0, 1, tuple(data.shape))  # noqa: NPY002
+        drawn = np.random.RandomState(seed % 2**32).uniform(0, 1, tuple(data.shape))
         mask = torch.from_numpy(drawn >= probability).to(device)
     else:
         mask = torch.rand(data.shape, device=data.device) >= probability

@@ -6,19 +6,20 @@ What must not enter: operators.
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 WIDER = {torch.uint16: torch.int32, torch.uint32: torch.int64, torch.uint64: torch.int64}
 """Unsigned types torch can store but hardly compute with, and where their arithmetic is exact."""
 
 
 def align(A: Tensor, B: Tensor, axis: int | None, broadcast: bool) -> tuple[Tensor, Tensor]:
-    """Reshape B for the broadcasting of opsets 1 to 6: B's axes match A's from `axis` on, or the
-    last ones."""
+    """Reshape B for opsets 1 to 6, where its axes match A's from `axis` on, or the last ones."""
     if not broadcast or axis is None:
         return A, B
     start = axis % A.dim() if A.dim() else 0

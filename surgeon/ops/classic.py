@@ -4,11 +4,12 @@ ONNX Runtime decides where the specification is silent. Labels and maps live on 
 What must not enter: anything a neural network trains; trees have no gradient.
 """
 
+# ruff: noqa: ARG001 - the specification decides which parameters a function has
+
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import torch
@@ -16,6 +17,9 @@ from torch import Tensor
 
 from surgeon.ops.convert import from_numpy
 from surgeon.ops.registry import op, refuse
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
 _ML = "ai.onnx.ml"
 
@@ -59,7 +63,7 @@ def array_feature_extractor(X: Any, Y: Tensor) -> Any:
 @op("Binarizer", domain=_ML)
 def binarizer(X: Tensor, *, threshold: float) -> Tensor:
     """1 above the threshold, else 0."""
-    return (X > threshold).to(X.dtype)
+    return (threshold < X).to(X.dtype)
 
 
 @op("CastMap", domain=_ML)
@@ -197,7 +201,7 @@ def imputer(
     """Replace a marker (NaN, if that is it) by a value, one for all columns or one each."""
     values: Sequence[float] = imputed_value_floats or imputed_value_int64s or ()
     marker = replaced_value_float if X.is_floating_point() else replaced_value_int64
-    missing = torch.isnan(X) if math.isnan(marker) else marker == X
+    missing = torch.isnan(X) if math.isnan(marker) else torch.eq(X, marker)
     fill = torch.tensor(list(values), dtype=X.dtype, device=X.device)
     return torch.where(missing, fill, X)
 
@@ -282,9 +286,10 @@ def linear_classifier(
         scores = scores + torch.tensor(intercepts, device=X.device)
     names = classlabels_ints or classlabels_strings or []
     if scores.shape[1] == 1 and len(names) == 2:
-        scores = _two_classes(scores, post_transform, positive=False)
-        index = (scores[:, 1] > (0.5 if post_transform == "LOGISTIC" else 0)).long()
-        return _labels(index, classlabels_ints, classlabels_strings), scores
+        index = (scores[:, 0] > 0).long()
+        one = transformed(scores, post_transform) if post_transform == "LOGISTIC" else scores
+        both = _two_classes(one, "NONE", positive=True)
+        return _labels(index, classlabels_ints, classlabels_strings), both
     index = scores.argmax(1)
     labels = _labels(index, classlabels_ints, classlabels_strings)
     return labels, transformed(scores, post_transform)
@@ -293,17 +298,17 @@ def linear_classifier(
 def _two_classes(scores: Tensor, post_transform: str, *, positive: bool) -> Tensor:
     """Make the scores of two classes out of one, as ONNX Runtime does."""
     if post_transform == "PROBIT":
-        return transformed(scores, post_transform)
-    if positive:
-        return torch.cat([1 - scores, scores], 1)
+        refuse("PROBIT over one column of scores")
     if post_transform == "LOGISTIC":
         return torch.cat([torch.sigmoid(-scores), torch.sigmoid(scores)], 1)
+    if positive:
+        return torch.cat([1 - scores, scores], 1)
     both = torch.cat([-scores, scores], 1)
     return transformed(both, post_transform) if post_transform != "NONE" else both
 
 
 def _kernel(X: Tensor, vectors: Tensor, kind: str, parameters: list[float] | None) -> Tensor:
-    gamma, coefficient, degree = (list(parameters or ()) + [0.0, 0.0, 0.0])[:3]
+    gamma, coefficient, degree = ([*list(parameters or ()), 0.0, 0.0, 0.0])[:3]
     if kind == "LINEAR":
         return X @ vectors.T
     if kind == "POLY":
@@ -332,9 +337,9 @@ def svm_regressor(
     x = X.float()
     if n_supports:
         vectors = _matrix(support_vectors, n_supports, X.device)
-        scores = _kernel(x, vectors, kernel_type, kernel_params) @ _matrix(
-            coefficients, 1, X.device
-        ).T
+        scores = (
+            _kernel(x, vectors, kernel_type, kernel_params) @ _matrix(coefficients, 1, X.device).T
+        )
     else:
         scores = x @ _matrix(coefficients, 1, X.device).T
     scores = scores + (rho or [0.0])[0]
@@ -359,7 +364,7 @@ def svm_classifier(
     support_vectors: list[float] | None,
     vectors_per_class: list[int] | None,
 ) -> tuple[Any, Tensor]:
-    """One-against-one support vector classification (Chang and Lin, LIBSVM), without Platt scaling."""
+    """One-against-one support vectors (Chang and Lin, LIBSVM), without Platt scaling."""
     if prob_a or prob_b:
         refuse("SVMClassifier with probabilities (prob_a, prob_b)")
     if not vectors_per_class:
@@ -371,7 +376,7 @@ def svm_classifier(
     weights = _matrix(coefficients, classes - 1, X.device)
     starts = np.cumsum([0, *vectors_per_class]).tolist()
     votes = torch.zeros(x.shape[0], classes, device=X.device)
-    decisions = []
+    decisions: list[Tensor] = []
     for i in range(classes):
         for j in range(i + 1, classes):
             mine, other = slice(starts[i], starts[i + 1]), slice(starts[j], starts[j + 1])
@@ -591,17 +596,23 @@ def tree_ensemble_classifier(
     base = _numbers(base_values, base_values_as_tensor)
     used = set(class_ids or [])
     if count == 2 and len(used) == 1:
-        score = scores[:, [next(iter(used))]]
         if base:
-            score = score + base[-1 if len(base) == 1 else next(iter(used))]
+            refuse("a TreeEnsembleClassifier of two classes in one column with base values")
+        only = next(iter(used))
         positive = min(weights, default=0) >= 0
+        score = scores[:, [only]]
         index = (score[:, 0] > (0.5 if positive else 0.0)).long()
-        both = _two_classes(score, post_transform, positive=positive)
+        if only == 0:
+            scores = _two_classes(score, post_transform, positive=positive)
+        else:
+            scores = transformed(scores, post_transform)
         labels = _labels(index, classlabels_int64s, classlabels_strings)
-        return labels, both.to(torch.float32)
+        return labels, scores.to(torch.float32)
     if base:
         scores = scores + torch.tensor(base, dtype=dtype, device=X.device)
-    labels = _labels(scores.argmax(1), classlabels_int64s, classlabels_strings)
+    # Of two classes ONNX Runtime names the second wherever its score is positive.
+    index = (scores[:, 1] > 0).long() if count == 2 else scores.argmax(1)
+    labels = _labels(index, classlabels_int64s, classlabels_strings)
     return labels, transformed(scores, post_transform).to(torch.float32)
 
 

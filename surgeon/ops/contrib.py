@@ -1,14 +1,16 @@
-"""Operators of `com.microsoft` that exported and optimised files use; ONNX Runtime is their only
-specification.
+"""Operators of `com.microsoft` that exported and optimised files use.
+
+ONNX Runtime is their only specification.
 
 What must not enter: operators nobody's files carry.
 """
 
+# ruff: noqa: ARG001 - the specification decides which parameters a function has
+
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.nn.functional as F  # noqa: N812 - torch's own name for it
@@ -24,6 +26,9 @@ from surgeon.ops.pooling import average_pool, global_average_pool, max_pool
 from surgeon.ops.quantized import dequantize, matmul_integer, quantize, through
 from surgeon.ops.registry import op, refuse
 from surgeon.ops.shape import pad as pad_onnx
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 _MS = "com.microsoft"
 
@@ -86,7 +91,7 @@ def fused_gemm(
     activation_beta: float | None = None,
     activation_gamma: float | None = None,
 ) -> Tensor:
-    """alpha · A B + beta · C, then an activation."""
+    """Alpha · A B + beta · C, then an activation."""
     y = scaled((A.mT if transA else A) @ (B.mT if transB else B), alpha)
     if C is not None:
         y = y + scaled(C, beta)
@@ -106,7 +111,7 @@ def fused_matmul(
     transBatchA: bool = False,
     transBatchB: bool = False,
 ) -> Tensor:
-    """alpha · A B with either transposed in its last two axes (or its batch axes moved inside)."""
+    """Alpha · A B with either transposed in its last two axes (or its batch axes moved inside)."""
     if transBatchA:
         A = A.movedim(0, -2)
     if transBatchB:
@@ -134,7 +139,7 @@ def bias_gelu(A: Tensor, B: Tensor) -> Tensor:
 
 @op("QuickGelu", domain=_MS)
 def quick_gelu(X: Tensor, *, alpha: float = 1.702) -> Tensor:
-    """x · sigmoid(alpha·x)."""
+    """X · sigmoid(alpha·x)."""
     return X * torch.sigmoid(alpha * X)
 
 
@@ -284,7 +289,7 @@ def embed_layer_normalization(
 
 def _heads(x: Tensor, count: int) -> Tensor:
     """Split [n, length, heads · size] into [n, heads, length, size]."""
-    return x.unflatten(-1, (count, -1)).transpose(1, 2)
+    return x.reshape(*x.shape[:-1], count, -1).transpose(1, 2)
 
 
 def _joined(x: Tensor) -> Tensor:
@@ -354,7 +359,7 @@ def _attention(
     unidirectional: bool,
     filter_value: float,
 ) -> tuple[Tensor, Tensor]:
-    q, k, v = qkv.split(sizes, -1)
+    q, k, v = torch.split(qkv, sizes, -1)
     q, k, v = _heads(q, num_heads), _heads(k, num_heads), _heads(v, num_heads)
     if past is not None:
         k, v = torch.cat([past[0], k], 2), torch.cat([past[1], v], 2)
@@ -448,7 +453,7 @@ def multi_head_attention(
     mask_filter_value: float = -10000.0,
     unidirectional: bool = False,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Attention of projected q, k and v, separate or packed; keys may come with their heads split."""
+    """Attention of projected q, k and v, separate or packed, heads together or split."""
     if past_sequence_length is not None or cache_indirection is not None:
         refuse("MultiHeadAttention with a shared cache")
     if query.dim() == 5:
@@ -462,7 +467,7 @@ def multi_head_attention(
         if bias is not None:
             width = query.shape[-1]
             last = bias.shape[0] - 2 * width
-            split_bias = list(bias.split([width, width, last]))
+            split_bias = list(torch.split(bias, [width, width, last]))
         parts = []
         for x, b in zip((query, key, value), split_bias, strict=True):
             assert x is not None
@@ -484,8 +489,15 @@ def multi_head_attention(
 
 
 def rotate(x: Tensor, cos: Tensor, sin: Tensor, *, interleaved: bool, width: int = 0) -> Tensor:
-    """Turn pairs of features by the angles of their position: x [n, heads, length, size],
-    cos and sin [n or 1, length, width / 2]."""
+    """Turn pairs of features by the angles of their position.
+
+    Args:
+        x: [n, heads, length, size].
+        cos: cosines, [n or 1, length, width / 2].
+        sin: sines, likewise.
+        interleaved: pairs are neighbours; else they lie half a width apart.
+        width: features that turn, 0 = all; the rest stays.
+    """
     size = width or x.shape[-1]
     turned, kept = x[..., :size], x[..., size:]
     c, s = cos.unsqueeze(1)[..., : size // 2], sin.unsqueeze(1)[..., : size // 2]
@@ -573,8 +585,8 @@ def group_query_attention(
         refuse("GroupQueryAttention with a quantised cache")
     if key is None or value is None:
         size = query.shape[-1] // (num_heads + 2 * kv_num_heads)
-        query, key, value = query.split(
-            [num_heads * size, kv_num_heads * size, kv_num_heads * size], -1
+        query, key, value = torch.split(
+            query, [num_heads * size, kv_num_heads * size, kv_num_heads * size], -1
         )
     q, k, v = _heads(query, num_heads), _heads(key, kv_num_heads), _heads(value, kv_num_heads)
     batch, _, length, size = q.shape
@@ -585,7 +597,8 @@ def group_query_attention(
     start = torch.zeros_like(total) if first_prompt else total - length
     places = (start + steps) if position_ids is None else position_ids
     if do_rotary:
-        assert cos_cache is not None and sin_cache is not None
+        assert cos_cache is not None
+        assert sin_cache is not None
         width = 2 * cos_cache.shape[1]
         places = places.clamp(min=0)
         cos, sin = cos_cache[places], sin_cache[places]
@@ -632,7 +645,31 @@ def _qbinary(function: Callable[[Tensor, Tensor], Tensor]) -> Callable[..., Tens
     return run
 
 
-op("QLinearAdd", domain=_MS)(_qbinary(torch.add))
+@op("QLinearAdd", domain=_MS)
+def qlinear_add(
+    A: Tensor,
+    A_scale: Tensor,
+    A_zero_point: Tensor | None,
+    B: Tensor,
+    B_scale: Tensor,
+    B_zero_point: Tensor | None,
+    C_scale: Tensor,
+    C_zero_point: Tensor | None = None,
+) -> Tensor:
+    """Sum of quantised numbers.
+
+    In the order of ONNX Runtime's fused multiply-adds, because at a tie the last bit decides.
+    """
+    ratio_a, ratio_b = (A_scale / C_scale).double(), (B_scale / C_scale).double()
+    zeros = [0.0 if z is None else z.double() for z in (A_zero_point, B_zero_point, C_zero_point)]
+    fixed = (zeros[2] - (ratio_a * zeros[0] + ratio_b * zeros[1]).float().double()).float()
+    inner = (A.double() * ratio_a + fixed.double()).float()
+    total = (B.double() * ratio_b + inner.double()).float().round()
+    dtype = A.dtype if C_zero_point is None else C_zero_point.dtype
+    limits = torch.iinfo(dtype)
+    return total.clamp(limits.min, limits.max).to(dtype)
+
+
 op("QLinearMul", domain=_MS)(_qbinary(torch.mul))
 
 
@@ -856,7 +893,7 @@ def _unpacked(packed: Tensor, bits: int) -> Tensor:
         return packed
     shifts = torch.arange(0, 8, bits, device=packed.device)
     parts = (packed.unsqueeze(-1).to(torch.int32) >> shifts) & (2**bits - 1)
-    return parts.flatten(-2)
+    return parts.flatten(-2)  # type: ignore[no-any-return]
 
 
 @op("ConvTransposeWithDynamicPads", domain=_MS)
@@ -924,7 +961,7 @@ def nhwc_conv(
 @op("Inverse", domain=_MS)
 def inverse(X: Tensor) -> Tensor:
     """Inverse of the last two axes."""
-    return torch.linalg.inv(X)
+    return torch.linalg.inv(X)  # type: ignore[no-any-return]
 
 
 @op("Rfft", domain=_MS)
@@ -943,7 +980,7 @@ def irfft(X: Tensor, *, normalized: int, onesided: int, signal_ndim: int) -> Ten
         refuse("Irfft normalized or two-sided")
     value = torch.view_as_complex(X.contiguous())
     axes = list(range(-signal_ndim, 0))
-    return torch.fft.irfftn(value, dim=axes)
+    return torch.fft.irfftn(value, dim=axes)  # type: ignore[no-any-return]
 
 
 @op("Pad", domain=_MS)

@@ -57,7 +57,7 @@ def loop(
     scans: list[list[Any]] | None = None
     number = 0
     while going and (M is None or number < M):
-        condition = torch.tensor(True, device=device)  # noqa: FBT003 - a value, not a flag
+        condition = torch.tensor(True, device=device)
         results = body(torch.tensor(number, dtype=torch.int64, device=device), condition, *carried)
         going = _truth(results[0])
         carried = results[1 : 1 + len(carried)]
@@ -73,7 +73,7 @@ def loop(
 
 
 def _empty_scans(body: Body, skip: int, device: torch.device) -> list[Tensor]:
-    """Return scan outputs of no iterations: an empty tensor each, of the shape the body declares."""
+    """Return the scan outputs of no iterations: empty, in the shape the body declares."""
     declared = getattr(body, "declared", None)
     if declared is None:
         return []

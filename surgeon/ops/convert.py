@@ -3,15 +3,14 @@
 What must not enter: the meaning of an operator, and files (a tensor with external data is read by
 `surgeon.graph` first).
 
-Element types torch lacks travel in a wider carrier, exactly: int4 and int2 in int8, uint4 and uint2 in
-uint8, float4 in float32. Strings travel as numpy object arrays.
+Element types torch lacks travel in a wider carrier, exactly: int4 and int2 in int8, uint4 and uint2
+in uint8, float4 in float32. Strings travel as numpy object arrays.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
-from typing import Any, Final, NamedTuple
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 import ml_dtypes
 import numpy as np
@@ -21,6 +20,9 @@ from onnx import TensorProto, numpy_helper
 from torch import Tensor
 
 from surgeon.errors import ModelError, UnsupportedError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 TORCH: Final[dict[int, torch.dtype]] = {
     TensorProto.FLOAT: torch.float32,
@@ -154,7 +156,7 @@ def tensor(proto: TensorProto) -> Any:
             shape = tuple(proto.dims)
             raw = bytearray(proto.raw_data)
             if len(raw) != math.prod(shape) * dtype.itemsize:
-                raise ValueError(f"{len(raw)} bytes for shape {shape} of {dtype}")
+                raise ValueError(f"{len(raw)} bytes for shape {shape} of {dtype}")  # noqa: TRY301 - one handler words every failure
             return torch.frombuffer(raw, dtype=dtype).reshape(shape)
         return from_numpy(numpy_helper.to_array(proto)).reshape(tuple(proto.dims))
     except (ValueError, TypeError) as error:

@@ -1,6 +1,10 @@
 """Convolutions. Weights are inputs, so that one initializer stays one Parameter."""
 
+# ruff: noqa: ARG001 - the specification decides which parameters a function has
+
 from __future__ import annotations
+
+from typing import Any
 
 import torch
 import torch.nn.functional as F  # noqa: N812 - torch's own name for it
@@ -163,7 +167,7 @@ def deform_conv(
     oh, ow = offset.shape[2:]
     taps = kh * kw
     shifts = offset.reshape(batch, offset_group, taps, 2, oh, ow)
-    floats = {"dtype": X.dtype, "device": X.device}
+    floats: Any = {"dtype": X.dtype, "device": X.device}
     rows = torch.arange(oh, **floats).mul(stride[0]).sub(begins[0]).reshape(1, oh, 1)
     cols = torch.arange(ow, **floats).mul(stride[1]).sub(begins[1]).reshape(1, 1, ow)
     tap_rows = torch.arange(kh, **floats).mul(dilation[0]).repeat_interleave(kw)

@@ -111,7 +111,7 @@ def cast_1(input: Tensor, *, to: str) -> Tensor:
     number = _STRING_TYPES.get(to.upper())
     if number is None:
         refuse(f"to={to!r} is not an element type")
-    return cast_to(input, number)
+    return cast_to(input, number)  # type: ignore[no-any-return]
 
 
 @op("Cast", 6, 9, 13, 19, 21, 23, 24, 25, 28)
@@ -138,7 +138,7 @@ def cast_like(
 ) -> Any:
     """Change the element type to that of another tensor."""
     if isinstance(target_type, np.ndarray):
-        to = TensorProto.STRING
+        to: int = TensorProto.STRING
     else:
         to = input_types[1] or ONNX[target_type.dtype]
     return cast_to(input, to, saturate=saturate, round_mode=round_mode, source=input_types[0])
@@ -223,7 +223,7 @@ def to_float4(value: Tensor) -> Tensor:
     return torch.from_numpy(array).to(value.device)
 
 
-_RANGES = {
+_RANGES: dict[int, tuple[int, int]] = {
     TensorProto.INT4: (-8, 7),
     TensorProto.UINT4: (0, 15),
     TensorProto.INT2: (-2, 1),
@@ -232,7 +232,7 @@ _RANGES = {
 
 
 def to_small_integer(value: Tensor, to: int) -> Tensor:
-    """Bring to a 2- or 4-bit integer: the low bits of an integer, sign-extended; it travels in 8."""
+    """Bring to a 2- or 4-bit integer: the low bits, sign-extended; it travels in 8."""
     low, high = _RANGES[to]
     span = high - low + 1
     if value.is_floating_point():

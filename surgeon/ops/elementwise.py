@@ -7,13 +7,16 @@ from __future__ import annotations
 
 import functools
 import operator
-from typing import Any
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from torch import Tensor
 
 from surgeon.ops.broadcast import WIDER, align, legacy, ordered, widened
 from surgeon.ops.registry import op, refuse
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 
 def absolute(X: Tensor) -> Tensor:
@@ -45,7 +48,7 @@ for _name, _function in {
     "Tan": torch.tan,
     "BitwiseNot": widened(torch.bitwise_not),
 }.items():
-    op(_name)(_function)
+    op(_name)(cast("Callable[..., Tensor]", _function))
 
 
 @op("Sign")
@@ -111,7 +114,7 @@ def mod(A: Tensor, B: Tensor, *, fmod: bool) -> Tensor:
 
 for _name, _pair in {"Max": torch.maximum, "Min": torch.minimum}.items():
 
-    def _extreme(*data_0: Tensor, pair: Any = ordered(_pair, keep=True)) -> Tensor:
+    def _extreme(*data_0: Tensor, pair: Any = ordered(_pair, keep=True)) -> Tensor:  # noqa: B008 - bound once, when declared
         return functools.reduce(pair, data_0)
 
     op(_name)(_extreme)
@@ -133,7 +136,7 @@ def mean_all(*data_0: Tensor) -> Tensor:
 def clip(
     input: Tensor,
     min: float | Tensor | None = None,
-    max: float | Tensor | None = None,  # noqa: A002 - spec
+    max: float | Tensor | None = None,
 ) -> Tensor:
     """Bound from below, then from above: where the bounds cross, `max` wins."""
     if min is None and max is None:
@@ -141,18 +144,21 @@ def clip(
     if input.dtype in WIDER:
         wide = WIDER[input.dtype]
         low, high = (b.to(wide) if isinstance(b, Tensor) else b for b in (min, max))
-        return torch.clamp(input.to(wide), low, high).to(input.dtype)
-    if isinstance(min, Tensor) != isinstance(max, Tensor):  # torch takes two of one kind
-        if isinstance(min, Tensor):
-            return input.clamp(min=min) if max is None else input.clamp(min=min).clamp(max=max)
-        return input.clamp(max=max) if min is None else input.clamp(min=min).clamp(max=max)
+        return clip(input.to(wide), low, high).to(input.dtype)
+    if isinstance(min, Tensor) and isinstance(max, Tensor):
+        return torch.clamp(input, min, max)
+    if isinstance(min, Tensor) or isinstance(max, Tensor):  # torch takes two of one kind
+        bounded = input if min is None else torch.clamp(input, min=min)
+        return bounded if max is None else torch.clamp(bounded, max=max)
     return torch.clamp(input, min, max)
 
 
 @op("CumSum")
 def cumulative_sum(x: Tensor, axis: int, *, exclusive: bool, reverse: bool) -> Tensor:
-    """Running sum along an axis, from the end with `reverse`, without the element itself with
-    `exclusive`."""
+    """Running sum along an axis.
+
+    With `reverse` from the end, with `exclusive` without the element itself.
+    """
     return _running(x, axis, exclusive, reverse, torch.cumsum, 0)
 
 
@@ -172,4 +178,4 @@ def _running(
         x = torch.cat([first, x.narrow(axis, 0, x.shape[axis] - 1)], axis)
     dtype = x.dtype
     total = function(x.to(WIDER.get(dtype, dtype)), axis, dtype=WIDER.get(dtype, dtype)).to(dtype)
-    return total.flip(axis) if reverse else total
+    return total.flip(axis) if reverse else total  # type: ignore[no-any-return]

@@ -1,7 +1,7 @@
 """Shape arithmetic on the host: small arrays of Python numbers, and the operators on them.
 
-Exported graphs compute shapes with tensors (Shape → Gather → Concat → Reshape). Done on a device this
-would wait for it at every step, and would break `torch.compile(fullgraph=True)`; done with Python
+Exported graphs compute shapes with tensors (Shape → Gather → Concat → Reshape). Done on a device
+this would wait for it at every step, and would break `torch.compile(fullgraph=True)`; done with Python
 numbers it does neither, and a symbolic size stays symbolic.
 What must not enter: anything that touches tensor data, and any number that is not exact. Floats are
 rounded to single precision after every operation, as ONNX Runtime does it.
@@ -10,12 +10,14 @@ rounded to single precision after every operation, as ONNX Runtime does it.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
 from itertools import product
-from typing import Any, Final, NamedTuple
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 import torch
 from torch import Tensor
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
 
 LIMIT: Final = 64
 """Elements up to which a constant takes part in shape arithmetic."""
@@ -72,11 +74,11 @@ def _cast(value: Any, dtype: torch.dtype) -> Any:
 def _broadcast(*arrays: Host) -> tuple[list[tuple[Any, ...]], tuple[int, ...]]:
     """Return the element tuples of several arrays under numpy broadcasting, and the shape."""
     first = arrays[0]
-    if all([a.shape == first.shape for a in arrays]):  # noqa: C419 - tracers know no generators
+    if all([a.shape == first.shape for a in arrays]):  # noqa: C419 - a tracer knows no generators
         return list(zip(*(a.values for a in arrays), strict=True)), first.shape
     rank = max(len(a.shape) for a in arrays)
     shapes = [(1,) * (rank - len(a.shape)) + a.shape for a in arrays]
-    shape = tuple(next((d for d in dims if d != 1), 1) for dims in zip(*shapes, strict=True))
+    shape = tuple([max(dims) if 0 not in dims else 0 for dims in zip(*shapes, strict=True)])
     rows = []
     for index in product(*(range(d) for d in shape)):
         row = []
@@ -179,8 +181,10 @@ def _slice(
 
 
 def slice_of(start: int, end: int, step: int, size: int) -> slice:
-    """Return the Python slice of an ONNX one: an end far below zero with a negative step means
-    down to and with the first element."""
+    """Return the Python slice of an ONNX one.
+
+    An end far below zero with a negative step means: down to and with the first element.
+    """
     if step < 0 and end < -size:
         return slice(start, None, step)
     return slice(start, end, step)
@@ -275,7 +279,7 @@ def _convert(input: Host, *, to: int, **_: Any) -> Host | None:
 
 
 OPERATORS: Final[dict[str, Callable[..., Any]]] = {
-    "Identity": lambda input: input,
+    "Identity": lambda input: input,  # noqa: A006 - the specification's name
     "Shape": lambda data, start=0, end=None: Host(
         tuple(data.shape[start:end]), (len(data.shape[start:end]),), torch.int64
     ),
@@ -286,7 +290,7 @@ OPERATORS: Final[dict[str, Callable[..., Any]]] = {
     "Unsqueeze": _unsqueeze,
     "Slice": _slice,
     "Reshape": _reshape,
-    "Flatten": lambda input, axis=1: input._replace(
+    "Flatten": lambda input, axis=1: input._replace(  # noqa: A006 - the specification's name
         shape=(elements(input.shape[:axis]), elements(input.shape[axis:]))
     ),
     "Expand": _expand,
@@ -313,7 +317,7 @@ OPERATORS: Final[dict[str, Callable[..., Any]]] = {
     "And": _elementwise(lambda a, b: a and b, torch.bool),
     "Or": _elementwise(lambda a, b: a or b, torch.bool),
     "Not": _elementwise(lambda a: not a, torch.bool),
-    "ReduceProd": _reduce(lambda values: elements(values)),
+    "ReduceProd": _reduce(elements),
     "ReduceSum": _reduce(sum),
     "ReduceMax": _reduce(max),
     "ReduceMin": _reduce(min),

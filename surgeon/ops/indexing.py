@@ -3,6 +3,8 @@
 What must not enter: slices by numbers of the host (`shape`).
 """
 
+# ruff: noqa: ARG001 - the specification decides which parameters a function has
+
 from __future__ import annotations
 
 from typing import Any
@@ -148,7 +150,7 @@ def non_zero(X: Tensor) -> Tensor:
 
 @op("Compress")
 def compress(input: Tensor, condition: Tensor, *, axis: int | None) -> Tensor:
-    """Take the slices along an axis (or elements of the flattened input) where a condition holds."""
+    """Take slices along an axis, or elements of the flattened input, where a condition holds."""
     along = input.flatten() if axis is None else input
     kept = condition.nonzero().flatten()
     return along.index_select(0 if axis is None else axis, kept)
@@ -174,7 +176,7 @@ def unique(
     *,
     axis: int | None,
     sorted: bool,
-    outputs: int,  # noqa: A002 - spec
+    outputs: int,
 ) -> tuple[Tensor, ...]:
     """Return the distinct elements or slices, where each first is, which each one is, how often."""
     work = X.to(torch.int64) if X.dtype in WIDER else X

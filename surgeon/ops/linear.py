@@ -3,6 +3,8 @@
 What must not enter: quantised products (`quantized`).
 """
 
+# ruff: noqa: ARG001 - the specification decides which parameters a function has
+
 from __future__ import annotations
 
 import torch
@@ -31,7 +33,7 @@ def gemm(
     transB: bool,
     broadcast: bool = True,
 ) -> Tensor:
-    """alpha · A B + beta · C."""
+    """Alpha · A B + beta · C."""
     left, right = (A.mT if transA else A), (B.mT if transB else B)
     if C is not None and alpha == 1 and beta == 1 and A.is_floating_point() and C.dim() <= 2:
         return torch.addmm(C, left, right)
@@ -61,4 +63,4 @@ def einsum(*Inputs: Tensor, equation: str) -> Tensor:
 @op("Det")
 def determinant(X: Tensor) -> Tensor:
     """Determinant of the last two axes."""
-    return torch.linalg.det(X)
+    return torch.linalg.det(X)  # type: ignore[no-any-return]

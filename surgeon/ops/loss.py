@@ -83,7 +83,7 @@ def adagrad(
 ) -> tuple[Tensor, ...]:
     """One Adagrad step for every (X, G, H); returns the new X, then the new H."""
     rate = R / (1 + T.to(R.dtype) * decay_factor)
-    results = []
+    results: list[tuple[Tensor, ...]] = []
     for x, g, h in _groups(inputs, 3):
         regularised = norm_coefficient * x + g
         total = h + regularised * regularised
@@ -103,7 +103,7 @@ def adam(
     norm_coefficient_post: float,
 ) -> tuple[Tensor, ...]:
     """One Adam step for every (X, G, V, H); returns the new X, V and H."""
-    results = []
+    results: list[tuple[Tensor, ...]] = []
     for x, g, v, h in _groups(inputs, 4):
         regularised = norm_coefficient * x + g
         first = alpha * v + (1 - alpha) * regularised
@@ -127,7 +127,7 @@ def momentum(
     """One step with (Nesterov) momentum for every (X, G, V); returns the new X, then the new V."""
     if mode not in {"standard", "nesterov"}:
         refuse(f"mode={mode!r} is not in the specification")
-    results = []
+    results: list[tuple[Tensor, ...]] = []
     for x, g, v in _groups(inputs, 3):
         regularised = norm_coefficient * x + g
         share = torch.where(T > 0, torch.full_like(R, beta), torch.ones_like(R))

@@ -3,6 +3,8 @@
 What must not enter: losses, activations.
 """
 
+# ruff: noqa: ARG001 - the specification decides which parameters a function has
+
 from __future__ import annotations
 
 import torch
@@ -52,8 +54,10 @@ def _train(
     epsilon: float,
     momentum: float,
 ) -> Tensor:
-    """Normalise with the batch's statistics and move the running ones, as ONNX states it:
-    running · momentum + batch · (1 − momentum), with the population variance."""
+    """Normalise with the batch's statistics and move the running ones.
+
+    As ONNX states it: running · momentum + batch · (1 − momentum), with the population variance.
+    """
     batch_mean, batch_var = _batch_statistics(X)
     with torch.no_grad():
         for running, batch in ((mean, batch_mean), (var, batch_var)):
@@ -100,8 +104,10 @@ def batch_normalization(
     training_mode: bool,
     training: bool,
 ) -> Tensor | tuple[Tensor, Tensor, Tensor]:
-    """Normalise per channel; with `training_mode` by the batch's statistics, which then blend into
-    the second and third output."""
+    """Normalise per channel.
+
+    With `training_mode` by the batch's statistics, which then blend into the other two outputs.
+    """
     if training_mode:
         mean, var = _batch_statistics(X)
         blended = tuple(

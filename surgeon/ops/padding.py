@@ -5,12 +5,15 @@ What must not enter: the windows themselves (`convolution`, `pooling`).
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import torch.nn.functional as F  # noqa: N812 - torch's own name for it
 from torch import Tensor
 
 from surgeon.ops.registry import refuse
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
 
 def window_pads(

@@ -88,7 +88,7 @@ def max_pool(
             kernel_shape=kernel_shape, pads=[*begins, *ends], storage_order=storage_order,
             strides=stride, outputs=2,
         )  # fmt: skip
-        return floating[0].to(narrow), floating[1]
+        return floating[0].to(narrow) if outputs == 1 else (floating[0].to(narrow), floating[1])
     if outputs == 1 and _plain(begins, ends, kernel_shape):
         return pool(X, kernel_shape, stride, begins, dilation, ceil_mode)
     counts = _windows(size, kernel_shape, stride, dilation, begins, ends, ceil_mode)
@@ -116,7 +116,7 @@ def _flat_places(
         flat = flat * size[axis] + axes[axis]
     planes = torch.arange(places.shape[0] * places.shape[1], device=places.device)
     planes = planes.reshape(places.shape[0], places.shape[1], *[1] * rank)
-    return flat + planes * elements(size)
+    return flat + planes * elements(size)  # type: ignore[no-any-return]
 
 
 def _window_sums(X: Tensor, kernel: list[int], strides: list[int], dilations: list[int]) -> Tensor:

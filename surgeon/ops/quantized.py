@@ -17,7 +17,7 @@ from surgeon.ops.convolution import conv
 from surgeon.ops.creation import cast_to
 from surgeon.ops.registry import op, refuse
 
-_LIMITS = {
+_LIMITS: dict[int, tuple[int, int]] = {
     TensorProto.UINT8: (0, 255),
     TensorProto.INT8: (-128, 127),
     TensorProto.UINT16: (0, 65535),
@@ -226,7 +226,7 @@ def requantize(
         factor = factor.reshape(())
     elif axis is not None and factor.dim() == 1:
         factor = factor.reshape([-1 if i == axis % total.dim() else 1 for i in range(total.dim())])
-    low, high = _LIMITS.get(ONNX[zero_point.dtype], (0.0, 0.0))
+    low, high = _LIMITS.get(ONNX[zero_point.dtype], (0, 0))
     if low == high:
         refuse(f"quantised output of type {zero_point.dtype}")
     zero = zero_point.float()

@@ -1,5 +1,7 @@
-"""Random numbers. A seed in the node makes a node repeat itself; without one torch's own stream is
-used, so that `torch.manual_seed` governs it.
+"""Random numbers.
+
+A seed in the node makes it repeat itself; without one torch's own stream is used, so that
+`torch.manual_seed` governs it.
 
 What must not enter: Dropout (`activation`).
 """

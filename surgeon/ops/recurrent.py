@@ -3,6 +3,8 @@
 What must not enter: general loops (`control`).
 """
 
+# ruff: noqa: ARG001 - the specification decides which parameters a function has
+
 from __future__ import annotations
 
 from collections.abc import Callable
@@ -45,8 +47,12 @@ def _activations(
         values = [
             next(source, default) for source, default in zip((alpha, beta), defaults, strict=False)
         ]
-        bound.append(lambda x, f=function, v=tuple(values): f(x, *v))
+        bound.append(_bind(function, tuple(values)))
     return bound
+
+
+def _bind(function: Callable[..., Tensor], values: tuple[float, ...]) -> Activation:
+    return lambda x: function(x, *values)
 
 
 def _bounded(x: Tensor, clip: float | None) -> Tensor:
@@ -119,7 +125,7 @@ def _start(initial: Tensor | None, X: Tensor, directions: int, hidden: int) -> T
 
 def _reorder(weight: Tensor, order: list[int], hidden: int) -> Tensor:
     """Reorder gate blocks of [gates · hidden, …]."""
-    blocks = weight.split(hidden, 0)
+    blocks = torch.split(weight, hidden, 0)
     return torch.cat([blocks[i] for i in order], 0)
 
 
@@ -138,7 +144,7 @@ def _flat_weights(
 
 
 def _unstacked(y: Tensor, directions: int) -> Tensor:
-    """Turn torch's [steps, batch, directions · hidden] into ONNX's [steps, directions, batch, …]."""
+    """Turn torch's [steps, batch, directions · hidden] into [steps, directions, batch, hidden]."""
     steps, batch, width = y.shape
     return y.reshape(steps, batch, directions, width // directions).transpose(1, 2)
 
@@ -208,7 +214,7 @@ def lstm(
         )
         for d in range(directions)
     ]  # fmt: skip
-    starts = [(h[d], c[d]) for d in range(directions)]
+    starts: list[State] = [(h[d], c[d]) for d in range(directions)]
     y, last = _layer(x, direction, sequence_lens, starts, cells)
     return _finish(y, layout, *last)
 
@@ -225,11 +231,11 @@ def _lstm_cell(
 ) -> Cell:
     f, g, h_ = functions
     bias = None if B is None else B[: 4 * hidden] + B[4 * hidden :]
-    peep = P.split(hidden) if P is not None else None
+    peep = torch.split(P, hidden) if P is not None else None
 
     def cell(x: Tensor, state: State) -> State:
         h, c = state
-        i, o, forget, new = (F.linear(x, W, bias) + F.linear(h, R)).split(hidden, 1)
+        i, o, forget, new = torch.split(F.linear(x, W, bias) + F.linear(h, R), hidden, 1)
         if peep is not None:
             i, forget = i + peep[0] * c, forget + peep[2] * c
         i = f(_bounded(i, clip))
@@ -310,7 +316,7 @@ def _gru_cell(
         (h,) = state
         projected = F.linear(x, W, input_bias)
         gates = projected[:, :zr] + F.linear(h, R[:zr], state_bias[:zr])
-        z, r = f(_bounded(gates, clip)).split(hidden, 1)
+        z, r = torch.split(f(_bounded(gates, clip)), hidden, 1)
         if linear_before_reset:
             inner = r * F.linear(h, R[zr:new], state_bias[zr:])
         else:

@@ -3,16 +3,21 @@
 What must not enter: pooling windows.
 """
 
+# ruff: noqa: ARG001 - the specification decides which parameters a function has
+
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
 from surgeon.ops.broadcast import WIDER, flip
 from surgeon.ops.registry import op
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 
 def _sum(data: Tensor, axes: list[int], keepdims: bool) -> Tensor:
@@ -67,7 +72,7 @@ def _sum_square(data: Tensor, axes: list[int], keepdims: bool) -> Tensor:
 
 def _l2(data: Tensor, axes: list[int], keepdims: bool) -> Tensor:
     if data.is_floating_point():
-        return torch.linalg.vector_norm(data, dim=axes, keepdim=keepdims)
+        return torch.linalg.vector_norm(data, dim=axes, keepdim=keepdims)  # type: ignore[no-any-return]
     return _sum_square(data, axes, keepdims).double().sqrt().to(data.dtype)
 
 
@@ -151,7 +156,7 @@ def top_k(
     axis: int,
     largest: bool = True,
     sorted: bool = True,
-    k: int = 0,  # noqa: A002 - spec
+    k: int = 0,
 ) -> tuple[Tensor, Tensor]:
     """The K greatest (or least) elements along an axis and where they were; equal ones by index."""
     count = k if K is None else K

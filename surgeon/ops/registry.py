@@ -4,8 +4,8 @@ The room knows operators by the specification alone (`onnx.defs`): it never sees
 What must not enter: the meaning of any operator (its family's file), the order of steps
 (`surgeon.tune.program`).
 
-A declaration is one decorator. Inputs arrive by position, attributes by keyword; an absent attribute
-is filled from the schema of that exact version, and annotations say what is a value of the host::
+A declaration is one decorator. Inputs arrive by position, attributes by keyword; an absent
+attribute is filled from the schema of that exact version, and annotations say what is a value of the host::
 
     op("Relu")(torch.relu)  # every version up to AUDITED
 
@@ -17,8 +17,8 @@ is filled from the schema of that exact version, and annotations say what is a v
 Annotations: `Tensor` is left alone; `list[int]`, `list[float]`, `int`, `float`, `bool`, `str`,
 `torch.dtype` are values of the host; `float | Tensor` is a value of the host where it is known when
 the program is built; `Fill` is a one-element tensor attribute; a subgraph arrives as a callable;
-anything else is passed as it comes (sequences, optionals, strings). Keyword-only parameters that the
-schema lacks and that `INJECTED` names are filled by the program.
+anything else is passed as it comes (sequences, optionals, strings). Keyword-only parameters that
+the schema lacks and that `INJECTED` names are filled by the program.
 """
 
 from __future__ import annotations
@@ -100,8 +100,7 @@ class DeclarationError(TypeError):
 
 @dataclass(frozen=True)
 class Parameter:
-    """How one parameter of an operator's function wants its value; `kind` is one of `_HOST_KINDS`,
-    `any` for as it comes."""
+    """How one parameter of a function wants its value: a kind of `_HOST_KINDS`, or `any`."""
 
     name: str
     kind: str
@@ -141,7 +140,7 @@ class FunctionBody:
     domain: str
     name: str
     version: int
-    schema: defs.OpSchema = field(repr=False)
+    schema: Any = field(repr=False)
 
 
 @dataclass(frozen=True)
@@ -178,9 +177,12 @@ def refuse(message: str, remedy: str | None = None) -> NoReturn:
 
 
 @functools.cache
-def schemas() -> Mapping[tuple[str, str], Mapping[int, defs.OpSchema]]:
-    """Return every schema of `onnx.defs` by (domain, name) and since_version."""
-    found: dict[tuple[str, str], dict[int, defs.OpSchema]] = {}
+def schemas() -> Mapping[tuple[str, str], Mapping[int, Any]]:
+    """Return every schema of `onnx.defs` by (domain, name) and since_version.
+
+    They are `Any` because onnx types half of what an OpSchema has.
+    """
+    found: dict[tuple[str, str], dict[int, Any]] = {}
     for schema in defs.get_all_schemas_with_history():
         found.setdefault((schema.domain, schema.name), {})[schema.since_version] = schema
     return found
@@ -199,7 +201,7 @@ def op(name: str, *versions: int, domain: str = "") -> Callable[[Function], Func
             do not match the schema; with file and line.
     """
     domain = canonical(domain)
-    frame = sys._getframe(1)  # noqa: SLF001 - the place of the declaration, for every message
+    frame = sys._getframe(1)  # noqa: SLF001 - torch's containers are the interface here
     file, line = frame.f_code.co_filename, frame.f_lineno
 
     def declare(function: Function) -> Function:
@@ -236,7 +238,7 @@ def _describe(
     name: str,
     version: int,
     function: Callable[..., Any],
-    schema: defs.OpSchema | None,
+    schema: Any,
     where: tuple[str, int],
     *,
     place: str,
@@ -384,14 +386,16 @@ def lookup(domain: str, name: str, opset: int) -> Operator | FunctionBody:
         )
     raise UnsupportedError(
         f"operator {label} (opset {opset}) is unknown",
-        remedy="cut the graph behind it, so that it runs in ONNX Runtime, or declare it in a plugin "
-        f'that offers `surgeon_ops`: @op("{name}", domain="{domain}")',
+        remedy="cut the graph behind it, so that it runs in ONNX Runtime, or declare it in a plugin"
+        f' that offers `surgeon_ops`: @op("{name}", domain="{domain}")',
     )
 
 
 def coverage() -> Iterator[Coverage]:
-    """Yield every operator version of `onnx.defs` and of other declared domains, sorted by name;
-    status is `native`, `function` (the schema's own body) or `missing`."""
+    """Yield every operator version of `onnx.defs` and of other declared domains, sorted by name.
+
+    `status` is `native`, `function` (the schema's own body) or `missing`.
+    """
     _load_families()
     keys = set(schemas()) | set(_declared)
     for domain, name in sorted(keys):

@@ -8,7 +8,7 @@ the last bit decides which neighbour is nearest. What must not enter: sampling a
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 import torch
 import torch.nn.functional as F  # noqa: N812 - torch's own name for it
@@ -16,6 +16,9 @@ from torch import Tensor
 
 from surgeon.ops.host import single
 from surgeon.ops.registry import op, refuse
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 _NEAREST: dict[str, Callable[[Tensor], Tensor]] = {
     "round_prefer_floor": lambda x: torch.ceil(x - 0.5),
@@ -112,7 +115,7 @@ def _interpolate(
         part = data.index_select(axis, place) * weight.reshape(view)
         total = part if total is None else total + part
     assert total is not None
-    return total
+    return total  # type: ignore[no-any-return]
 
 
 def _torch_mode(
@@ -173,7 +176,9 @@ def _resize(
         if not (
             data.dim() == 4 and axes[-2:] == [2, 3] and set(kept) <= {len(axes) - 2, len(axes) - 1}
         ):
-            axes, sizes, scales = ([v[i] for i in kept] for v in (axes, sizes, scales))
+            axes = [axes[i] for i in kept]
+            sizes = [sizes[i] for i in kept]
+            scales = [scales[i] for i in kept]
         elif kept:
             axes, sizes, scales = axes[-2:], sizes[-2:], scales[-2:]
         else:
@@ -288,10 +293,7 @@ def _resize_any(
         sizes = [scaled(n, s) for n, s in zip(have, scales, strict=True)]
     else:
         refuse("Resize with neither scales nor sizes")
-    if roi:
-        spans = list(roi)
-    else:
-        spans = [0.0] * len(along) + [1.0] * len(along)
+    spans = list(roi) if roi else [0.0] * len(along) + [1.0] * len(along)
     order = sorted(range(len(along)), key=lambda i: along[i])
     count = len(along)
     return _resize(

@@ -3,16 +3,20 @@
 What must not enter: the tensors' arithmetic.
 """
 
+# ruff: noqa: ARG001 - the specification decides which parameters a function has
+
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from surgeon.ops.registry import op
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 
 @op("SequenceConstruct")
@@ -73,7 +77,7 @@ def concat_from_sequence(input_sequence: list[Any], *, axis: int, new_axis: bool
 def split_to_sequence(
     input: Tensor, split: Tensor | None = None, *, axis: int, keepdims: bool
 ) -> list[Any]:
-    """Cut a tensor along an axis: into ones, equal lengths (the last may be shorter), or given ones."""
+    """Cut a tensor along an axis: into ones, equal lengths (the last may differ), or given ones."""
     size = input.shape[axis]
     if split is None:
         lengths = [1] * size
@@ -103,7 +107,7 @@ def sequence_map(
 
 
 @op("Optional")
-def optional(input: Any = None, *, type: Any = None) -> Any:  # noqa: A002 - spec
+def optional(input: Any = None, *, type: Any = None) -> Any:
     """Wrap a value, or make an empty optional."""
     return input
 

@@ -5,8 +5,7 @@ What must not enter: selecting by index tensors (`indexing`).
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -16,6 +15,9 @@ from torch import Tensor
 from surgeon.ops.host import Host, elements, slice_of
 from surgeon.ops.padding import torch_pads
 from surgeon.ops.registry import op, refuse
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
 
 @op("Identity")
@@ -88,7 +90,7 @@ def transpose(data: Any, *, perm: list[int] | None) -> Any:
     """Reorder the axes; reverse them where no order is given."""
     if isinstance(data, np.ndarray):
         return np.transpose(data, perm)
-    return data.permute(perm if perm else list(range(data.dim()))[::-1])
+    return data.permute(perm or list(range(data.dim()))[::-1])
 
 
 def _concat(inputs: Sequence[Any], axis: int) -> Any:
@@ -118,8 +120,7 @@ def split(
     num_outputs: int | None = None,
     outputs: int,
 ) -> tuple[Tensor, ...]:
-    """Cut a tensor along an axis, into the lengths given or into equal ones (the last may be
-    shorter)."""
+    """Cut a tensor along an axis, into given lengths or equal ones (the last may be shorter)."""
     along = axis or 0
     size = input.shape[along]
     if split is None:

@@ -30,7 +30,7 @@ def _dft(input: Tensor, length: int | None, axis: int, *, inverse: bool, oneside
         result = torch.view_as_real(torch.fft.fft(value, length, axis))
         if onesided:
             result = result.narrow(axis, 0, result.shape[axis] // 2 + 1)
-    return result.to(input.dtype)
+    return result.to(input.dtype)  # type: ignore[no-any-return]
 
 
 @op("DFT", 17)

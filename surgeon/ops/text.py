@@ -3,11 +3,13 @@
 What must not enter: tensors of numbers but those counts.
 """
 
+# ruff: noqa: ARG001 - the specification decides which parameters a function has
+
 from __future__ import annotations
 
 import io
 import re
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -15,6 +17,9 @@ from torch import Tensor
 
 from surgeon.errors import EnvironmentLacksError
 from surgeon.ops.registry import op, refuse
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 Strings = np.ndarray[Any, Any]
 
@@ -36,7 +41,12 @@ def string_normalizer(
     stopwords: list[str] | None,
 ) -> Strings:
     """Remove stop words and change case; nothing left gives one empty string."""
-    change = {"NONE": str, "LOWER": str.lower, "UPPER": str.upper}.get(case_change_action)
+    changes: dict[str, Callable[[str], str]] = {
+        "NONE": str,
+        "LOWER": str.lower,
+        "UPPER": str.upper,
+    }
+    change = changes.get(case_change_action)
     if change is None:
         refuse(f"case_change_action={case_change_action!r} is not in the specification")
     rows = X.reshape(1, -1) if X.ndim == 1 else X
@@ -55,7 +65,7 @@ def string_normalizer(
 def string_split(
     X: Strings, *, delimiter: str | None, maxsplit: int | None
 ) -> tuple[Strings, Tensor]:
-    """Split every string; rows are filled with empty strings. Also returns how many parts each has."""
+    """Split every string, filled up with empty ones; also return how many parts each has."""
     most = -1 if maxsplit is None else maxsplit
     parts = [str(text).split(delimiter or None, most) for text in X.flatten()]
     width = max((len(p) for p in parts), default=0)

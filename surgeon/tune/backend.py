@@ -65,7 +65,7 @@ class Rep(BackendRep):
 class SurgeonBackend(Backend):
     """`surgeon` as an `onnx.backend.base.Backend`."""
 
-    devices: ClassVar[Mapping[DeviceType, str]] = {DeviceType.CPU: "cpu", DeviceType.CUDA: "cuda"}
+    devices: ClassVar[Mapping[Any, str]] = {DeviceType.CPU: "cpu", DeviceType.CUDA: "cuda"}
 
     @classmethod
     def prepare(cls, model: onnx.ModelProto, device: str = "CPU", **kwargs: Any) -> Rep:
@@ -79,9 +79,8 @@ class SurgeonBackend(Backend):
         if not cls.supports_device(device):
             raise UsageError(f"device {device!r} is not supported", remedy="use CPU or CUDA")
         parsed = Device(device)
-        place = torch.device(
-            cls.devices[parsed.type], parsed.device_id if "CUDA" in device else None
-        )
+        name = cls.devices[parsed.type]
+        place = torch.device(name, parsed.device_id) if name == "cuda" else torch.device(name)
         module = to_module(model, roles={})
         return Rep(module.to(place), model, place)
 
@@ -128,7 +127,7 @@ class SurgeonBackend(Backend):
     @classmethod
     def supports_device(cls, device: str) -> bool:
         """Tell whether a device (`CPU`, `CUDA`, `CUDA:1`) can be used here."""
-        kind = device.split(":")[0].upper()
+        kind = device.split(":", maxsplit=1)[0].upper()
         return kind == "CPU" or (kind == "CUDA" and torch.cuda.is_available())
 
 

@@ -3,9 +3,9 @@
 Exporters fold normalization layers into the weights in front of them; a network drawn at random
 without them dies or explodes within a dozen layers. So after drawing, one batch runs through the
 program, and every convolution or matrix product is rescaled, in program order, so that its output
-has variance 1: LSUV, Mishkin & Matas 2015 (arXiv 1511.06422). One factor for a whole weight: setting
-mean and variance channel by channel, as the folded layer did, was measured and trains far worse (the
-gradient then grows from layer to layer). What must not enter: training, the scheme itself.
+has variance 1: LSUV, Mishkin & Matas 2015 (arXiv 1511.06422). One factor for a whole weight: to set
+mean and variance channel by channel, as the folded layer did, was measured and trains far worse
+(the gradient then grows from layer to layer). What must not enter: training, the scheme itself.
 """
 
 from __future__ import annotations

@@ -3,21 +3,26 @@
 What must not enter: training (`surgeon.tune.fit`), files, the meaning of operators.
 
 Names: an ONNX name is split at its dots into a tree of empty `Scope`s, so that torch's own tools
-(strict `load_state_dict`, `functional_call`, parametrizations, `deepcopy`) see exactly the ONNX names.
+(strict `load_state_dict`, `functional_call`, parametrizations, `deepcopy`) see exactly those names.
 """
+
+# ruff: noqa: SLF001 - torch's own containers of members are the interface here
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
-import onnx
 import torch
 from torch import Tensor, nn
 
 from surgeon.errors import ModelError
 from surgeon.ops import convert
 from surgeon.tune.program import Context, Program, build, run
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    import onnx
 
 _CONSTANTS: Final = "<constants>"
 """Name of the scope of tensors that are neither parameters nor float initializers."""
@@ -51,9 +56,16 @@ class GraphModule(Scope):
     """An ONNX graph that torch can run and train.
 
     `forward` takes positional values in graph-input order (tensor; list for a sequence; None for an
-    absent optional) and returns a tensor, or a tuple in output order. `train()` governs Dropout, and
-    BatchNormalization whose scale or bias learns.
+    absent optional) and returns a tensor, or a tuple in output order. `train()` governs Dropout,
+    and BatchNormalization whose scale or bias learns.
     """
+
+    # Set through __dict__: assigned plainly, torch would register the scopes a second time.
+    _onnx_program: Program
+    _onnx_constants: Scope
+    _onnx_constant_names: tuple[str, ...]
+    _onnx_sites: dict[str, tuple[Scope, str]]
+    _onnx_used: tuple[tuple[str, Scope, str], ...]
 
     def __init__(self, program: Program, weights: Mapping[str, nn.Parameter | Tensor]) -> None:
         super().__init__()
@@ -75,8 +87,7 @@ class GraphModule(Scope):
     @property
     def input_names(self) -> tuple[str, ...]:
         """Names of the graph's inputs, in the order `forward` takes them."""
-        program: Program = self.__dict__["_onnx_program"]
-        return program.inputs
+        return self._onnx_program.inputs
 
     def train(self, mode: bool = True) -> GraphModule:
         """Set training or evaluation mode for the whole graph."""
@@ -90,7 +101,7 @@ class GraphModule(Scope):
         Raises:
             ModelError: wrong number of inputs, or an operator failed; with node and shapes.
         """
-        program: Program = self._onnx_program
+        program = self._onnx_program
         if len(inputs) != len(program.inputs):
             raise ModelError(
                 f"{len(inputs)} inputs were given, the graph has {len(program.inputs)}",
@@ -109,11 +120,12 @@ class GraphModule(Scope):
 
 def read(scope: Scope, leaf: str) -> Tensor:
     """Return a member of a scope, computed where a parametrization stands in its place."""
-    value = scope._parameters.get(leaf)
+    value: Tensor | None = scope._parameters.get(leaf)
     if value is None:
         value = scope._buffers.get(leaf)
     if value is None:
-        value = getattr(scope, leaf)
+        computed: Tensor = getattr(scope, leaf)
+        return computed
     return value
 
 
@@ -155,8 +167,8 @@ def _insert(root: Scope, name: str, tensor: nn.Parameter | Tensor) -> tuple[Scop
 def _unshadow(scope: Scope, name: str, child: nn.Module) -> None:
     """Let `getattr` find a child that a method or tensor of the same name would hide.
 
-    The root keeps its own attributes: there a child named `forward` is found by torch's tools through
-    its tensors' names only, not by `getattr`.
+    The root keeps its own attributes: there a child named `forward` is found by torch's tools
+    through its tensors' names only, not by `getattr`.
     """
     if isinstance(scope, GraphModule) and (hasattr(nn.Module, name) or name == "training"):
         return
@@ -192,7 +204,7 @@ def to_module(proto: onnx.ModelProto, *, roles: Mapping[str, str]) -> GraphModul
 def tensors(module: nn.Module) -> dict[str, Tensor]:
     """Return the tensor of every float initializer by its ONNX name, detached, on its device.
 
-    Where an adapter (a torch parametrization) stands in a tensor's place, its folded value is given.
+    Where an adapter (a torch parametrization) stands in a tensor's place, its value is folded.
 
     Raises:
         ModelError: the module does not come from `to_module`.
@@ -206,6 +218,6 @@ def tensors(module: nn.Module) -> dict[str, Tensor]:
                 remedy="give the module that surgeon.to_torch returned",
             )
         found = candidates[0]
-    sites: Mapping[str, tuple[Scope, str]] = found.__dict__["_onnx_sites"]
+    sites = found._onnx_sites
     with torch.no_grad():
         return {name: read(scope, leaf).detach() for name, (scope, leaf) in sites.items()}

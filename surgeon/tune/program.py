@@ -1,16 +1,15 @@
 """A normalized ONNX graph as ordered steps of torch functions.
 
-The program is built once and run many times, so everything that can be known early is: which function
-an operator is, which inputs are values of the host, which nodes compute constants. What must not
+The program is built once and run many times, so everything that can be known early is: which
+function an operator is, which inputs are values of the host, which nodes compute constants. What must not
 enter: the meaning of an operator (`surgeon.ops`), parameters as modules (`surgeon.tune.module`).
 """
 
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, Final, NamedTuple
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 import numpy as np
 import onnx
@@ -22,6 +21,9 @@ from surgeon.errors import ModelError, SurgeonError, UnsupportedError
 from surgeon.ops import convert, host
 from surgeon.ops.host import Host
 from surgeon.ops.registry import FunctionBody, Operator, Parameter, canonical, lookup
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Mapping, Sequence
 
 RANDOM: Final = frozenset(
     {
@@ -198,7 +200,7 @@ class _Builder:
             self._typed[""] = onnx.TypeProto()  # inferred once
             try:
                 inferred = shape_inference.infer_shapes(_without_weights(self.proto))
-            except Exception:  # noqa: BLE001 - inference is a help; types it cannot tell stay unknown
+            except Exception:  # noqa: BLE001 - any failure of inference means: unknown
                 return 0
             self._collect(inferred.graph)
         return self._types.get(name, 0)
@@ -317,10 +319,9 @@ class _Scope:
                 if name:
                     last.setdefault(name, index)
         wanted = {a.source for a in outputs}
-        for argument in outputs:
-            name = argument.source
-            if name is not None and (name in self.outer or name in self.builder.constants):
-                captures[name] = None
+        for source in wanted:
+            if source is not None and (source in self.outer or source in self.builder.constants):
+                captures[source] = None
         frees: dict[int, list[str]] = {}
         for name, index in last.items():
             if name not in wanted and name not in captures:
@@ -353,7 +354,7 @@ class _Scope:
             return Argument(name, None, kind)
         if isinstance(known.value, Tensor):
             small = host.of_tensor(known.value)
-            if kind == "tensor" or kind == "any" or (kind == "number" and known.value.numel() != 1):
+            if kind in {"tensor", "any"} or (kind == "number" and known.value.numel() != 1):
                 return Argument(known.key, None, kind, small)
             return Argument(None, as_kind(known.value, kind, None), kind, small)
         return Argument(None, known.value, kind)
@@ -547,7 +548,7 @@ class _Scope:
         types = [self.builder.type_proto(self.renamed.get(n, n)) for n in node.input]
         if any(n and t.WhichOneof("value") is None for n, t in zip(node.input, types, strict=True)):
             raise UnsupportedError(
-                f"the definition of {node.op_type} needs the types of its inputs, which nothing tells",
+                f"the definition of {node.op_type} needs its inputs' types, which nothing tells",
                 remedy="run onnx.shape_inference over the file",
             )
         opset = max(schema.context_dependent_function_opset_versions)
@@ -575,7 +576,7 @@ def _instantiate(
     attributes: Mapping[str, onnx.AttributeProto],
     prefix: str,
 ) -> NodeProto:
-    """Copy a node of a function body with its values renamed and its attribute references filled."""
+    """Copy a node of a function body, its values renamed, its attribute references filled."""
     node = NodeProto()
     node.CopyFrom(original)
     node.name = f"{prefix}{original.name or original.op_type}"
@@ -611,7 +612,7 @@ def _instantiate(
 
 
 def as_kind(value: Any, kind: str, device: torch.device | None) -> Any:
-    """Convert a value to what a parameter wants; a tensor read into the host waits for its device."""
+    """Convert a value to what a parameter wants; reading a tensor waits for its device."""
     if value is None:
         return None
     if isinstance(value, Host):
@@ -638,7 +639,7 @@ def as_kind(value: Any, kind: str, device: torch.device | None) -> Any:
 
 
 class Subgraph:
-    """A subgraph bound to the values around it: called with its formal inputs, gives its outputs."""
+    """A subgraph bound to the values around it: takes its formal inputs, gives its outputs."""
 
     def __init__(self, program: Program, outer: Mapping[str, Any], context: Context) -> None:
         self.program = program
@@ -647,6 +648,7 @@ class Subgraph:
         self.declared = program.declared
 
     def __call__(self, *inputs: Any) -> list[Any]:
+        """Run the subgraph; see `run`."""
         environment = dict(self.captured)
         environment.update(zip(self.program.inputs, inputs, strict=False))
         return run(self.program, environment, self.context)
@@ -675,20 +677,21 @@ def execute(steps: Iterable[Step], environment: dict[str, Any], context: Context
         for step in steps:
             _run_step(step, environment, context)
         return
-    step = None
+    current: Step | None = None
     try:
         for step in steps:
+            current = step
             _run_step(step, environment, context)
     except SurgeonError as error:
-        if error.where is None and step is not None:
-            error.where = f"node {step.node!r} ({step.operator})"
+        if error.where is None and current is not None:
+            error.where = f"node {current.node!r} ({current.operator})"
         raise
     except (MemoryError, torch.OutOfMemoryError):
         raise  # the caller halves the batch
     except Exception as error:
-        if step is None or "allocate memory" in str(error):
+        if current is None or "allocate memory" in str(error):
             raise
-        raise _failure(step, environment, error) from error
+        raise _failure(current, environment, error) from error
 
 
 def _failure(step: Step, environment: Mapping[str, Any], error: Exception) -> ModelError:
@@ -727,9 +730,8 @@ def _run_step(step: Step, environment: dict[str, Any], context: Context) -> None
             ]
             result = step.call(*arguments, **_keywords(step, environment, context))
     if type(result) is tuple:
-        for name, value in zip(step.outputs, result, strict=False):
-            if name:
-                environment[name] = value
+        made = zip(step.outputs, result, strict=False)
+        environment.update({name: value for name, value in made if name})
     elif len(step.outputs) > 0:
         environment[step.outputs[0]] = result
     for name in step.frees:

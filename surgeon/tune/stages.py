@@ -120,6 +120,8 @@ def train(run: Run) -> Trained:
             _solve_stage(run, stage, result)
         else:
             _fit_stage(run, stage, result, started)
+            if result.stopped in ("nan", "interrupt", "budget"):
+                break
     moving = set(tuned_names(run.patient.proto, run.patient.trainable))
     result.statistics = sorted(moving - set(run.patient.trainable))
     return result
@@ -303,7 +305,8 @@ def _fit_stage(run: Run, stage: Stage, result: Trained, started: float) -> None:
     train_set, validation_set, features = _batches(run, front, module.input_names, widen=half)
     result.seconds_features += time.perf_counter() - data_started
     _note_frontier(front, features, result)
-    if patient.plan is not None and patient.plan.init == "random" and not patient.tuned:
+    scratch = patient.plan is not None and patient.plan.init == "random" and not patient.tuned
+    if scratch:
         _scale(run, module, trained, names, train_set)
     budget = run.budget
     if budget is not None:
@@ -316,7 +319,9 @@ def _fit_stage(run: Run, stage: Stage, result: Trained, started: float) -> None:
         batch=run.batch,
         lr=run.lr or stage.lr,
         lr_decay=stage.lr_decay,
-        scratch=patient.plan is not None and patient.plan.init == "random" and not patient.tuned,
+        # A solved head fits its samples: smoothing would first tear its logits, then the backbone.
+        label_smoothing=0.1 if scratch else 0.0,
+        scratch=scratch,
         precision=run.precision,  # type: ignore[arg-type]
         device=run.device,
         seed=run.seed,
@@ -340,6 +345,11 @@ def _fit_stage(run: Run, stage: Stage, result: Trained, started: float) -> None:
     result.stopped = fitted.stopped
     result.notes += list(fitted.notes)
     result.samples_seen += fitted.samples
+    if fitted.stopped == "nan":
+        result.notes.append(
+            f"the loss became NaN in stage {stage.name!r}: training stopped there, the best weights "
+            "so far are delivered; a lower --lr may help"
+        )
     if fitted.improved:
         result.delivered = "tuned"
         result.scores = {}

@@ -1,4 +1,4 @@
-"""Every form real files come in computes the same after normalization, and keeps what it carries."""
+"""Every form files come in computes the same after normalization, and keeps what it carries."""
 
 from __future__ import annotations
 
@@ -267,11 +267,10 @@ def branches(*, clash=False):
     )
     top = "<float[2,2] w = {1,0,0,1}>" if clash else ""
     first = "h = MatMul(z, w)" if clash else "h = Identity(z)"
-    model = parse(
+    return parse(
         f"g (float[N,2] z, bool flag) => (float[N,3] y) {top} "
         f"{{ {first} x = Relu(h) y = If (flag) <then_branch = {then}, else_branch = {other}> }}"
     )
-    return model
 
 
 @pytest.mark.parametrize("clash", [False, True])
@@ -318,7 +317,7 @@ def test_loop_bodies_and_nested_branches():
     )
     normal = check_same(model)
     assert {"w", "y/body/w"} <= set(names(normal)) or {"w", "j/then_branch/w"} <= set(names(normal))
-    assert [role for role in roles(normal).values()].count("parameter") == 2
+    assert list(roles(normal).values()).count("parameter") == 2
 
 
 def test_local_functions_are_inlined():

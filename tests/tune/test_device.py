@@ -1,0 +1,71 @@
+"""Devices and precisions: what is missing is refused, what ran out is recognised."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from surgeon.errors import EnvironmentLacksError, UsageError
+from surgeon.tune.device import autocast, check_precision, choose, is_out_of_memory
+
+
+def test_cpu_and_auto():
+    assert choose("cpu") == torch.device("cpu")
+    assert choose("auto").type in {"cpu", "cuda"}
+
+
+@pytest.mark.parametrize("name", ["gpu", "", "cuda:", "cuda:x", "CPU", "cpu:0", "mps"])
+def test_other_names_are_refused(name):
+    with pytest.raises(UsageError):
+        choose(name)
+
+
+@pytest.mark.parametrize("name", ["cuda:99", "cuda"])
+def test_a_missing_gpu_is_exit_3(name, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(EnvironmentLacksError) as caught:
+        choose(name)
+    assert caught.value.exit == 3
+    assert name in str(caught.value)
+
+
+def test_precision():
+    cpu = torch.device("cpu")
+    for name in ("float32", "bf16", "fp16"):
+        check_precision(name, cpu)
+    with pytest.raises(UsageError):
+        check_precision("int8", cpu)
+    x = torch.ones(2, 2)
+    with autocast("float32", cpu):
+        assert (x @ x).dtype == torch.float32
+    with autocast("bf16", cpu):
+        assert (x @ x).dtype == torch.bfloat16
+
+
+@pytest.mark.parametrize(
+    ("error", "expected"),
+    [
+        (MemoryError(), True),
+        (torch.OutOfMemoryError("CUDA out of memory"), True),
+        (RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried"), True),
+        (RuntimeError("[enforce fail] DefaultCPUAllocator: not enough memory"), True),
+        (RuntimeError("shapes do not fit"), False),
+        (ValueError("out of memory"), False),
+        (None, False),
+    ],
+)
+def test_out_of_memory_is_recognised(error, expected):
+    assert is_out_of_memory(error) is expected
+
+
+def test_a_cause_counts():
+    error = ValueError("node failed")
+    error.__cause__ = MemoryError()
+    assert is_out_of_memory(error)
+
+
+@pytest.mark.gpu
+def test_gpu():
+    if not torch.cuda.is_available():
+        pytest.skip("no CUDA device")
+    assert choose("cuda").type == "cuda"
