@@ -10,8 +10,9 @@ that decode in every epoch. Needs the extra `bench` and the packages of the mode
 Every measurement is a process of its own, started with an empty cache of surgeon and with the
 pictures dropped from the page cache, and the measurements alternate.
 
-features    `surgeon.finetune`, case small-similar: wall seconds of the frozen part, from hashing the
-            files to the written cache entry; then of the head; then, in a second process, of a hit.
+features    `surgeon.finetune`, case small-similar: wall seconds of the frozen part, from hashing
+            the files to the written cache entry; then of the head; then, in a process of its own,
+            of a hit.
 bare        CPU-seconds of ONNX Runtime alone on one thread, over arrays decoded before, at the
             fastest of several batch sizes.
 decoding    CPU-seconds of reading, resizing and normalizing alone, on one thread.
@@ -34,7 +35,7 @@ import sys
 import tempfile
 import time
 import types
-from datetime import datetime, timezone
+from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
 
@@ -267,7 +268,7 @@ def summarize(taken: dict[str, list[dict]], arguments: argparse.Namespace, loads
     }
     packages = ("onnx-surgeon", "onnxruntime-gpu", "torch", "onnx", "onnx2torch", "pillow", "numpy")
     return {
-        "date": datetime.now(timezone.utc).date().isoformat(),
+        "date": datetime.now(UTC).date().isoformat(),
         "machine": {"cores": cores, "processor": processor(), "python": platform.python_version()},
         "load": [round(load, 2) for load in loads],
         "versions": {name: version(name) for name in packages},

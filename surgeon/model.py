@@ -217,10 +217,9 @@ def load(source: str | os.PathLike[str] | onnx.ModelProto | Model) -> Model:
 
         proto, decided = bind(proto, {})
         changes = (*changes, *decided)
-    document = envelope.get(proto, envelope.PLAN)
-    plan, source_digest = None, digest
-    if isinstance(document, dict):
-        plan = Plan.from_dict(document)
+    plan, source_digest = envelope.plan(proto), digest
+    if plan is not None:
+        document = envelope.get(proto, envelope.PLAN)
         source_digest = str(document.get("source_sha256") or digest)
     return Model(proto, source_digest, digest, path, changes, plan, stored=stored)
 

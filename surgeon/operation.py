@@ -34,7 +34,17 @@ from surgeon.graph.walk import data_inputs
 from surgeon.graph.weights import same_bits, sizes, write_back
 from surgeon.model import Model, load
 from surgeon.outcome import Outcome, Prediction, Verification
-from surgeon.records import Context, Evidence, Finding, Parameter, Plan, Preprocess, as_json
+from surgeon.records import (
+    Context,
+    Evidence,
+    Finding,
+    Head,
+    Parameter,
+    Plan,
+    Preprocess,
+    Stage,
+    as_json,
+)
 
 if TYPE_CHECKING:
     import os
@@ -194,10 +204,14 @@ def operate(
                 "no case is given", where="--case", remedy="`surgeon cases` lists the cases"
             )
         return _start_only(model, start)
-    if classes is None or classes < 1:
+    _check_numbers(classes=classes)
+    if classes is None:
         raise UsageError(
-            f"the number of classes is {classes}", where="--classes", remedy="give 1 or more"
+            "the number of classes is not given", where="--classes", remedy="give 1 or more"
         )
+    for option, text in (("--case", case), ("--cut", cut), ("--start", start)):
+        if not isinstance(text, str | None):
+            raise UsageError(f"{text!r} is not text", where=option, remedy="give a name")
     constants = _constants(model, inputs)
     model = model.with_constants(constants)
     anatomy = model.anatomy(constants)
@@ -221,7 +235,7 @@ def operate(
         dropped_outputs=tuple(name for name in dropped if name != anatomy.output),
     )
     patient = model.with_proto(proto)
-    plan = replace(plan, trainable=_resolve_trainable(plan, patient, head))
+    plan = replace(plan, trainable=_resolve_trainable(plan, patient, head, model))
     if plan.init == "random":
         patient = patient.with_proto(_from_scratch(patient, plan, head, seed))
     proto = patient.proto
@@ -244,6 +258,36 @@ def operate(
         removed_nodes=len(anatomy.model.graph.node) - (len(proto.graph.node) - len(added)),
         added_nodes=len(added),
     )
+
+
+def _check_numbers(**numbers: Any) -> None:
+    """Refuse counts below 1 and rates that are no positive numbers; None is always allowed.
+
+    Raises:
+        UsageError: naming the first offender by its option.
+    """
+    for name, value in numbers.items():
+        if value is None:
+            continue
+        whole = name not in ("lr", "budget")
+        kinds = int | np.integer if whole else int | float | np.integer | np.floating
+        good = isinstance(value, kinds) and not isinstance(value, bool)
+        lowest = 0 if name in ("seed", "cache_limit") else 1 if whole else None
+        if good and (value >= lowest if lowest is not None else 0 < value < float("inf")):
+            continue
+        raise UsageError(
+            f"{name} is {value!r}",
+            where=f"--{name.replace('_', '-')}",
+            remedy="give a number above 0" if lowest is None else f"give {lowest} or more",
+        )
+
+
+def _check_words(**words: tuple[Any, tuple[str, ...]]) -> None:
+    for name, (value, known) in words.items():
+        if value not in known:
+            raise UsageError(
+                f"{name} is {value!r}", where=f"--{name}", remedy=f"one of {', '.join(known)}"
+            )
 
 
 def _require_runs(model: Model) -> None:
@@ -290,15 +334,48 @@ def _decide(
             where=f"case {case!r}",
             remedy="this is an error in the plugin that offers it",
         ) from error
-    if not isinstance(plan, Plan):
-        raise UsageError(
-            f"case {case!r} returned a {type(plan).__name__}, not a Plan",
-            where=f"case {case!r}",
-            remedy="this is an error in the plugin that offers it",
-        )
-    return replace(
+    _check_plan(plan, case)
+    plan = replace(
         plan, case=plan.case or case, cut=wanted or plan.cut, init=context.init or plan.init
     )
+    if plan.init == "random" and plan.trainable == "head":
+        raise UsageError(
+            f"case {case!r} trains the new head only, whose weights are random in any case",
+            where="--init random",
+            remedy="leave --init out, or choose a case that trains everything",
+        )
+    return plan
+
+
+def _check_plan(plan: Any, case: str) -> None:
+    """Refuse a plan whose fields are not of the words and types that records.Plan states."""
+
+    def refuse(what: str) -> UsageError:
+        return UsageError(
+            f"case {case!r} returned {what}",
+            where=f"case {case!r}",
+            remedy="this is an error in the plugin that offers it; see surgeon.records.Plan",
+        )
+
+    if not isinstance(plan, Plan):
+        raise refuse(f"a {type(plan).__name__}, not a Plan")
+    names = plan.trainable
+    if not isinstance(names, str) and not (
+        isinstance(names, tuple | list) and all(isinstance(name, str) for name in names)
+    ):
+        raise refuse(f"trainable {names!r}, not `head`, `all`, or names")
+    if not isinstance(plan.cut, str | None) or not isinstance(plan.case, str):
+        raise refuse(f"cut {plan.cut!r} and case {plan.case!r}, not text")
+    if plan.init not in ("pretrained", "random"):
+        raise refuse(f"init {plan.init!r}, not `pretrained` or `random`")
+    if not isinstance(plan.head, Head) or plan.head.kind != "gemm":
+        raise refuse(f"the head {plan.head!r}, not a Head of kind `gemm`")
+    if plan.head.pool not in ("mean", "max", "first", "last", "flatten"):
+        raise refuse(f"the pool {plan.head.pool!r}, not mean, max, first, last or flatten")
+    if not isinstance(plan.stages, tuple | list) or not all(
+        isinstance(stage, Stage) for stage in plan.stages
+    ):
+        raise refuse(f"stages {plan.stages!r}, not a tuple of Stage")
 
 
 def _parameters(model: Model, anatomy: Anatomy) -> list[Parameter]:
@@ -312,8 +389,13 @@ def _parameters(model: Model, anatomy: Anatomy) -> list[Parameter]:
     ]
 
 
-def _resolve_trainable(plan: Plan, patient: Model, head: tuple[str, str]) -> tuple[str, ...]:
-    """Turn `head`, `all` or a plugin's names into names of initializers, in graph order."""
+def _resolve_trainable(
+    plan: Plan, patient: Model, head: tuple[str, str], source: Model
+) -> tuple[str, ...]:
+    """Turn `head`, `all` or a plugin's names into names of initializers, in graph order.
+
+    A plugin may name parameters of one element too; those that the cut took away are left out.
+    """
     if plan.trainable == "head":
         return head
     parameters = patient.parameters()
@@ -326,11 +408,13 @@ def _resolve_trainable(plan: Plan, patient: Model, head: tuple[str, str]) -> tup
             where=f"case {plan.case!r}",
             remedy="`head`, `all`, or the names of initializers",
         )
-    wanted = [*plan.trainable, *head]
+    wanted = {*plan.trainable, *head}
+    kept = [name for name, role in patient.roles().items() if role == "parameter"]
+    known = {*kept, *(name for name, role in source.roles().items() if role == "parameter")}
     for name in plan.trainable:
-        if name not in everything:
-            raise UnknownNameError("parameter", name, everything, where=f"case {plan.case!r}")
-    return tuple(name for name in everything if name in wanted)
+        if name not in known:
+            raise UnknownNameError("parameter", name, known, where=f"case {plan.case!r}")
+    return tuple(name for name in kept if name in wanted and name not in head) + head
 
 
 def _from_scratch(patient: Model, plan: Plan, head: tuple[str, str], seed: int) -> onnx.ModelProto:
@@ -447,6 +531,14 @@ def finetune(
     from surgeon.tune import stages
 
     clock = _Clock(time.perf_counter())
+    _check_numbers(
+        classes=classes, epochs=epochs, budget=budget, seed=seed, batch=batch, lr=lr,
+        threads=threads, cache_limit=cache_limit,
+    )  # fmt: skip
+    _check_words(
+        precision=(precision, ("float32", "bf16", "fp16")),
+        augment=(augment, ("auto", "none", "light", "strong")),
+    )
     if out is not None and not dry_run:
         files.check_output(out, force=force)
     chosen = choose_device(device)
@@ -521,7 +613,12 @@ def finetune(
     if out is not None:
         result.save(out, force=force)
         body["sha256"] = files.sha256_file(out)
-        stages.clean(run)
+        if trained.stopped == "interrupt":
+            body["warnings"].append("interrupted: the best so far is delivered")
+            if checkpoint is not None and checkpoint.is_dir():
+                body["warnings"][-1] += f"; --resume --force goes on from {checkpoint}"
+        else:
+            stages.clean(run)
     clock.write = time.perf_counter() - writing
     body |= {
         "providers": list(trained.providers),
@@ -537,7 +634,9 @@ def finetune(
         "seconds": _seconds(clock),
     }
     body["data"] |= _counts(samples, labels, parts)
-    body["warnings"] = list(dict.fromkeys([*body["warnings"], *trained.notes]))
+    body["warnings"] = list(
+        dict.fromkeys([*body["warnings"], *_skip_notes(samples), *trained.notes])
+    )
     return Outcome(result, metrics, trained.history, proof, body)
 
 
@@ -817,6 +916,15 @@ def _skipped(samples: Samples) -> list[dict[str, str]]:
     return [{"path": path, "reason": reason} for path, reason in samples.skipped]
 
 
+def _skip_notes(samples: Samples) -> list[str]:
+    """Say how many samples could not be read, and name the first few."""
+    skipped = samples.skipped
+    if not skipped:
+        return []
+    named = "; ".join(f"{path}: {reason}" for path, reason in skipped[:3])
+    return [f"{len(skipped)} samples could not be read and were skipped: {named}"]
+
+
 # ── using the result ─────────────────────────────────────────────────────────────────────────────
 
 
@@ -961,7 +1069,7 @@ def evaluate(
         "confusion": metrics.confusion(codes, predicted, len(labels)),
         "providers": list(providers),
         "seconds": time.perf_counter() - started,
-        "warnings": list(notes),
+        "warnings": [*_skip_notes(samples), *notes],
     }
 
 

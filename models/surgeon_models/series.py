@@ -68,4 +68,4 @@ def read_windows(paths: Sequence[Path], rate: int, length: int) -> np.ndarray:
             parts.append(np.frombuffer(sound.readframes(sound.getnframes()), "<i2"))
     whole = np.concatenate(parts).astype(np.int16)
     count = len(whole) // length
-    return whole[: count * length].reshape(count, length)
+    return np.asarray(whole[: count * length].reshape(count, length))

@@ -148,14 +148,22 @@ def _tokenizer(vocabulary: list[str]) -> dict[str, Any]:
     ids = {piece: position for position, piece in enumerate(vocabulary)}
     special = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
     flags = {"single_word": False, "lstrip": False, "rstrip": False, "normalized": False}
-    around = [{"SpecialToken": {"id": "[CLS]", "type_id": 0}}, {"Sequence": {"id": "A", "type_id": 0}}]
+    around = [
+        {"SpecialToken": {"id": "[CLS]", "type_id": 0}},
+        {"Sequence": {"id": "A", "type_id": 0}},
+    ]
     around.append({"SpecialToken": {"id": "[SEP]", "type_id": 0}})
-    second = [{"Sequence": {"id": "B", "type_id": 1}}, {"SpecialToken": {"id": "[SEP]", "type_id": 1}}]
+    second = [
+        {"Sequence": {"id": "B", "type_id": 1}},
+        {"SpecialToken": {"id": "[SEP]", "type_id": 1}},
+    ]
     return {
         "version": "1.0",
         "truncation": None,
         "padding": None,
-        "added_tokens": [{"id": ids[each], "content": each, **flags, "special": True} for each in special],
+        "added_tokens": [
+            {"id": ids[each], "content": each, **flags, "special": True} for each in special
+        ],
         "normalizer": {
             "type": "BertNormalizer",
             "clean_text": True,
@@ -169,7 +177,8 @@ def _tokenizer(vocabulary: list[str]) -> dict[str, Any]:
             "single": around,
             "pair": around + second,
             "special_tokens": {
-                each: {"id": each, "ids": [ids[each]], "tokens": [each]} for each in ("[CLS]", "[SEP]")
+                each: {"id": each, "ids": [ids[each]], "tokens": [each]}
+                for each in ("[CLS]", "[SEP]")
             },
         },
         "decoder": {"type": "WordPiece", "prefix": "##", "cleanup": True},

@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 def demo(session: Session, /, out: Path, budget: float | None) -> Answer:
     """Tune EfficientNet-Lite0 (ImageNet) on handwritten digits, by all four cases.
 
-    About five minutes on two cores; the large cases train on a budget of seconds and claim
+    A few minutes on two cores; the large cases train on a budget of seconds and claim
     nothing beyond it.
     """
     from surgeon import demo as show_case
@@ -54,8 +54,8 @@ def show(screen: Screen, body: Mapping[str, Any]) -> None:
         (
             "case",
             "cut",
-            "parameters trained",
-            "images seen",
+            "trained",
+            "images",
             "seconds",
             "accuracy",
             "file",

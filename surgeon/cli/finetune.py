@@ -122,6 +122,7 @@ def _data(data: Mapping[str, Any]) -> str:
         f"{data[name]} {name}" for name in ("train", "validation", "test") if data.get(name)
     )
     skipped = f"; {len(data['skipped'])} skipped" if data.get("skipped") else ""
+    skipped += f"; {data['ignored']} other files ignored" if data.get("ignored") else ""
     return f"{data['samples']} samples in {len(data['classes'])} classes ({parts}){skipped}"
 
 

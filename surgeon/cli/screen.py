@@ -5,6 +5,7 @@ Plain output never truncates or wraps, so that it can be searched and cut by oth
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING, Any, TextIO
 
 if TYPE_CHECKING:
@@ -71,13 +72,24 @@ class Screen:
 
         table = Table(title=title, title_justify="left")
         for name, right in zip(columns, numeric, strict=True):
-            table.add_column(name, justify="right" if right else "left", overflow="fold")
+            table.add_column(
+                name,
+                justify="right" if right else "left",
+                overflow="fold",
+                no_wrap=right or name == columns[0],
+            )
         for row in rows:
             table.add_row(*map(Text, row))  # Text: a tensor's name is not markup
         Console(file=self.stream).print(table)
 
 
+UNITS = re.compile(r"-?\d[\d.]*( (%|ms|s|B|kB|MB|GB|k|M|G))?|-")
+"""A number as `percent`, `size` and `many` write it."""
+
+
 def _is_number(value: Any) -> bool:
+    if isinstance(value, str):
+        return UNITS.fullmatch(value) is not None
     return isinstance(value, int | float | None) and not isinstance(value, bool)
 
 

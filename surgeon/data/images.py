@@ -77,6 +77,24 @@ def image_input(
     return info if ranked and info.batch_axis in {0, None} and info.dtype in IMAGE_DTYPES else None
 
 
+def require_image_input(
+    inputs: Sequence[TensorInfo], constants: Mapping[str, NDArray[Any]]
+) -> TensorInfo:
+    """Return the one graph input that takes pictures.
+
+    Raises:
+        DataError: there is not exactly one.
+    """
+    info = image_input(inputs, constants)
+    if info is None:
+        raise DataError(
+            "the model does not take pictures: exactly one input of rank 4 is needed",
+            where="graph inputs " + ", ".join(_describe(info) for info in inputs),
+            remedy="give an .npz, or the other inputs as constants: --input NAME=VALUE",
+        )
+    return info
+
+
 class ImageSamples(Samples):
     """Pictures, from files or from bytes, for the one graph input that takes pictures."""
 
@@ -96,13 +114,7 @@ class ImageSamples(Samples):
     ) -> None:
         super().__init__(inputs=inputs, names=names, labels=labels, split=split, ignored=ignored)
         self._constants = dict(constants or {})
-        info = image_input(inputs, self._constants)
-        if info is None:
-            raise DataError(
-                "the model does not take pictures: exactly one input of rank 4 is needed",
-                where="graph inputs " + ", ".join(_describe(info) for info in inputs),
-                remedy="give an .npz, or the other inputs as constants: --input NAME=VALUE",
-            )
+        info = require_image_input(inputs, self._constants)
         self.preprocess = preprocess
         self._info = info
         self._sources = sources

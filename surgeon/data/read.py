@@ -85,7 +85,10 @@ def needs_preprocess(
     kind = data_kind(data)
     if kind in {"samples", "arrays"}:
         return False
-    return kind in {"folder", "picture"} or images.image_input(inputs, constants or {}) is not None
+    if kind in {"folder", "picture"}:
+        images.require_image_input(inputs, constants or {})
+        return True
+    return images.image_input(inputs, constants or {}) is not None
 
 
 def open_data(
@@ -168,7 +171,7 @@ def open_inputs(
             listing = folder.list_pictures(Path(path))
             found += listing.paths
             ignored += listing.ignored
-    return ImageSamples(
+    samples = ImageSamples(
         inputs=inputs,
         sources=found,
         names=[str(path) for path in found],
@@ -177,6 +180,8 @@ def open_inputs(
         constants=constants,
         ignored=ignored,
     )
+    samples.failure_bound = 1.0  # each is told about by itself; nothing is learnt from them
+    return samples
 
 
 def _open_pictures(

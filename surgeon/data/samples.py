@@ -65,10 +65,12 @@ class Samples(ABC):
         ignored: hidden files and files that are no pictures, passed over.
         preprocess: how pictures became values; None for values taken as they are.
         is_images: whether samples are pictures (and may be augmented).
+        failure_bound: share of unreadable samples past which reading raises.
     """
 
     is_images: bool = False
     preprocess: Preprocess | None = None
+    failure_bound: float = FAILURE_BOUND
 
     def __init__(
         self,
@@ -170,9 +172,9 @@ class Samples(ABC):
             self._failed.update({failure.index: failure.reason for failure in failures})
             count, first = len(self._failed), min(self._failed)
             reason = self._failed[first]
-        if count > FAILURE_BOUND * self.n:
+        if count > self.failure_bound * self.n:
             raise DataError(
-                f"{count} of {self.n} samples cannot be read, more than {FAILURE_BOUND:.0%}",
+                f"{count} of {self.n} samples cannot be read, more than {self.failure_bound:.0%}",
                 where=f"{self.names[first]}: {reason}",
                 remedy="repair or remove the files that cannot be read",
             )

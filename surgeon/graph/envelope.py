@@ -12,6 +12,7 @@ import json
 from typing import TYPE_CHECKING, Any
 
 from surgeon.errors import ModelError
+from surgeon.records import Plan
 
 if TYPE_CHECKING:
     from onnx import ModelProto
@@ -22,6 +23,7 @@ PLAN, LABELS, PREPROCESS, PROOF = (
     "surgeon.preprocess",
     "surgeon.proof",
 )
+KINDS = {PLAN: dict, LABELS: list, PREPROCESS: dict | str, PROOF: dict}
 LABEL_KEYS = (LABELS, "labels", "classes", "class_names", "names", "id2label", "label_names")
 """Metadata keys under which exporters leave class names; ours first."""
 
@@ -45,19 +47,49 @@ def get(model: ModelProto, key: str) -> Any:
     """Return a JSON metadata entry, or None where it is absent.
 
     Raises:
-        ModelError: the entry is no JSON.
+        ModelError: the entry is no JSON, or not of the form we write.
     """
     text = metadata(model).get(key)
     if text is None:
         return None
     try:
-        return json.loads(text)
+        found = json.loads(text)
     except json.JSONDecodeError as error:
-        raise ModelError(
-            f"metadata entry {key!r} is not JSON",
-            where=f"metadata {key!r}",
-            remedy="the file was edited by another tool; operate on the original again",
-        ) from error
+        raise _damaged(key, "is not JSON") from error
+    if found is not None and not isinstance(found, KINDS.get(key, object)):
+        raise _damaged(key, f"is a {type(found).__name__}")
+    if key == LABELS and not all(isinstance(label, str) for label in found or ()):
+        raise _damaged(key, "holds labels that are no text")
+    return found
+
+
+def _damaged(key: str, what: str) -> ModelError:
+    return ModelError(
+        f"metadata entry {key!r} {what}",
+        where=f"metadata {key!r}",
+        remedy="the file was edited by another tool; operate on the original again",
+    )
+
+
+def plan(model: ModelProto) -> Plan | None:
+    """Return the plan a file carries, or None.
+
+    Raises:
+        ModelError: the entry does not hold a plan.
+    """
+    document = get(model, PLAN)
+    if document is None:
+        return None
+    try:
+        found = Plan.from_dict(document)
+    except (TypeError, ValueError) as error:
+        raise _damaged(PLAN, f"holds no plan: {error}") from error
+    names = [found.trainable] if isinstance(found.trainable, str) else found.trainable
+    texts = isinstance(names, tuple | list) and all(isinstance(name, str) for name in names)
+    classes = found.classes is None or isinstance(found.classes, int)
+    if not (texts and classes and isinstance(found.case, str)):
+        raise _damaged(PLAN, "holds no plan")
+    return found
 
 
 def labels(model: ModelProto, count: int | None = None) -> list[str] | None:

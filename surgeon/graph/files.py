@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 import onnx
 from google.protobuf.message import DecodeError
+from onnx import AttributeProto
 from onnx.external_data_helper import load_external_data_for_model, uses_external_data
 
 from surgeon.errors import EnvironmentLacksError, ModelError, OutputError
@@ -19,7 +20,7 @@ from surgeon.graph.walk import all_graphs
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from onnx import ModelProto
+    from onnx import ModelProto, TensorProto
 
 ONE_FILE_LIMIT = 2**31 - 2**20
 """Bytes one protobuf file may hold, with room for what is not a weight."""
@@ -82,8 +83,7 @@ def check_model(model: ModelProto, where: str) -> None:
 def _read_external(model: ModelProto, file: Path) -> None:
     stored = [
         (tensor, {item.key: item.value for item in tensor.external_data}.get("location", ""))
-        for graph in all_graphs(model.graph)
-        for tensor in graph.initializer
+        for tensor in _tensors(model)
         if uses_external_data(tensor)
     ]
     if not stored:
@@ -118,6 +118,17 @@ def _read_external(model: ModelProto, file: Path) -> None:
                 where=f"{file}: initializer {tensor.name!r}",
                 remedy="the data file is truncated or does not belong to this model",
             )
+
+
+def _tensors(model: ModelProto) -> Iterator[TensorProto]:
+    """Yield every tensor a file may keep outside: initializers, and those of attributes."""
+    for graph in all_graphs(model.graph):
+        yield from graph.initializer
+        for node in graph.node:
+            yield from (a.t for a in node.attribute if a.type == AttributeProto.TENSOR)
+    for function in model.functions:
+        for node in function.node:
+            yield from (a.t for a in node.attribute if a.type == AttributeProto.TENSOR)
 
 
 def _dense_bytes(tensor: onnx.TensorProto) -> int:

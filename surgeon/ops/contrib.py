@@ -16,6 +16,7 @@ import torch
 import torch.nn.functional as F  # noqa: N812 - torch's own name for it
 from torch import Tensor
 
+from surgeon.ops.attention import rotate
 from surgeon.ops.convert import ONNX
 from surgeon.ops.convolution import conv, conv_transpose
 from surgeon.ops.detection import grid_sample as grid_sample_onnx
@@ -486,31 +487,6 @@ def multi_head_attention(
     )
     y = _attend(q, k, v, scale or 1 / math.sqrt(q.shape[-1]), total)
     return _joined(y), k, v
-
-
-def rotate(x: Tensor, cos: Tensor, sin: Tensor, *, interleaved: bool, width: int = 0) -> Tensor:
-    """Turn pairs of features by the angles of their position.
-
-    Args:
-        x: [n, heads, length, size].
-        cos: cosines, [n or 1, length, width / 2].
-        sin: sines, likewise.
-        interleaved: pairs are neighbours; else they lie half a width apart.
-        width: features that turn, 0 = all; the rest stays.
-    """
-    size = width or x.shape[-1]
-    turned, kept = x[..., :size], x[..., size:]
-    c, s = cos.unsqueeze(1)[..., : size // 2], sin.unsqueeze(1)[..., : size // 2]
-    if interleaved:
-        real, imaginary = turned[..., ::2], turned[..., 1::2]
-    else:
-        real, imaginary = turned.chunk(2, -1)
-    first, second = real * c - imaginary * s, real * s + imaginary * c
-    if interleaved:
-        result = torch.stack([first, second], -1).flatten(-2)
-    else:
-        result = torch.cat([first, second], -1)
-    return torch.cat([result, kept], -1) if kept.shape[-1] else result
 
 
 @op("RotaryEmbedding", domain=_MS)

@@ -78,7 +78,7 @@ def _roi_align(
         refuse(f"mode={mode!r} is not in the specification")
     pooled = []
     rows, columns = X.shape[2:]
-    for index, roi in zip(batch_indices.tolist(), rois, strict=True):
+    for index, roi in zip(batch_indices.tolist(), rois.detach(), strict=True):
         x1, y1, x2, y2 = (roi * spatial_scale - offset).unbind()
         w, h = x2 - x1, y2 - y1
         if offset == 0:  # the form of version 10 keeps malformed regions at least one pixel large
@@ -190,7 +190,7 @@ def max_roi_pool(
     height, width = pooled_shape
     rows, columns = X.shape[2:]
     pooled = []
-    for roi in rois:
+    for roi in rois.detach():
         batch = int(roi[0])
         x1, y1, x2, y2 = (math.floor(float(v) * spatial_scale + 0.5) for v in roi[1:])
         h, w = max(y2 - y1 + 1, 1), max(x2 - x1 + 1, 1)

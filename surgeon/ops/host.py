@@ -1,8 +1,8 @@
 """Shape arithmetic on the host: small arrays of Python numbers, and the operators on them.
 
 Exported graphs compute shapes with tensors (Shape → Gather → Concat → Reshape). Done on a device
-this would wait for it at every step, and would break `torch.compile(fullgraph=True)`; done with Python
-numbers it does neither, and a symbolic size stays symbolic.
+this would wait for it at every step, and would break `torch.compile(fullgraph=True)`; done with
+Python numbers it does neither, and a symbolic size stays symbolic.
 What must not enter: anything that touches tensor data, and any number that is not exact. Floats are
 rounded to single precision after every operation, as ONNX Runtime does it.
 """

@@ -3,13 +3,20 @@
 What must not enter: the losses and optimisers that `surgeon finetune` trains with.
 """
 
+# ruff: noqa: ARG001 - the specification decides which parameters a function has
+
 from __future__ import annotations
+
+from typing import TYPE_CHECKING
 
 import torch
 import torch.nn.functional as F  # noqa: N812 - torch's own name for it
 from torch import Tensor
 
 from surgeon.ops.registry import op, refuse
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 
 @op("NegativeLogLikelihoodLoss")
@@ -60,6 +67,23 @@ def softmax_cross_entropy(
     """Cross entropy of class scores [n, c, …], and the log-probabilities."""
     log_prob = F.log_softmax(scores, 1)
     return _nll(log_prob, labels, weights, ignore_index, reduction), log_prob
+
+
+@op("Gradient", domain="ai.onnx.preview.training")
+def gradient(
+    *Inputs: Tensor, xs: list[str], y: str, zs: list[str] | None, steps: Callable[..., list[Tensor]]
+) -> tuple[Tensor, ...]:
+    """Derivative of the value named `y` by those named `xs`, at the inputs' values.
+
+    `steps` computes y from xs and zs; the result can be differentiated again.
+    """
+    with torch.enable_grad():
+        values = [x if x.requires_grad else x.detach().requires_grad_() for x in Inputs]
+        (result,) = steps(*values)
+        found = torch.autograd.grad(
+            result.sum(), values[: len(xs)], create_graph=True, materialize_grads=True
+        )
+    return tuple(found)
 
 
 def _groups(values: tuple[Tensor, ...], parts: int) -> list[tuple[Tensor, ...]]:

@@ -23,7 +23,8 @@ def _batch_norm(
     X: Tensor, scale: Tensor, B: Tensor, mean: Tensor, var: Tensor, epsilon: float
 ) -> Tensor:
     """Normalise with given statistics, in the widest of the types involved."""
-    if X.dtype == mean.dtype == scale.dtype == var.dtype == B.dtype and X.dim() >= 2:
+    given = not (mean.requires_grad or var.requires_grad)  # torch's own takes them as constants
+    if given and X.dtype == mean.dtype == scale.dtype == var.dtype == B.dtype and X.dim() >= 2:
         return F.batch_norm(X, mean, var, scale, B, False, 0.0, epsilon)
     wide = torch.promote_types(torch.promote_types(X.dtype, mean.dtype), scale.dtype)
     factor = scale.to(wide) / torch.sqrt(var.to(wide) + epsilon)
@@ -144,7 +145,7 @@ def layer_normalization(
     """Normalise over the axes from `axis` on, in the type `stash_type`."""
     axis %= X.dim()
     shape = list(X.shape[axis:])
-    stash = torch_dtype(stash_type)
+    stash = torch.promote_types(torch_dtype(stash_type), X.dtype)  # never less than X has
     simple = Scale.shape == X.shape[axis:] and (B is None or B.shape == Scale.shape)
     if outputs == 1 and simple and X.dtype == stash == Scale.dtype:
         return F.layer_norm(X, shape, Scale, B, epsilon)
@@ -161,7 +162,7 @@ def rms_normalization(
     X: Tensor, scale: Tensor, *, axis: int, epsilon: float, stash_type: int
 ) -> Tensor:
     """Divide by the root mean square over the axes from `axis` on."""
-    wide = X.to(torch_dtype(stash_type))
+    wide = X.to(torch.promote_types(torch_dtype(stash_type), X.dtype))
     axes = list(range(axis % X.dim(), X.dim()))
     inverse = torch.rsqrt(wide.square().mean(axes, keepdim=True) + epsilon)
     return (wide * inverse).to(X.dtype) * scale
@@ -190,7 +191,8 @@ def group_normalization(
     X: Tensor, scale: Tensor, bias: Tensor, *, epsilon: float, num_groups: int, stash_type: int
 ) -> Tensor:
     """Normalise groups of channels; scale and bias belong to a channel."""
-    normal = _group_normal(X.to(torch_dtype(stash_type)), num_groups, epsilon).to(X.dtype)
+    wide = X.to(torch.promote_types(torch_dtype(stash_type), X.dtype))
+    normal = _group_normal(wide, num_groups, epsilon).to(X.dtype)
     rank = X.dim()
     return normal * _per_channel(scale, rank) + _per_channel(bias, rank)
 

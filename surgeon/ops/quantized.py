@@ -153,10 +153,24 @@ def dequantize_linear(
     axis: int = 1,
     block_size: int = 0,
     output_dtype: int = 0,
+    origin: Tensor | None = None,
 ) -> Tensor:
-    """Return what quantised numbers stand for."""
+    """Return what quantised numbers stand for.
+
+    Where they were quantised from real ones just before, gradients pass straight through as far as
+    the numbers did not saturate (arXiv 1712.05877); the value is the same.
+    """
     output = torch_dtype(output_dtype) if output_dtype else None
-    return dequantize(x, x_scale, x_zero_point, axis=axis, block_size=block_size, output=output)
+    y = dequantize(x, x_scale, x_zero_point, axis=axis, block_size=block_size, output=output)
+    if origin is None or not origin.requires_grad:
+        return y
+    if x.is_floating_point():
+        inside = torch.ones_like(y, dtype=torch.bool)
+    else:
+        step = _spread(x_scale, x, axis, block_size).detach()
+        inside = (origin.detach() - y.detach()).abs() <= step
+    passed = torch.where(inside, origin, torch.zeros_like(origin))
+    return y.detach() + (passed - passed.detach()).to(y.dtype)
 
 
 @op("DynamicQuantizeLinear")

@@ -5,7 +5,8 @@ What must not enter: the meaning of any operator (its family's file), the order 
 (`surgeon.tune.program`).
 
 A declaration is one decorator. Inputs arrive by position, attributes by keyword; an absent
-attribute is filled from the schema of that exact version, and annotations say what is a value of the host::
+attribute is filled from the schema of that exact version, and annotations say what is a value of
+the host::
 
     op("Relu")(torch.relu)  # every version up to AUDITED
 
@@ -39,10 +40,12 @@ from surgeon.ops import convert
 AUDITED: Final = 28
 """The newest opset whose operators were read and compared; newer versions count as missing."""
 
-INJECTED: Final = frozenset({"training", "device", "outputs", "input_types", "output_types"})
+INJECTED: Final = frozenset(
+    {"training", "device", "outputs", "input_types", "output_types", "origin", "steps"}
+)
 """Keyword-only parameters the program fills: is the module training; the device new tensors go to;
 how many outputs the node names; element types (ONNX numbers, 0 where unknown) of its inputs and
-outputs."""
+outputs; what its first input was quantised from; the steps that lead to its attribute `y`."""
 
 LEGACY_ATTRIBUTES: Final = frozenset({"consumed_inputs"})
 """Attributes of opset 1 that were hints to an allocator and never changed a result."""

@@ -108,22 +108,35 @@ def load_plugins(*, enabled: bool = True, disabled: Collection[str] = ()) -> Plu
     """
     registry = pluggy.PluginManager(hooks.PROJECT)
     registry.add_hookspecs(hooks)
-    blocked = {*disabled, *filter(None, os.environ.get(DISABLE, "").replace(" ", "").split(","))}
+    listed = os.environ.get(DISABLE, "").replace(" ", "").split(",")
+    blocked = {_plain(name) for name in (*disabled, *filter(None, listed))}
     loaded: list[Loaded] = []
     warnings: list[str] = []
     for point in _entry_points():
         distribution, version = _distribution(point)
-        own = distribution == "onnx-surgeon" and point.name in OWN
-        if point.name in blocked or distribution in blocked or (not enabled and not own):
+        if blocked & {_plain(point.name), _plain(distribution)} or not (enabled or _is_own(point)):
             continue
-        error = _load(registry, point)
-        loaded.append(Loaded(point.name, distribution, version, error))
+        # Two distributions may use one entry point name; their cases are told apart by their own.
+        taken = registry.has_plugin(point.name)
+        name = f"{point.name}@{distribution}" if taken else point.name
+        error = _load(registry, point, name)
+        loaded.append(Loaded(name, distribution, version, error))
         if error is not None:
             warnings.append(
                 f"plugin {point.name!r} of distribution {distribution} {version} was not loaded: "
                 f"{error}"
             )
-    return Plugins(registry, tuple(loaded), tuple(warnings), {item.name: item for item in loaded})
+    origins = {item.name: item for item in loaded if item.error is None}
+    return Plugins(registry, tuple(loaded), tuple(warnings), origins)
+
+
+def _plain(name: str) -> str:
+    """Return a name as package installers compare them: `My_Plugin` is `my-plugin`."""
+    return name.lower().replace("_", "-").replace(".", "-")
+
+
+def _is_own(point: EntryPoint) -> bool:
+    return _plain(_distribution(point)[0]) == "onnx-surgeon" and point.name in OWN
 
 
 def _yielded(implementation: Callable[[], Iterable[Case]], origin: Loaded) -> list[Case]:
@@ -149,10 +162,13 @@ def _yielded(implementation: Callable[[], Iterable[Case]], origin: Loaded) -> li
 def _entry_points() -> list[EntryPoint]:
     """Return the entry points, our own first in the order of the four cases."""
     order = ["small-similar", "small-different", "large-similar", "large-different"]
-    unique = {(point.name, point.value): point for point in entry_points(group=GROUP)}
+    unique = {
+        (point.name, point.value, _distribution(point)[0]): point
+        for point in entry_points(group=GROUP)
+    }
     return sorted(
         unique.values(),
-        key=lambda point: (order.index(point.name) if point.name in order else 4, point.name),
+        key=lambda point: (order.index(point.name) if _is_own(point) else 4, point.name),
     )
 
 
@@ -162,21 +178,21 @@ def _distribution(point: EntryPoint) -> tuple[str, str]:
     return point.dist.name, point.dist.version
 
 
-def _load(registry: pluggy.PluginManager, point: EntryPoint) -> str | None:
-    """Register one entry point; return why it failed, or None."""
+def _load(registry: pluggy.PluginManager, point: EntryPoint, name: str) -> str | None:
+    """Register one entry point under a name that is free; return why it failed, or None."""
     try:
         plugin = point.load()
-        if registry.has_plugin(point.name):
-            return f"another plugin is already called {point.name!r}"
-        registry.register(plugin, name=point.name)
         try:
+            registry.register(plugin, name=name)
             registry.check_pending()
             _check_names(plugin)
         except Exception:
-            registry.unregister(name=point.name)
+            if registry.has_plugin(name):
+                registry.unregister(name=name)
             raise
-    except Exception as error:  # noqa: BLE001 - whatever a plugin does wrong, we go on
-        return f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else error!r}"
+    except (Exception, SystemExit) as error:  # noqa: BLE001 - whatever a plugin does, we go on
+        words = " ".join(str(error).split())
+        return f"{type(error).__name__}: {words[:300]}"
     return None
 
 

@@ -49,16 +49,29 @@ def random_feeds(
     random = np.random.Generator(np.random.PCG64(seed))
     given = constants or {}
     kinds = {value.name: declared(value)[0] for value in model.graph.input}
+    axes = {info.name: info.batch_axis for info in input_infos(model)}
     feeds: dict[str, NDArray[Any]] = {}
     for name in data_inputs(model.graph):
         if name in sizes:
             values = random_array(kinds[name], sizes[name], random)
             if name in given:
-                values = np.broadcast_to(given[name], sizes[name]).astype(values.dtype)
+                values = spread(given[name], sizes[name], axes.get(name)).astype(values.dtype)
             feeds[name] = values
         else:
             feeds[name] = given[name] if name in given else random_array(kinds[name], (), random)
     return feeds
+
+
+def spread(value: NDArray[Any], size: tuple[int, ...], axis: int | None) -> NDArray[Any]:
+    """Return a constant, given for one sample or as a whole, at the size of an input."""
+    array = np.asarray(value)
+    if axis is not None and array.ndim == len(size) - 1:
+        array = np.expand_dims(array, axis)
+    try:
+        return np.broadcast_to(array, size)
+    except ValueError:  # its open dimensions are its own; only the batch is ours to fill
+        whole = axis is not None and array.ndim == len(size) and array.shape[axis] == 1
+        return np.repeat(array, size[axis], axis) if whole and axis is not None else array
 
 
 def observe_shapes(

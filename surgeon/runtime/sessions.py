@@ -184,7 +184,7 @@ def open_session(
     where = where or (str(model) if isinstance(model, Path) else None)
     chosen = choose_device(device) if isinstance(device, str) else device
     options = onnxruntime.SessionOptions()
-    options.log_severity_level = 3
+    options.log_severity_level = 4  # what fails is raised, with the same words
     options.inter_op_num_threads = 1
     if threads is not None:
         options.intra_op_num_threads = threads

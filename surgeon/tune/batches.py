@@ -173,3 +173,40 @@ def of_samples(samples: Samples, indices: NDArray[np.int64]) -> Callable[..., An
 def of_features(features: Features, rows: NDArray[np.int64]) -> Callable[..., Any]:
     """Return the reader of frontier tensors by position among `rows` (positions in `features`)."""
     return lambda positions: features.read(rows[positions])[0]
+
+
+def keep_batch(module: Any, size: int, axes: Sequence[int | None]) -> None:
+    """Let a module whose graph insists on a batch size take any batch, in pieces of that size.
+
+    The last piece is filled up by repeating its last sample; the repeats' outputs are discarded, so
+    they carry no gradient.
+
+    Args:
+        module: converted; changed in place.
+        size: the batch the graph insists on.
+        axes: batch axis of every input, None where it has none.
+    """
+    whole = module.forward
+
+    def forward(*inputs: Any) -> Tensor:
+        count = next(
+            value.shape[axis]
+            for value, axis in zip(inputs, axes, strict=True)
+            if axis is not None and value is not None
+        )
+        pieces = []
+        for start in range(0, count, size):
+            rows = torch.arange(start, start + size).clamp(max=count - 1)
+            pieces.append(
+                whole(
+                    *(
+                        value
+                        if axis is None or value is None
+                        else value.index_select(axis, rows.to(value.device))
+                        for value, axis in zip(inputs, axes, strict=True)
+                    )
+                )
+            )
+        return torch.cat(pieces)[:count]
+
+    module.__dict__["forward"] = forward

@@ -4,6 +4,7 @@ What must not enter: training (`surgeon.tune.fit`), files, the meaning of operat
 
 Names: an ONNX name is split at its dots into a tree of empty `Scope`s, so that torch's own tools
 (strict `load_state_dict`, `functional_call`, parametrizations, `deepcopy`) see exactly those names.
+The one exception: torch's `functional_call` refuses a name that ends in a dot.
 """
 
 # ruff: noqa: SLF001 - torch's own containers of members are the interface here
@@ -39,6 +40,14 @@ _MACHINERY: Final = frozenset(
 
 class Scope(nn.Module):
     """One component of a dotted name: no behaviour, only members."""
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if name == "training" and isinstance(value, bool):
+            # torch's tools assign it; a parameter called `training` may stand beside it.
+            if not isinstance(self.__dict__.get(name), nn.Module):
+                self.__dict__[name] = value
+            return
+        super().__setattr__(name, value)
 
     def train(self, mode: bool = True) -> Scope:
         """Do nothing but tell the children: a member of a scope may be called `training`."""

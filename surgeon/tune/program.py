@@ -1,8 +1,9 @@
 """A normalized ONNX graph as ordered steps of torch functions.
 
 The program is built once and run many times, so everything that can be known early is: which
-function an operator is, which inputs are values of the host, which nodes compute constants. What must not
-enter: the meaning of an operator (`surgeon.ops`), parameters as modules (`surgeon.tune.module`).
+function an operator is, which inputs are values of the host, which nodes compute constants.
+What must not enter: the meaning of an operator (`surgeon.ops`), parameters as modules
+(`surgeon.tune.module`).
 """
 
 from __future__ import annotations
@@ -83,6 +84,7 @@ class Step:
         frees: names nobody needs afterwards.
         hosted: the same operator on host arrays, where its inputs may be such.
         plain: no input needs a conversion.
+        origin: the value that the first input was quantised from, where the function asks for it.
     """
 
     node: str
@@ -96,6 +98,7 @@ class Step:
     hosted: Callable[..., Any] | None = None
     plain: bool = True
     frees: tuple[str, ...] = ()
+    origin: str | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -153,6 +156,37 @@ def build(proto: ModelProto, roles: Mapping[str, str]) -> Program:
     return _Builder(proto, roles).main()
 
 
+def unsupported(proto: ModelProto) -> list[UnsupportedError]:
+    """Return an error for every node whose operator or version is not converted, all at once.
+
+    Nodes in subgraphs and local functions count; options that an operator refuses show only when it
+    is converted or run.
+    """
+    found: list[UnsupportedError] = []
+    opsets = {canonical(o.domain): o.version for o in proto.opset_import}
+    local = {(canonical(f.domain), f.name) for f in proto.functions}
+
+    def visit(nodes: Iterable[NodeProto], versions: Mapping[str, int]) -> None:
+        for node in nodes:
+            domain = canonical(node.domain)
+            if (domain, node.op_type) not in local:
+                try:
+                    lookup(domain, node.op_type, versions.get(domain, 1))
+                except UnsupportedError as error:
+                    label = node.name or next((o for o in node.output if o), node.op_type)
+                    where = f"node {label!r} ({domain or 'ai.onnx'} {node.op_type})"
+                    found.append(UnsupportedError(error.message, where=where, remedy=error.remedy))
+            for attribute in node.attribute:
+                if attribute.type == onnx.AttributeProto.GRAPH:
+                    visit(attribute.g.node, versions)
+
+    visit(proto.graph.node, opsets)
+    for function in proto.functions:
+        own = {canonical(o.domain): o.version for o in function.opset_import}
+        visit(function.node, {**opsets, **own})
+    return found
+
+
 class _Builder:
     """Builds the programs of one model: the main graph and the subgraphs in it."""
 
@@ -164,7 +198,8 @@ class _Builder:
         self.weights: dict[str, None] = {}
         self.bodies = 0
         self._types: dict[str, int] | None = None
-        self._typed: dict[str, onnx.TypeProto] = {}
+        self._typed: dict[str, onnx.TypeProto | onnx.TensorProto] = {}
+        self._inferred = False
 
     def main(self) -> Program:
         graph = self.proto.graph
@@ -196,8 +231,8 @@ class _Builder:
         if self._types is None:
             self._types = {}
             self._collect(self.proto.graph)
-        if name and name not in self._types and self._typed.get("") is None:
-            self._typed[""] = onnx.TypeProto()  # inferred once
+        if name and name not in self._types and not self._inferred:
+            self._inferred = True
             try:
                 inferred = shape_inference.infer_shapes(_without_weights(self.proto))
             except Exception:  # noqa: BLE001 - any failure of inference means: unknown
@@ -208,21 +243,16 @@ class _Builder:
     def type_proto(self, name: str) -> onnx.TypeProto:
         """Return the full type of a value, empty where nothing tells."""
         self.element_type(name)
-        return self._typed.get(name, onnx.TypeProto())
-
-    def note_type(self, name: str, number: int) -> None:
-        """Remember an element type."""
-        self.element_type("")
-        assert self._types is not None
-        self._types.setdefault(name, number)
+        known = self._typed.get(name)
+        if isinstance(known, onnx.TensorProto):
+            return onnx.helper.make_tensor_type_proto(known.data_type, list(known.dims))
+        return onnx.TypeProto() if known is None else known
 
     def _collect(self, graph: GraphProto) -> None:
         assert self._types is not None
         for tensor in graph.initializer:
             self._types[tensor.name] = tensor.data_type
-            self._typed[tensor.name] = onnx.helper.make_tensor_type_proto(
-                tensor.data_type, list(tensor.dims)
-            )
+            self._typed[tensor.name] = tensor
         for info in (*graph.input, *graph.output, *graph.value_info):
             kind = info.type
             while kind.WhichOneof("value") in {"sequence_type", "optional_type"}:
@@ -277,6 +307,7 @@ class _Scope:
         self.maybe_host = set(maybe_host)
         self.renamed: dict[str, str] = {}
         self.steps: list[Step] = []
+        self.quantised: dict[str, tuple[Argument, ...]] = {}  # by what QuantizeLinear made
 
     def add_initializers(self, graph: GraphProto, *, top: bool) -> None:
         builder = self.builder
@@ -311,6 +342,8 @@ class _Scope:
             reads = [a.source for a in step.arguments if a.source is not None]
             for subgraph in step.subgraphs.values():
                 reads += subgraph.captures
+            if step.origin is not None:
+                reads.append(step.origin)
             for name in reads:
                 last[name] = index
                 if name in self.outer or name in self.builder.constants:
@@ -422,6 +455,7 @@ class _Scope:
             keywords["input_types"] = tuple(self.builder.element_type(n) for n in node.input)
         if "output_types" in meaning.injected:
             keywords["output_types"] = tuple(self.builder.element_type(n) for n in outputs)
+        leading = {"steps": self._leading(keywords)} if "steps" in meaning.injected else {}
         version = f"-{meaning.version}" if meaning.version else ""
         step = Step(
             node=label,
@@ -430,13 +464,13 @@ class _Scope:
             arguments=arguments,
             keywords=keywords,
             injected=meaning.injected & {"training", "device"},
-            subgraphs={name: self._subgraph(graph) for name, graph in graphs.items()},
+            subgraphs={**{n: self._subgraph(g) for n, g in graphs.items()}, **leading},
             outputs=outputs,
         )
         sources = [a.source for a in arguments if a.source is not None]
         dynamic = [s for s in sources if s in self.maybe_host]
         constant = all(s in self.builder.constants or self._is_known(s) for s in sources)
-        foldable = constant and not graphs and meaning.name not in RANDOM
+        foldable = constant and not step.subgraphs and meaning.name not in RANDOM
         if foldable and "training" not in meaning.injected and self._fold(step):
             return
         hosted = None
@@ -449,8 +483,13 @@ class _Scope:
             a.source is None or (a.kind in _PLAIN_KINDS and a.source not in self.maybe_host)
             for a in arguments
         )
-        self.steps.append(replace(step, hosted=hosted, plain=plain and hosted is None))
+        origin = self._origin(arguments) if "origin" in meaning.injected else None
+        self.steps.append(
+            replace(step, hosted=hosted, plain=plain and hosted is None, origin=origin)
+        )
         made = {o for o in outputs if o}
+        if meaning.name == "QuantizeLinear":
+            self.quantised[outputs[0]] = arguments
         self.visible |= made
         self.outer -= made
         for name in made:
@@ -479,6 +518,27 @@ class _Scope:
             parameters += [Parameter("rest", meaning.rest, optional=True)] * surplus
         return parameters
 
+    def _leading(self, keywords: Mapping[str, Any]) -> Program:
+        """Return the steps made so far that compute the value `y` from the values `xs` and `zs`."""
+        start = (*keywords["xs"], *(keywords["zs"] or ()))
+        wanted, chosen = {keywords["y"]} - set(start), []
+        for step in reversed(self.steps):
+            if wanted & set(step.outputs):
+                chosen.append(step)
+                reads = {a.source for a in step.arguments if a.source is not None}
+                wanted |= reads - set(start)
+        slice_ = _Scope(self.builder, self.known, frozenset(self.visible), frozenset())
+        slice_.outer -= {o for step in chosen for o in step.outputs} | set(start)
+        slice_.steps = [replace(step, frees=()) for step in reversed(chosen)]
+        return slice_._program(start, (Argument(keywords["y"], None, "any"),))
+
+    def _origin(self, arguments: tuple[Argument, ...]) -> str | None:
+        """Return what the first input was quantised from, with this very scale and zero point."""
+        made = self.quantised.get(arguments[0].source or "")
+        if made is None or [a.source for a in made[1:]] != [a.source for a in arguments[1:]]:
+            return None
+        return made[0].source
+
     def _is_known(self, source: str) -> bool:
         return source in self.known and self.known[source].key == source
 
@@ -493,12 +553,13 @@ class _Scope:
 
     def _fold(self, step: Step) -> bool:
         """Run a step whose inputs are all constants; return whether its results were kept."""
-        values = {k.key: k.value for k in self.known.values()}
         environment: dict[str, Any] = {}
         for argument in step.arguments:
             if argument.source is not None:
                 value = self.builder.constants.get(argument.source)
-                environment[argument.source] = values[argument.source] if value is None else value
+                if value is None:  # a setting: it is read under its own name
+                    value = self.known[argument.source].value
+                environment[argument.source] = value
         if step.arguments and all(a.source is None and a.value is None for a in step.arguments):
             return False
         context = Context(training=False, device=torch.device("cpu"))
@@ -739,13 +800,15 @@ def _run_step(step: Step, environment: dict[str, Any], context: Context) -> None
 
 
 def _keywords(step: Step, environment: Mapping[str, Any], context: Context) -> Mapping[str, Any]:
-    if not step.injected and not step.subgraphs:
+    if not step.injected and not step.subgraphs and step.origin is None:
         return step.keywords
     keywords = dict(step.keywords)
     if "training" in step.injected:
         keywords["training"] = context.training
     if "device" in step.injected:
         keywords["device"] = context.device
+    if step.origin is not None:
+        keywords["origin"] = environment[step.origin]
     for name, program in step.subgraphs.items():
         keywords[name] = Subgraph(program, environment, context)
     return keywords

@@ -6,6 +6,7 @@ whole network has no frozen part; the set of weights is one. Then the result is 
 
 from __future__ import annotations
 
+import hashlib
 import time
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
@@ -23,8 +24,8 @@ from surgeon.records import SOLVE_HEAD, TRAIN_ALL, Stage, as_json
 from surgeon.runtime.features import extract
 from surgeon.runtime.metrics import score, softmax
 from surgeon.runtime.observe import relative_error
+from surgeon.runtime.proof import fill_batch, make_proof, seeded_input, tuned_names
 from surgeon.runtime.proof import golden_samples as make_golden
-from surgeon.runtime.proof import make_proof, seeded_input, tuned_names
 from surgeon.runtime.sessions import open_session
 from surgeon.runtime.stream import Runner
 from surgeon.tune import arrays, batches
@@ -115,16 +116,41 @@ def train(run: Run) -> Trained:
     assert run.patient.plan is not None
     result = Trained()
     started = time.perf_counter()
-    for stage in _stages(run):
+    for number, stage in enumerate(_stages(run)):
         if stage.method == "solve":
             _solve_stage(run, stage, result)
         else:
-            _fit_stage(run, stage, result, started)
+            _fit_stage(run, stage, result, started, _checkpoint(run, number))
             if result.stopped in ("nan", "interrupt", "budget"):
                 break
     moving = set(tuned_names(run.patient.proto, run.patient.trainable))
     result.statistics = sorted(moving - set(run.patient.trainable))
     return result
+
+
+def _checkpoint(run: Run, number: int) -> Path | None:
+    """Return where a stage keeps its checkpoint: a folder named by what the run is a function of.
+
+    Raises:
+        UsageError: going on was asked for, and what is there belongs to other data or weights.
+    """
+    if run.checkpoint is None:
+        return None
+    digest = hashlib.sha256(run.patient.proto.SerializeToString(deterministic=True))
+    digest.update(f"{run.samples.sha256} {run.augment}".encode())
+    folder = run.checkpoint / f"stage-{number}-{digest.hexdigest()[:16]}"
+    others = run.checkpoint.is_dir() and any(run.checkpoint.iterdir())
+    if run.resume and number == _first_fit(run) and others and not folder.is_dir():
+        raise UsageError(
+            "the checkpoint is of another run: its data or the weights it began with differ",
+            where=str(run.checkpoint),
+            remedy="give the same model and data as before, or start again without --resume",
+        )
+    return folder
+
+
+def _first_fit(run: Run) -> int:
+    return next(i for i, stage in enumerate(_stages(run)) if stage.method != "solve")
 
 
 def _stages(run: Run) -> tuple[Stage, ...]:
@@ -141,6 +167,13 @@ def _stages(run: Run) -> tuple[Stage, ...]:
                 where=f"case {plan.case!r}",
                 remedy="`solve` or `adamw`",
             )
+        if stage.method == "solve" and stage.trains != "head":
+            raise UsageError(
+                f"stage {stage.name!r} solves for {stage.trains!r}",
+                where=f"case {plan.case!r}",
+                remedy="only the head is a convex problem; train the rest by `adamw`",
+            )
+        _stage_names(run, stage)
     return stages
 
 
@@ -292,7 +325,9 @@ def _torch_device(run: Run) -> torch.device:
 # ── everything, step by step ─────────────────────────────────────────────────────────────────────
 
 
-def _fit_stage(run: Run, stage: Stage, result: Trained, started: float) -> None:
+def _fit_stage(
+    run: Run, stage: Stage, result: Trained, started: float, checkpoint: Path | None
+) -> None:
     """Tune the stage's weights by gradient, from what the stages before it gave."""
     patient = run.patient
     names = _stage_names(run, stage)
@@ -301,6 +336,10 @@ def _fit_stage(run: Run, stage: Stage, result: Trained, started: float) -> None:
     half = halves.is_half(front.trained)
     trained = halves.widen(front.trained) if half else front.trained
     module = to_module(trained, roles=roles(trained))
+    shapes = patient.anatomy().shapes
+    if shapes.batches[0] == shapes.batches[1]:
+        axes = [info.batch_axis for info in front.tensors]
+        batches.keep_batch(module, shapes.batches[0], axes)
     data_started = time.perf_counter()
     train_set, validation_set, features = _batches(run, front, module.input_names, widen=half)
     result.seconds_features += time.perf_counter() - data_started
@@ -337,7 +376,7 @@ def _fit_stage(run: Run, stage: Stage, result: Trained, started: float) -> None:
             classes=run.classes,
             settings=settings,
             progress=lambda progress: _report(run, progress),
-            checkpoint_dir=run.checkpoint,
+            checkpoint_dir=checkpoint,
             resume=run.resume,
         )
     result.seconds_train += time.perf_counter() - begun
@@ -347,8 +386,8 @@ def _fit_stage(run: Run, stage: Stage, result: Trained, started: float) -> None:
     result.samples_seen += fitted.samples
     if fitted.stopped == "nan":
         result.notes.append(
-            f"the loss became NaN in stage {stage.name!r}: training stopped there, the best weights "
-            "so far are delivered; a lower --lr may help"
+            f"the loss became NaN in stage {stage.name!r}: training stopped there, the best "
+            "weights so far are delivered; a lower --lr may help"
         )
     if fitted.improved:
         result.delivered = "tuned"
@@ -370,7 +409,7 @@ def _stage_names(run: Run, stage: Stage) -> list[str]:
         return trainable
     if stage.trains == "head":
         return list(head_names(run.patient.proto))
-    wanted = set(stage.trains)
+    wanted = {stage.trains} if isinstance(stage.trains, str) else set(stage.trains)
     unknown = wanted - set(trainable)
     if unknown:
         raise UsageError(
@@ -573,7 +612,7 @@ def _real_samples(run: Run) -> list[dict[str, NDArray[Any]]]:
             break
         loaded = run.samples.load(int(index))
         if isinstance(loaded, dict):
-            found.append(loaded)
+            found.append(fill_batch(run.patient.proto, loaded))
     return found
 
 

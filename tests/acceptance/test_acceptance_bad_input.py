@@ -102,7 +102,7 @@ def test_an_unknown_operator_in_front(refused, tmp_path, npz, case):
 def test_an_unknown_operator_is_found_by_check(cli, tmp_path):
     file = tmp_path / "odd.onnx"
     onnx.save(_with_unknown("front"), file)
-    found = cli("check", file)
+    found = cli("check", file, code=1)
     assert found["ok"] is False
     assert any("Frobnicate" in json.dumps(item) for item in found["findings"])
 
@@ -186,7 +186,7 @@ def test_no_data(tune, tmp_path):
     tune(tmp_path / "nowhere", say="nowhere")
     (tmp_path / "hollow").mkdir()
     tune(tmp_path / "hollow", "--preprocess", PREPROCESS, model="convnet", say="hollow")
-    tune(tmp_path / "hollow", say="hollow")
+    tune(tmp_path / "hollow", say="take pictures")
     (tmp_path / "empty.npz").write_bytes(b"")
     tune(tmp_path / "empty.npz", say="npz")
     (tmp_path / "empty.csv").write_bytes(b"")

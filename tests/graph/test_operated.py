@@ -357,7 +357,7 @@ def test_sequences_at_every_opset(opset):
 @pytest.mark.parametrize("opset", [1, 5, 6])
 def test_gemm_before_opset_seven_is_told_to_broadcast(opset):
     net = nw.Net(opset=opset, ir=3)
-    x = net.input("x", ["N", 4])
+    x = net.node("Relu", net.input("x", ["N", 4]))
     net.node("Gemm", x, net.weight("w", 4, 3), net.weight("b", 3), out="y", broadcast=1)
     model = net.model("y", shape=["N", 3])
     for t in model.graph.initializer:

@@ -80,13 +80,13 @@ def test_cached_arrays_are_checked(tmp_path, monkeypatch, caplog):
 
 def test_other_arrays_than_the_indexed_ones_are_refused(tmp_path, monkeypatch):
     monkeypatch.setenv("SURGEON_CACHE", str(tmp_path))
-    make = datasets._MAKERS["digits"]
+    kind, make = datasets._KINDS["digits"]
 
     def make_wrong(entry, folder):
         made = make(entry, folder)
         return made._replace(labels=made.labels[::-1])
 
-    monkeypatch.setitem(datasets._MAKERS, "digits", make_wrong)
+    monkeypatch.setitem(datasets._KINDS, "digits", (kind, make_wrong))
     with pytest.raises(CheckError, match="not the indexed ones"):
         datasets.digits()
     assert list((tmp_path / "data").iterdir()) == []
@@ -117,3 +117,90 @@ def test_write_folder_never_overwrites(tmp_path):
     with pytest.raises(OutputError, match="do not go with"):
         datasets.write_folder(np.zeros((1, 4, 4), np.uint8), [0, 1], tmp_path / "new")
     assert list(tmp_path.iterdir()) == []
+
+
+SERIES = {
+    "acsf1": (200, 1, 1460),
+    "arrow-head": (211, 1, 251),
+    "basic-motions": (80, 6, 100),
+    "gun-point": (200, 1, 150),
+    "italy-power-demand": (1096, 1, 24),
+    "japanese-vowels": (640, 12, 25),
+    "osu-leaf": (442, 1, 427),
+    "unit-test": (42, 1, 24),
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", SERIES)
+def test_series_have_the_stated_form(name):
+    entry = index.find_data(name)
+    values, labels, classes = datasets.series(name)
+    assert values.shape == SERIES[name]
+    assert values.dtype == np.float32
+    assert np.isfinite(values).all()
+    assert entry.samples == len(labels) == len(values)
+    assert sorted(set(labels.tolist())) == list(range(entry.classes)) == list(range(len(classes)))
+
+
+@pytest.mark.slow
+def test_series_are_what_the_file_says():
+    """First and last value of the first series of GunPoint's training file, and its label."""
+    values, labels, classes = datasets.series("gun-point")
+    assert values[0, 0, 0] == np.float32(-0.6478854)
+    assert classes[labels[0]] == "2"
+
+
+@pytest.mark.slow
+def test_sounds_are_speech_and_music():
+    values, labels, classes = datasets.sounds()
+    assert values.shape == (124, 1, datasets.SOUND_LENGTH)
+    assert values.dtype == np.int16
+    assert classes == ("speech", "music")
+    assert np.bincount(labels).tolist() == [62, 62]
+    # Speech pauses, music on hold does not: how much of the time is next to silence?
+    quiet = (np.abs(values[:, 0].astype(int)) < 50).mean(axis=1)
+    assert quiet[labels == 0].mean() > 1.5 * quiet[labels == 1].mean()
+
+
+@pytest.mark.slow
+def test_mail_is_text_without_its_headers():
+    texts, labels, classes = datasets.mail()
+    assert classes == ("ham", "spam")
+    assert np.bincount(labels).tolist() == [4097, 1678]
+    assert len(set(texts)) == len(texts)
+    assert all(20 <= len(text) <= 2000 for text in texts)
+    for header in ("Return-Path:", "X-Spam-", "Delivered-To: "):
+        assert np.mean([text.startswith(header) for text in texts]) == 0
+    assert any("mortgage rate quote" in text for text in texts)
+
+
+@pytest.mark.slow
+def test_files_are_whole_and_of_their_type():
+    contents, labels, classes = datasets.file_types()
+    assert len(classes) == 16
+    assert np.bincount(labels).min() >= 59
+    assert len(set(contents)) == len(contents)
+    starts = {"gzip": b"\x1f\x8b", "woff": b"wOFF", "woff2": b"wOF2", "mo": b"\xde\x12\x04\x95"}
+    for content, label in zip(contents, labels, strict=True):
+        assert content.startswith(starts.get(classes[label], b""))
+        assert 64 <= len(content) <= 100_000
+
+
+@pytest.mark.parametrize(
+    ("kind", "field", "parts"),
+    [
+        (datasets.Texts, "texts", ("ä", "", "two words")),
+        (datasets.Files, "contents", (b"", b"\x00\xff", b"x")),
+    ],
+)
+def test_texts_and_files_survive_the_cache(kind, field, parts):
+    data = kind(parts, np.array([0, 1, 0]), ("a", "b"))
+    packed = datasets._pack(data)
+    assert packed[field].dtype == np.uint8
+    back = datasets._unpack(kind, {**packed, "classes": np.array(data.classes)})
+    assert getattr(back, field) == parts
+    assert back.classes == data.classes
+    assert datasets._hash(back) == datasets._hash(data)
+    moved = kind(parts[::-1], data.labels, data.classes)
+    assert datasets._hash(moved) != datasets._hash(data)

@@ -8,11 +8,14 @@ import pytest
 
 import surgeon_models
 from surgeon.errors import UnknownNameError
-from surgeon_models import datasets
+from surgeon_models import datasets, packages
 from surgeon_models.index import load
 
 HASH = re.compile(r"[0-9a-f]{64}")
-LICENCES = {"Apache-2.0", "MIT", "BSD-3-Clause", "Apache-2.0 AND MIT"}
+LICENCES = {"Apache-2.0", "MIT", "BSD-3-Clause", "CC-BY-SA-3.0", "CC-BY-4.0", "CC0-1.0"}
+LICENCES |= {"Artistic-2.0", "OFL-1.1"}
+TASKS = {"classification", "features", "detection", "recognition", "segmentation", "regression"}
+ENCODINGS = {"audio", "bytes", "log-power", "mel", "spectrogram", "text", "wavelet"}
 PREPROCESS = {"layout", "channels", "size", "resize", "mean", "std", "scale"}
 
 
@@ -20,8 +23,8 @@ PREPROCESS = {"layout", "channels", "size", "resize", "mean", "std", "scale"}
 def test_entry_is_complete(name):
     entry = surgeon_models.entry(name)
     assert entry.name == name
-    assert entry.licence in LICENCES
-    assert entry.task in {"classification", "features"}
+    assert set(entry.licence.split(" AND ")) <= LICENCES
+    assert entry.task in TASKS
     assert entry.summary
     assert entry.package
     assert entry.version
@@ -44,9 +47,12 @@ def test_every_file_of_every_source_has_a_hash(key):
 def test_preprocessing_is_complete_or_said_to_be_missing(name):
     entry = surgeon_models.entry(name)
     if entry.preprocess is None:
-        assert name.startswith("light-")
-        assert "no preprocessing" in entry.notes
+        if entry.encoding is None:
+            assert "no preprocessing" in entry.notes
+        else:
+            assert entry.encoding["kind"] in ENCODINGS
         return
+    assert entry.encoding is None
     assert set(entry.preprocess) == PREPROCESS
     assert entry.preprocess["layout"] in {"NCHW", "NHWC"}
     assert entry.preprocess["channels"] in {"RGB", "BGR"}
@@ -58,13 +64,31 @@ def test_the_promised_models_are_there():
     promised = {f"light-{name}" for name in [*light.split(), "vgg19", "zfnet512"]}
     promised |= {f"efficientnet-lite0{variant}" for variant in ("", "-op8", "-op23")}
     promised |= {f"mobilenetv2{variant}" for variant in ("", "-bn", "-fp16", "-ext")}
-    assert promised | {"opennsfw"} <= set(surgeon_models.names())
+    promised |= {"opennsfw", "efficientnet-lite0-qdq", "efficientnet-lite0-int8"}
+    promised |= set("magika minilm-l3 ppocrv4-det ppocrv4-rec silero-vad iris-logreg".split())
+    promised |= {"eeg-spindle", "eeg-seizure", "plcmos"}
+    promised |= {f"dnsmos{variant}" for variant in ("", "-personal", "-p808", "-sig", "-bak-ovr")}
+    promised |= {f"aecmos-{variant}" for variant in ("16k", "16k-plain", "48k")}
+    assert promised <= set(surgeon_models.names())
+
+
+def test_labels_are_those_of_the_network():
+    labels = surgeon_models.entry("magika").labels
+    assert len(labels) == len(set(labels)) == 214
+    assert (labels[0], labels[-1]) == ("3gp", "zlibstream")
+
+
+def test_twins_save_a_download_and_are_not_part_of_the_recipe(tmp_path):
+    (source,) = surgeon_models.entry("iris-logreg").sources
+    assert source.twins == ("onnxruntime-gpu",)
+    assert packages._take_installed(source, tmp_path)  # one of both is installed for the tests
+    assert all((tmp_path / file).is_file() for file in source.files)
 
 
 def test_data_is_complete():
     for name, entry in load().data.items():
         assert name in datasets.names()
-        assert entry.licence in LICENCES
+        assert set(entry.licence.split(" AND ")) <= LICENCES
         assert HASH.fullmatch(entry.sha256)
         assert entry.samples > entry.classes > 1
 
@@ -78,6 +102,10 @@ def test_unknown_names_suggest_the_nearest():
         datasets.load("emojis")
     with pytest.raises(UnknownNameError, match="train"):
         datasets.fashion_mnist("tain")
+    with pytest.raises(UnknownNameError, match="gun-point"):
+        datasets.series("gunpoint")
+    with pytest.raises(UnknownNameError, match="magika"):
+        surgeon_models.sample_data("magica")
 
 
 def test_pinned_hash_finds_its_entry(tmp_path, monkeypatch):

@@ -215,3 +215,39 @@ def test_speed():
     solution = solve(np.maximum(x, 0), y, 10)
     assert solution.converged
     assert time.perf_counter() - began < 20  # about 2.5 s on two idle cores
+
+
+@pytest.mark.slow
+def test_is_not_worse_than_sklearn_on_real_features():
+    """Features of a pretrained network: many dead and correlated ones, unlike pixels."""
+    onnx = pytest.importorskip("onnx")
+    runtime = pytest.importorskip("onnxruntime")
+    import surgeon_models
+
+    model = onnx.load(surgeon_models.get("mobilenetv2"))
+    for axis in (2, 3):  # smaller pictures keep the test short
+        model.graph.input[0].type.tensor_type.shape.dim[axis].dim_param = f"side{axis}"
+    del model.graph.value_info[:]
+    session = runtime.InferenceSession(
+        model.SerializeToString(), providers=["CPUExecutionProvider"]
+    )
+    x, y = load_digits(return_X_y=True)
+    pictures = np.kron(x.reshape(-1, 1, 8, 8), np.ones((1, 3, 8, 8)))[:900].astype(np.float32)
+    y = y[:900].astype(np.int64)
+    name = session.get_inputs()[0].name
+    features = np.concatenate(
+        [session.run(None, {name: part / 8 - 1})[0] for part in np.array_split(pictures, 18)]
+    ).reshape(900, -1)
+    ours = solve(features, y, 10)
+    fold = head._folds(y, 10, 5, 0)
+    theirs = LogisticRegressionCV(
+        Cs=10,
+        cv=[(np.flatnonzero(fold != k), np.flatnonzero(fold == k)) for k in range(5)],
+        max_iter=1000,
+        tol=1e-3,
+        use_legacy_attributes=False,
+        scoring="accuracy",
+        l1_ratios=(0.0,),
+    ).fit(StandardScaler().fit_transform(features), y)
+    best = np.asarray(theirs.scores_).reshape(5, -1).mean(0).max()
+    assert (ours.out_of_fold == y).mean() >= best - 0.005
