@@ -15,7 +15,7 @@ import onnx
 
 from surgeon.errors import UsageError
 from surgeon.graph import envelope, files
-from surgeon.graph.batch import free_batch
+from surgeon.graph.batch import free_batch, free_batch_stepwise
 from surgeon.graph.cuts import Anatomy, study
 from surgeon.graph.normalize import normalize
 from surgeon.graph.shapes import fixed_batch, input_infos, input_sizes
@@ -238,25 +238,28 @@ def _study(
 
         return observe_shapes(proto, sizes, constants)
 
-    freed = free_batch(model.proto)
-    if freed is None:
-        return study(model.proto, observe=observe), None
-    candidate, claim = freed
-    from surgeon.runtime.observe import prove_batch
-
-    anatomy = study(candidate, observe=observe)
     infos = input_infos(model.proto)
     fixed = fixed_batch(infos)
-    assert fixed is not None
-    proven, measured = prove_batch(
-        model.proto,
-        candidate,
-        input_sizes(infos, fixed),
-        anatomy.end,
-        bound=model.bound,
-        constants=constants,
-    )
-    if proven:
-        return anatomy, f"{claim}; proven against single batches: {measured}"
+    if fixed is None:
+        return study(model.proto, observe=observe), None
+    from surgeon.runtime.observe import prove_batch
+
+    measured = ""
+    for free in (free_batch, free_batch_stepwise):
+        freed = free(model.proto)
+        if freed is None:
+            continue
+        candidate, claim = freed
+        anatomy = study(candidate, observe=observe)
+        proven, measured = prove_batch(
+            model.proto,
+            candidate,
+            input_sizes(infos, fixed),
+            anatomy.end,
+            bound=model.bound,
+            constants=constants,
+        )
+        if proven:
+            return anatomy, f"{claim}; proven against single batches: {measured}"
     kept = study(model.proto, observe=observe)
     return kept, f"the batch stays fixed at {fixed}: {measured}"

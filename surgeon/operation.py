@@ -247,6 +247,8 @@ def operate(
     if preprocess is not None and start is None:
         envelope.put(proto, envelope.PREPROCESS, as_json(preprocess))
     notes = [*model.notes, *filter(None, [model.batch_note])]
+    if plan.init == "random" and decided.trainable == "head":
+        notes.append("--init random: only what is trained starts anew, here the new head alone")
     if plan.dropped_outputs:
         notes.append(f"other outputs were dropped: {', '.join(plan.dropped_outputs)}")
     return replace(
@@ -335,16 +337,9 @@ def _decide(
             remedy="this is an error in the plugin that offers it",
         ) from error
     _check_plan(plan, case)
-    plan = replace(
+    return replace(
         plan, case=plan.case or case, cut=wanted or plan.cut, init=context.init or plan.init
     )
-    if plan.init == "random" and plan.trainable == "head":
-        raise UsageError(
-            f"case {case!r} trains the new head only, whose weights are random in any case",
-            where="--init random",
-            remedy="leave --init out, or choose a case that trains everything",
-        )
-    return plan
 
 
 def _check_plan(plan: Any, case: str) -> None:

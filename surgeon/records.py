@@ -307,6 +307,48 @@ class Preprocess:
     source: str | None = None
 
 
+@dataclass(frozen=True)
+class TextEncoding:
+    """How a text becomes token ids, kept in the file as JSON of kind `text`.
+
+    Attributes:
+        tokenizer: the JSON text of a `tokenizers` library's file, whole.
+        max_length: tokens kept of each text, special ones included; None = what the tokenizer's
+            file says, else all.
+        length: tokens every text is padded to; None = the longest of the texts at hand, which is
+            right for graphs with a mask only.
+        source: where it came from: option, metadata, index.
+    """
+
+    tokenizer: str = field(repr=False)
+    max_length: int | None = None
+    length: int | None = None
+    source: str | None = None
+
+
+@dataclass(frozen=True)
+class AudioEncoding:
+    """How a sound becomes samples in -1..1, kept in the file as JSON of kind `audio`.
+
+    Attributes:
+        rate: samples per second (Hz).
+        seconds: every sound is cut, or padded with silence behind, to this length.
+        source: where it came from: option, metadata, index.
+    """
+
+    rate: int
+    seconds: float
+    source: str | None = None
+
+    @property
+    def samples(self) -> int:
+        """Samples of one sound."""
+        return round(self.rate * self.seconds)
+
+
+Encoding = TextEncoding | AudioEncoding
+
+
 def as_json(value: Any) -> Any:
     """Turn records into plain JSON values: tuples to lists, NaN and infinity to None."""
     if is_dataclass(value) and not isinstance(value, type):

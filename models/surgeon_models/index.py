@@ -81,8 +81,8 @@ class Entry:
     labels: tuple[str, ...] | None
     inputs: Mapping[str, Any]
     notes: str
-    output: str
-    encoding: Mapping[str, Any] | None
+    output: str = ""
+    encoding: Mapping[str, Any] | None = None
 
     @property
     def package(self) -> str:

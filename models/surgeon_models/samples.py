@@ -60,10 +60,12 @@ def choose_balanced(labels: np.ndarray, samples: int, classes: int | None = None
     Args:
         labels: int64 [n].
         samples: at most so many positions.
-        classes: only so many of the largest classes (ties: the first).
+        classes: only so many of the largest classes (ties: the first); never more than leave two
+            samples of each.
     """
     counts = np.bincount(labels)
-    kept = np.sort(np.argsort(-counts, kind="stable")[: classes or len(counts)])
+    most = min(classes or len(counts), samples // 2)
+    kept = np.sort(np.argsort(-counts, kind="stable")[:most])
     each = min(samples // len(kept), int(counts[kept].min()))
     generator = np.random.default_rng(0)
     chosen = [generator.permutation(np.flatnonzero(labels == one))[:each] for one in kept]

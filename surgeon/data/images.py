@@ -11,21 +11,17 @@ and are refused.
 
 from __future__ import annotations
 
-import hashlib
 import io
-import json
 import warnings
-from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from surgeon.data.arrays import numpy_dtype
-from surgeon.data.samples import Batch, Failure, Samples
+from surgeon.data.samples import Batch, Failure
+from surgeon.data.sources import SourceSamples, UnreadableError, describe_inputs
 from surgeon.errors import DataError, UsageError
 from surgeon.records import as_json
 
@@ -34,6 +30,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
+    from surgeon.data.sources import Source
     from surgeon.records import Preprocess, TensorInfo
 
 # Files with other endings are passed over and counted.
@@ -58,8 +55,6 @@ _DRAFT_GAP = 2
 # Decoders warn about every oddity of a file that they read all the same; what they cannot read is
 # reported as a failure. Per-call filters are not safe in threads.
 warnings.filterwarnings("ignore", module=r"PIL\.")
-
-Source: TypeAlias = Path | bytes | Callable[[], Path | bytes]
 
 
 def image_input(
@@ -89,13 +84,13 @@ def require_image_input(
     if info is None:
         raise DataError(
             "the model does not take pictures: exactly one input of rank 4 is needed",
-            where="graph inputs " + ", ".join(_describe(info) for info in inputs),
+            where=describe_inputs(inputs),
             remedy="give an .npz, or the other inputs as constants: --input NAME=VALUE",
         )
     return info
 
 
-class ImageSamples(Samples):
+class ImageSamples(SourceSamples):
     """Pictures, from files or from bytes, for the one graph input that takes pictures."""
 
     is_images = True
@@ -112,24 +107,15 @@ class ImageSamples(Samples):
         split: Sequence[str] | None = None,
         ignored: int = 0,
     ) -> None:
-        super().__init__(inputs=inputs, names=names, labels=labels, split=split, ignored=ignored)
-        self._constants = dict(constants or {})
+        super().__init__(
+            inputs=inputs, sources=sources, names=names, labels=labels, constants=constants,
+            split=split, ignored=ignored,
+        )  # fmt: skip
         info = require_image_input(inputs, self._constants)
         self.preprocess = preprocess
         self._info = info
-        self._sources = sources
         self._check_shape()
         self._table = _value_table(preprocess, info)
-
-    def content_sha256(self, indices: NDArray[np.int64] | None = None) -> str:
-        """Hash of the pictures' bytes, the preprocessing and the constants."""
-        chosen = range(self.n) if indices is None else indices
-        document = {**as_json(self.preprocess), "source": None}
-        total = hashlib.sha256(json.dumps(document, sort_keys=True).encode())
-        for name, value in sorted(self._constants.items()):
-            total.update(f"{name}\0{value.dtype.str}{value.shape}".encode() + value.tobytes())
-        total.update(b"".join(self._digests[index] for index in chosen))
-        return total.hexdigest()
 
     def read(self, indices: Sequence[int] | NDArray[np.int64]) -> Batch:
         """Decode pictures straight into one batch."""
@@ -139,13 +125,13 @@ class ImageSamples(Samples):
         for index in (int(i) for i in indices):
             try:
                 pixels = self._decode(index)
-            except _UnreadableError as error:
+            except UnreadableError as error:
                 failures.append(Failure(index, self.names[index], str(error)))
                 continue
             self._fill(values[len(kept)], pixels)
             kept.append(index)
         self._note(failures)
-        feeds = self._complete(values[: len(kept)])
+        feeds = self._complete({self._info.name: values[: len(kept)]}, len(kept))
         return Batch(np.array(kept, np.int64), feeds, tuple(failures))
 
     def images(self, indices: Sequence[int] | NDArray[np.int64]) -> NDArray[np.uint8]:
@@ -156,7 +142,7 @@ class ImageSamples(Samples):
         for row, index in enumerate(indices):
             try:
                 pixels[row] = self._decode(int(index))
-            except _UnreadableError as error:
+            except UnreadableError as error:
                 self._note([Failure(int(index), self.names[int(index)], str(error))])
                 where = self.names[int(index)]
                 raise DataError(str(error), where=where, remedy="repair or remove it") from None
@@ -191,25 +177,10 @@ class ImageSamples(Samples):
             text = " ".join(str(error).split()) or type(error).__name__
             if isinstance(error, UnidentifiedImageError):
                 text = "not a picture, or broken at its start"
-            raise _UnreadableError(text) from None
+            raise UnreadableError(text) from None
 
-    def _complete(self, values: NDArray[Any]) -> dict[str, NDArray[Any]]:
-        feeds = {}
-        for info in self.inputs:
-            if info.name == self._info.name:
-                feeds[info.name] = values
-            elif info.batch_axis is None:
-                feeds[info.name] = self._constants[info.name]
-            else:
-                constant = np.expand_dims(self._constants[info.name], info.batch_axis)
-                feeds[info.name] = np.repeat(constant, len(values), info.batch_axis)
-        return feeds
-
-    @cached_property
-    def _digests(self) -> list[bytes]:
-        # Reading releases the interpreter, so threads help where a disk is slow.
-        with ThreadPoolExecutor() as pool:
-            return list(pool.map(_digest, self._sources, chunksize=64))
+    def _rule(self) -> dict[str, Any]:
+        return {**as_json(self.preprocess), "source": None}
 
     @cached_property
     def _sample_shape(self) -> tuple[int, int, int]:
@@ -236,10 +207,6 @@ class ImageSamples(Samples):
                 where=f"graph input {self._info.name!r}",
                 remedy="correct --size, or layout and channels in --preprocess",
             )
-
-
-class _UnreadableError(Exception):
-    """A picture that cannot be decoded; stays inside this file."""
 
 
 def _value_table(preprocess: Preprocess, info: TensorInfo) -> NDArray[Any]:
@@ -305,7 +272,7 @@ def _to_mode(image: Image.Image, mode: str) -> Image.Image:
         image = _to_8_bit(image)
     elif image.mode == "F":
         message = "floating-point pixels have no stated range"
-        raise _UnreadableError(message)
+        raise UnreadableError(message)
     if image.mode in {"RGBA", "LA", "PA", "La", "RGBa"} or "transparency" in image.info:
         if image.mode == "La":
             image = image.convert("LA")
@@ -319,20 +286,5 @@ def _to_8_bit(image: Image.Image) -> Image.Image:
     values = np.asarray(image).astype(np.int64)
     if values.size and (values.min() < 0 or values.max() > 65535):
         message = "32-bit pixels have no stated range"
-        raise _UnreadableError(message)
+        raise UnreadableError(message)
     return Image.fromarray(((values + 128) // 257).astype(np.uint8))
-
-
-def _digest(source: Source) -> bytes:
-    try:
-        content = source() if callable(source) else source
-        data = content if isinstance(content, bytes) else Path(content).read_bytes()
-    except (OSError, DataError) as error:
-        # It will fail the same way when it is decoded, and be named there.
-        data = f"unreadable: {type(error).__name__}".encode()
-    return hashlib.sha256(data).digest()
-
-
-def _describe(info: TensorInfo) -> str:
-    shape = "unknown shape" if info.shape is None else str(list(info.shape))
-    return f"{info.name} ({info.dtype} {shape})"

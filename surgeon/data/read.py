@@ -10,22 +10,29 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from surgeon.data import folder, images, tables
+from surgeon.data import folder, images, series, sounds, tables, texts
 from surgeon.data.arrays import ArraySamples, from_arrays, numpy_dtype, open_npz
+from surgeon.data.folder import PICTURES, SERIES, SOUNDS, TEXTS, Medium
 from surgeon.data.images import ImageSamples
 from surgeon.data.labels import label_text
 from surgeon.data.samples import Samples
+from surgeon.data.series import SeriesSamples
+from surgeon.data.sounds import SoundSamples
+from surgeon.data.texts import TextSamples
 from surgeon.errors import DataError, UsageError
+from surgeon.graph.encodings import missing_audio, missing_tokenizer
 from surgeon.graph.preprocess import missing_preprocess
+from surgeon.records import AudioEncoding, TextEncoding
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from numpy.typing import NDArray
 
-    from surgeon.records import Preprocess, TensorInfo
+    from surgeon.data.sources import Source
+    from surgeon.records import Encoding, Preprocess, TensorInfo
 
-Kind = Literal["samples", "arrays", "folder", "picture", "table", "dataset", "hub"]
+Kind = Literal["samples", "arrays", "folder", "file", "table", "dataset", "hub"]
 
 _HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+")
 
@@ -56,16 +63,16 @@ def data_kind(data: Any) -> Kind:
         return "dataset" if saved else "folder"
     if path.is_file():
         suffix = path.suffix.lower()
-        if suffix in {".npz", ".npy"}:
+        if suffix == ".npz":
             return "arrays"
         if suffix in tables.SUFFIXES:
             return "table"
-        if suffix in images.SUFFIXES:
-            return "picture"
+        if any(suffix in medium.suffixes for medium in folder.MEDIA):
+            return "file"
         raise DataError(
             f"a file ending in {path.suffix or 'nothing'!r} is not read as data",
             where=text,
-            remedy="give a folder of pictures, .npz, .csv, .parquet or .jsonl",
+            remedy="give a folder of pictures, texts or sounds, .npz, .csv, .parquet or .jsonl",
         )
     if text.startswith("hub:") or (
         isinstance(data, str)
@@ -81,21 +88,59 @@ def data_kind(data: Any) -> Kind:
 def needs_preprocess(
     data: Any, inputs: Sequence[TensorInfo], constants: Mapping[str, NDArray[Any]] | None = None
 ) -> bool:
-    """Say whether the data are pictures, so that a preprocessing is needed to open them."""
+    """Say whether the data are pictures, so that a preprocessing is needed to open them.
+
+    Raises:
+        DataError: files that the model does not take.
+        UsageError: texts or sounds, which need `--tokenizer` or `--audio`.
+    """
     kind = data_kind(data)
     if kind in {"samples", "arrays"}:
         return False
-    if kind in {"folder", "picture"}:
-        images.require_image_input(inputs, constants or {})
-        return True
+    if kind in {"folder", "file"}:
+        return _medium(Path(data), None, inputs, constants or {}) is PICTURES
     return images.image_input(inputs, constants or {}) is not None
+
+
+def _medium(
+    path: Path,
+    rule: Preprocess | Encoding | None,
+    inputs: Sequence[TensorInfo],
+    constants: Mapping[str, NDArray[Any]],
+) -> Medium:
+    """Say what the files of a folder are: the rule decides, else the model and what lies there."""
+    if rule is not None:
+        known = {TextEncoding: TEXTS, AudioEncoding: SOUNDS}
+        return known.get(type(rule), PICTURES)  # type: ignore[call-overload, no-any-return]
+    if images.image_input(inputs, constants) is not None:
+        return PICTURES
+    if series.series_input(inputs, constants) is not None and _holds(path, SERIES):
+        return SERIES
+    if _holds(path, TEXTS) and texts.text_inputs(inputs, constants) is not None:
+        raise missing_tokenizer(str(path))
+    if _holds(path, SOUNDS):
+        raise missing_audio(str(path))
+    if path.suffix.lower() == ".npy":
+        raise DataError(
+            "the file is a single array, not an .npz",
+            where=str(path),
+            remedy="save it with numpy.savez",
+        )
+    images.require_image_input(inputs, constants)
+    return PICTURES
+
+
+def _holds(path: Path, medium: Medium) -> bool:
+    if path.is_dir():
+        return folder.holds(path, medium)
+    return path.suffix.lower() in medium.suffixes
 
 
 def open_data(
     data: Any,
     inputs: Sequence[TensorInfo],
     *,
-    preprocess: Preprocess | None = None,
+    preprocess: Preprocess | Encoding | None = None,
     label_column: str | None = None,
     constants: Mapping[str, NDArray[Any]] | None = None,
     labelled: bool = True,
@@ -103,14 +148,14 @@ def open_data(
     """Open samples for a graph's inputs.
 
     Args:
-        data: a folder with one sub-folder per class; a CSV, Parquet or JSON-lines table; a
-            directory or hub name of the `datasets` library, or its object; an `.npz`, or arrays in
+        data: a folder with one sub-folder per class, of pictures, texts, sounds or series; a CSV,
+            Parquet or JSON-lines table; a directory or hub name of the `datasets` library, or its object; an `.npz`, or arrays in
             the same convention; or samples that are open already.
         inputs: the graph inputs that are not initializers, in order.
-        preprocess: how pictures become values; needed for pictures.
+        preprocess: how pictures, texts or sounds become values; needed for them.
         label_column: name of a table's label column.
         constants: values of `parse_constants`, the same for every sample.
-        labelled: whether labels are needed; without, a folder may hold pictures at any depth.
+        labelled: whether labels are needed; without, a folder may hold files at any depth.
 
     Raises:
         DataError: no data, labels missing, or data that do not fit the inputs.
@@ -125,8 +170,8 @@ def open_data(
             samples = from_arrays(data, inputs, constants)
         else:
             samples = open_npz(Path(data), inputs, constants)
-    elif kind in {"folder", "picture"}:
-        samples = _open_pictures(Path(data), inputs, preprocess, constants, labelled)
+    elif kind in {"folder", "file"}:
+        samples = _open_files(Path(data), inputs, preprocess, constants, labelled)
     else:
         table = _open_table(data, kind)
         samples = _from_table(table, inputs, preprocess, label_column, constants, labelled)
@@ -140,10 +185,10 @@ def open_inputs(
     paths: Sequence[str | Path],
     inputs: Sequence[TensorInfo],
     *,
-    preprocess: Preprocess | None = None,
+    preprocess: Preprocess | Encoding | None = None,
     constants: Mapping[str, NDArray[Any]] | None = None,
 ) -> Samples:
-    """Open what `predict` is given: pictures and folders of pictures, or one file of samples.
+    """Open what `predict` is given: files and folders of one medium, or one file of samples.
 
     Raises:
         DataError: nothing given, a path that does not exist, or a mixture that makes no sense.
@@ -151,63 +196,83 @@ def open_inputs(
     if not paths:
         raise DataError("there is nothing to predict", remedy="give pictures, a folder or an .npz")
     kinds = [data_kind(path) for path in paths]
-    pictures = [kind in {"folder", "picture"} for kind in kinds]
-    if len(paths) == 1 and not pictures[0]:
+    single = [kind in {"folder", "file"} for kind in kinds]
+    if len(paths) == 1 and not single[0]:
         return open_data(
             paths[0], inputs, preprocess=preprocess, constants=constants, labelled=False
         )
-    if not all(pictures):
-        other = str(paths[pictures.index(False)])
-        remedy = "give pictures and folders of pictures, or one .npz or table alone"
-        raise DataError("more than one input, not all pictures", where=other, remedy=remedy)
-    if preprocess is None:
-        raise missing_preprocess()
+    medium = _medium(Path(paths[single.index(True)]), preprocess, inputs, constants or {})
+    others = [str(path) for path, one in zip(paths, single, strict=True) if not one]
+    others = [path for path in others if Path(path).suffix.lower() not in medium.suffixes]
+    if others:
+        name = medium.name
+        remedy = f"give {name} and folders of {name}, or one .npz or table alone"
+        raise DataError(f"more than one input, not all {name}", where=others[0], remedy=remedy)
     found: list[Path] = []
     ignored = 0
-    for path, kind in zip(paths, kinds, strict=True):
-        if kind == "picture":
-            found.append(Path(path))
-        else:
-            listing = folder.list_pictures(Path(path))
+    for path in map(Path, paths):
+        if path.is_dir():
+            listing = folder.list_files(path, medium)
             found += listing.paths
             ignored += listing.ignored
-    samples = ImageSamples(
-        inputs=inputs,
-        sources=found,
-        names=[str(path) for path in found],
-        labels=None,
-        preprocess=preprocess,
-        constants=constants,
-        ignored=ignored,
-    )
+        else:
+            found.append(path)
+    names = [str(path) for path in found]
+    samples = _make(medium, found, names, inputs, preprocess, constants, None, ignored=ignored)
     samples.failure_bound = 1.0  # each is told about by itself; nothing is learnt from them
     return samples
 
 
-def _open_pictures(
+def _open_files(
     path: Path,
     inputs: Sequence[TensorInfo],
-    preprocess: Preprocess | None,
+    preprocess: Preprocess | Encoding | None,
     constants: Mapping[str, NDArray[Any]],
     labelled: bool,
-) -> ImageSamples:
+) -> Samples:
+    medium = _medium(path, preprocess, inputs, constants)
     if path.is_file():
         listing = folder.Listing(paths=[path])
         labelled = False
+    elif labelled:
+        listing = folder.list_classes(path, medium)
     else:
-        listing = folder.list_classes(path) if labelled else folder.list_pictures(path)
-    if preprocess is None:
-        raise missing_preprocess(str(path))
-    return ImageSamples(
-        inputs=inputs,
-        sources=listing.paths,
-        names=[str(item) for item in listing.paths],
-        labels=listing.labels if labelled else None,
-        preprocess=preprocess,
-        constants=constants,
-        split=listing.split,
-        ignored=listing.ignored,
-    )
+        listing = folder.list_files(path, medium)
+    names = [str(item) for item in listing.paths]
+    labels = listing.labels if labelled else None
+    return _make(
+        medium, listing.paths, names, inputs, preprocess, constants, labels,
+        split=listing.split, ignored=listing.ignored, where=str(path),
+    )  # fmt: skip
+
+
+def _make(
+    medium: Medium,
+    sources: Sequence[Source],
+    names: Sequence[str],
+    inputs: Sequence[TensorInfo],
+    rule: Preprocess | Encoding | None,
+    constants: Mapping[str, NDArray[Any]] | None,
+    labels: Sequence[str] | None,
+    *,
+    split: Sequence[str] | None = None,
+    ignored: int = 0,
+    where: str | None = None,
+) -> Samples:
+    """Make samples of files, or bytes, of one medium."""
+    given: dict[str, Any] = {
+        "inputs": inputs, "sources": sources, "names": names, "labels": labels,
+        "constants": constants, "split": split, "ignored": ignored,
+    }  # fmt: skip
+    if medium is SERIES:
+        return SeriesSamples(**given)
+    if isinstance(rule, TextEncoding):
+        return TextSamples(**given, encoding=rule)
+    if isinstance(rule, AudioEncoding):
+        return SoundSamples(**given, encoding=rule)
+    if rule is None:
+        raise missing_preprocess(where)
+    return ImageSamples(**given, preprocess=rule)
 
 
 def _open_table(data: Any, kind: Kind) -> tables.Table:
@@ -223,7 +288,7 @@ def _open_table(data: Any, kind: Kind) -> tables.Table:
 def _from_table(
     table: tables.Table,
     inputs: Sequence[TensorInfo],
-    preprocess: Preprocess | None,
+    preprocess: Preprocess | Encoding | None,
     label_column: str | None,
     constants: Mapping[str, NDArray[Any]],
     labelled: bool,
@@ -246,23 +311,67 @@ def _from_table(
     split, split_column = tables.take_split(table, taken)
     if split_column is not None:
         taken.append(split_column)
-    if images.image_input(inputs, constants) is None:
+    rows = range(table.rows)
+    medium = _column_medium(table, preprocess, inputs, constants, taken)
+    if medium is None:
         return _values(table, inputs, constants, taken, labels, split)
-    column = tables.choose_picture(table, taken)
-    if preprocess is None:
-        raise missing_preprocess(table.where)
-    return ImageSamples(
-        inputs=inputs,
-        sources=[_picture(table, column, row) for row in range(table.rows)],
-        names=[_picture_name(table, column, row) for row in range(table.rows)],
-        labels=labels,
-        preprocess=preprocess,
-        constants=constants,
-        split=split,
-    )
+    sources: list[Source]
+    if medium is TEXTS:
+        column = tables.choose_text(table, taken)
+        sources = [_text(value) for value in table.columns[column]]
+        names = [f"row {row + 1}" for row in rows]
+    else:
+        column = tables.choose_picture(table, taken, medium.name)
+        sources = [_picture(table, column, row) for row in rows]
+        names = [_picture_name(table, column, row) for row in rows]
+    return _make(
+        medium, sources, names, inputs, preprocess, constants, labels,
+        split=split, where=table.where,
+    )  # fmt: skip
 
 
-def _picture(table: tables.Table, column: str, row: int) -> images.Source:
+def _column_medium(
+    table: tables.Table,
+    rule: Preprocess | Encoding | None,
+    inputs: Sequence[TensorInfo],
+    constants: Mapping[str, NDArray[Any]],
+    taken: Sequence[str],
+) -> Medium | None:
+    """Say what a table's column holds; None where its columns are the values themselves."""
+    if images.image_input(inputs, constants) is not None:
+        return PICTURES
+    columns = [values for name, values in table.columns.items() if name not in taken]
+    words = any(_is_words(values[0]) for values in columns) or bool(table.pictures)
+    if isinstance(rule, TextEncoding) and words:
+        return TEXTS
+    if isinstance(rule, AudioEncoding) and words:
+        return SOUNDS
+    if words and texts.text_inputs(inputs, constants) is not None:
+        raise missing_tokenizer(table.where)
+    if table.pictures and sounds.sound_input(inputs, constants) is not None:
+        raise missing_audio(table.where)
+    return None
+
+
+def _is_words(value: Any) -> bool:
+    """Say whether a value is neither a number nor a list of numbers."""
+    if isinstance(value, Mapping | bytes):
+        return True
+    if not isinstance(value, str):
+        return False
+    try:
+        float(value)
+    except ValueError:
+        return True
+    return False
+
+
+def _text(value: Any) -> bytes:
+    """Return a text's bytes; what is no text is empty, fails when it is read and is named there."""
+    return value.encode("utf-8", "replace") if isinstance(value, str) else b""
+
+
+def _picture(table: tables.Table, column: str, row: int) -> Source:
     """Return where a picture is: a path (relative to the table), bytes, or what fetches them."""
     if table.fetch is not None and column in table.pictures:
         fetch = table.fetch

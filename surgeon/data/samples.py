@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from surgeon.records import Preprocess, TensorInfo
+    from surgeon.records import Encoding, Preprocess, TensorInfo
 
 FAILURE_BOUND = 0.05  # more unreadable samples than this share of all is an error
 
@@ -64,12 +64,14 @@ class Samples(ABC):
         split: [n] of `train`, `validation`, `test`, or None where the data does not say.
         ignored: hidden files and files that are no pictures, passed over.
         preprocess: how pictures became values; None for values taken as they are.
+        encoding: how texts or sounds became values, or None.
         is_images: whether samples are pictures (and may be augmented).
         failure_bound: share of unreadable samples past which reading raises.
     """
 
     is_images: bool = False
     preprocess: Preprocess | None = None
+    encoding: Encoding | None = None
     failure_bound: float = FAILURE_BOUND
 
     def __init__(
@@ -97,6 +99,14 @@ class Samples(ABC):
 
     def __len__(self) -> int:
         return self.n
+
+    @property
+    def notes(self) -> list[str]:
+        """What the user should be told of how these samples became values."""
+        return []
+
+    def match(self, other: Samples) -> None:
+        """Take on a form in common with samples that will be in one batch with these."""
 
     @property
     def skipped(self) -> list[tuple[str, str]]:
@@ -192,6 +202,7 @@ class JoinedSamples(Samples):
                 "training and validation data do not have the same form",
                 remedy="give both as pictures, or both as values",
             )
+        train.match(validation)
         labels = None
         if train.labels is not None and validation.labels is not None:
             labels = [*train.labels, *validation.labels]
@@ -205,6 +216,7 @@ class JoinedSamples(Samples):
         )
         self.is_images = train.is_images
         self.preprocess = train.preprocess
+        self.encoding = train.encoding
         self._parts = ((0, train), (train.n, validation))
 
     def content_sha256(self, indices: NDArray[np.int64] | None = None) -> str:
@@ -257,6 +269,11 @@ class JoinedSamples(Samples):
     def normalize(self, images: NDArray[np.uint8]) -> NDArray[Any]:
         """Turn pictures into values, as the training part does."""
         return self._parts[0][1].normalize(images)
+
+    @property
+    def notes(self) -> list[str]:
+        """Notes of both parts."""
+        return list(dict.fromkeys(note for _, part in self._parts for note in part.notes))
 
     def _divide(self, chosen: NDArray[np.int64]) -> list[tuple[int, Samples, NDArray[np.bool_]]]:
         return [

@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 SUFFIXES = frozenset({".csv", ".tsv", ".parquet", ".pq", ".jsonl", ".ndjson", ".json"})
 _LABEL_NAMES = ("label", "labels", "class", "target", "category")
 _PATH_NAMES = ("path", "file", "filename", "file_name", "filepath", "file_path", "image", "img")
+_SOUND_NAMES = (*_PATH_NAMES, "audio", "sound", "wav", "clip")
+_TEXT_NAMES = ("text", "texts", "sentence", "content", "document", "message", "review", "comment")
 _SPLIT_NAMES = {
     "train": "train",
     "validation": "validation",
@@ -39,7 +41,7 @@ class Table:
         where: what messages call the table.
         base: the folder that paths are relative to.
         fetch: reads one picture of a column by row, for sources that do not hold them in memory.
-        pictures: columns known to hold pictures.
+        pictures: columns known to hold pictures or sounds.
         split: the data's own split, or None.
     """
 
@@ -99,10 +101,11 @@ def read_dataset(data: Any, where: str, base: Path) -> Table:
         if len(parts) > 1:
             split = [_SPLIT_NAMES[name] for name, part in parts.items() for _ in range(len(part))]
         data = datasets.concatenate_datasets(list(parts.values()))
-    pictures = tuple(n for n, f in data.features.items() if isinstance(f, datasets.Image))
+    kinds = (datasets.Image, datasets.Audio)
+    pictures = tuple(n for n, f in data.features.items() if isinstance(f, kinds))
     for name in pictures:
-        # Bytes, not decoded pictures: decoding and its failures belong to `images`.
-        data = data.cast_column(name, datasets.Image(decode=False))
+        # Bytes, not decoded pictures or sounds: decoding and its failures belong to our readers.
+        data = data.cast_column(name, type(data.features[name])(decode=False))
     plain = data.select_columns([name for name in data.column_names if name not in pictures])
     columns: dict[str, Sequence[Any]] = {name: range(len(data)) for name in pictures}
     for name in plain.column_names:
@@ -181,25 +184,33 @@ def choose_label(table: Table, label_column: str | None) -> str:
     return found[0]
 
 
-def choose_picture(table: Table, without: Sequence[str]) -> str:
-    """Return the name of the column that holds pictures or their paths.
+def choose_picture(table: Table, without: Sequence[str], what: str = "pictures") -> str:
+    """Return the name of the column that holds pictures (or `sounds`), or their paths.
 
     Raises:
         UsageError: there is none, or more than one.
     """
     names = [name for name in table.columns if name not in without]
+    usual = _SOUND_NAMES if what == "sounds" else _PATH_NAMES
     found = [name for name in table.pictures if name not in without]
     if not found:
-        found = [name for name in names if name.lower() in _PATH_NAMES]
+        found = [name for name in names if name.lower() in usual]
     if not found:
         found = [name for name in names if isinstance(table.columns[name][0], str | bytes | dict)]
-    if len(found) != 1:
-        raise UsageError(
-            "which column holds the pictures is not clear",
-            where=f"{table.where}, columns {', '.join(table.columns)}",
-            remedy="call one column `path` and give no other such column",
-        )
-    return found[0]
+    return _only(found, table, what, "path")
+
+
+def choose_text(table: Table, without: Sequence[str]) -> str:
+    """Return the name of the column that holds texts.
+
+    Raises:
+        UsageError: there is none, or more than one.
+    """
+    names = [name for name in table.columns if name not in without]
+    found = [name for name in names if name.lower() in _TEXT_NAMES]
+    if not found:
+        found = [name for name in names if isinstance(table.columns[name][0], str)]
+    return _only(found, table, "texts", "text")
 
 
 def take_split(table: Table, without: Sequence[str]) -> tuple[list[str] | None, str | None]:
@@ -215,6 +226,16 @@ def take_split(table: Table, without: Sequence[str]) -> tuple[list[str] | None, 
     names = [_SPLIT_NAMES.get(str(value)) for value in values]
     known = [name for name in names if name is not None]
     return (known, "split") if len(known) == len(names) else (None, None)
+
+
+def _only(found: Sequence[str], table: Table, what: str, name: str) -> str:
+    if len(found) != 1:
+        raise UsageError(
+            f"which column holds the {what} is not clear",
+            where=f"{table.where}, columns {', '.join(table.columns)}",
+            remedy=f"call one column `{name}` and give no other such column",
+        )
+    return found[0]
 
 
 def _read_csv(path: Path, delimiter: str | None) -> dict[str, Sequence[Any]]:

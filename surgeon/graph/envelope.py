@@ -58,7 +58,7 @@ def get(model: ModelProto, key: str) -> Any:
         raise _damaged(key, "is not JSON") from error
     if found is not None and not isinstance(found, KINDS.get(key, object)):
         raise _damaged(key, f"is a {type(found).__name__}")
-    if key == LABELS and not all(isinstance(label, str) for label in found or ()):
+    if isinstance(found, list) and not all(isinstance(label, str) for label in found):
         raise _damaged(key, "holds labels that are no text")
     return found
 

@@ -227,7 +227,13 @@ def _backward(
             order = list(perm.ints) if perm is not None else list(range(rank))[::-1]
             inner = _backward(same[0], makers, shapes, budget)
             return None if inner is None else order.index(inner)
-        if node.op_type in ("Reshape", "Flatten", "Shape", "Squeeze", "Unsqueeze") or not same:
+        if node.op_type == "Reshape" and node.input[0] in shapes.one:
+            inner = _backward(node.input[0], makers, shapes, budget)
+            before, after = shapes.one[node.input[0]][1], shapes.one[name][1]
+            if inner == len(before) - 1 and before[-1] == after[-1]:
+                return rank - 1
+            return 1 if inner == 1 and before[:2] == after[:2] else None
+        if node.op_type in ("Flatten", "Shape", "Squeeze", "Unsqueeze") or not same:
             return None
         name = same[0]
     return None
@@ -416,9 +422,10 @@ def _pool(
 
 
 def _collapse(builder: _HeadNodes, head: Head, rank: int, channels: int, others: list[int]) -> None:
-    pictures = rank >= 3 and channels == 1
+    # Pooling kernels take up to three sides, and no float64.
+    pictures = rank in (4, 5) and channels == 1 and builder.kind != TensorProto.DOUBLE
     if head.pool in ("mean", "max"):
-        if pictures and rank >= 4:
+        if pictures:
             builder.add("GlobalAveragePool" if head.pool == "mean" else "GlobalMaxPool", {})
         else:
             kind = "ReduceMean" if head.pool == "mean" else "ReduceMax"
@@ -441,7 +448,7 @@ class _HeadNodes:
     """The head under construction: a chain of graphsurgeon nodes, exported at the end."""
 
     def __init__(self, taken: set[str], opset: int, tensor: str, kind: int) -> None:
-        self.opset = opset
+        self.opset, self.kind = opset, kind
         self._taken = set(taken)
         self.last = self.input(tensor, kind)
         self._nodes: list[Any] = []

@@ -71,7 +71,7 @@ def parse_preprocess(
     elif isinstance(option, str) and option in PRESETS:
         document = {"preset": option}
     elif isinstance(option, str | Path):
-        document = _read_document(option)
+        document = read_document(option)
     else:
         document = dict(option)
     return _build(document, image_input, parse_size(size), source)
@@ -140,7 +140,12 @@ def infer_layout(image_input: TensorInfo | None) -> str | None:
     return "NCHW" if first else "NHWC"
 
 
-def _read_document(option: str | Path) -> dict[str, Any]:
+def read_document(option: str | Path) -> dict[str, Any]:
+    """Read a JSON object, or a file that holds one.
+
+    Raises:
+        UsageError: neither.
+    """
     text = str(option)
     where = _OPTION
     if not text.lstrip().startswith("{"):

@@ -89,8 +89,9 @@ def attention(
 ) -> Tensor | tuple[Tensor, ...]:
     """Scaled dot-product attention with cache, shared key heads, masks, windows and softcap.
 
-    Q [n, heads, queries, size] or [n, queries, heads · size]; K and V likewise. Returns Y in the form
-    of Q, the keys and values with the cache, and the scores at the stage `qk_matmul_output_mode`.
+    Q [n, heads, queries, size] or [n, queries, heads · size]; K and V likewise. Returns Y in the
+    form of Q, the keys and values with the cache, and the scores at the stage that
+    `qk_matmul_output_mode` names.
     """
     if (past_key is None) != (past_value is None):
         refuse("Attention with only one of past_key and past_value")
@@ -118,7 +119,8 @@ def attention(
     if bias is None and outputs == 1 and not softcap and q.dtype == torch.float32:
         y = F.scaled_dot_product_attention(q, k, v, scale=factor)
         return y.transpose(1, 2).flatten(2) if flat else y
-    root = math.sqrt(factor)  # on both sides, as the specification has it for half precision
+    # The root on both sides and in the type of Q, as the specification has it for half precision.
+    root = torch.full((), math.sqrt(factor), dtype=q.dtype, device=q.device)
     scores = torch.matmul(q * root, (k * root).mT)
     if softcap:
         scores = softcap * torch.tanh(scores / softcap)
@@ -163,8 +165,8 @@ def rotary_embedding(
 ) -> Tensor:
     """Turn pairs of features by the angles of their position.
 
-    X [n, heads, length, size] or [n, length, heads · size]; the caches hold [positions, size / 2], or
-    [n, length, size / 2] without position_ids.
+    X [n, heads, length, size] or [n, length, heads · size]; the caches hold [positions, size / 2],
+    or [n, length, size / 2] without position_ids.
     """
     x = _split_heads(X, num_heads)
     width = rotary_embedding_dim or x.shape[-1]

@@ -543,10 +543,11 @@ def test_a_checkpoint_of_other_settings_is_refused(net, npz, tmp_path):
         surgeon.finetune(path, other, out, resume=True, force=True, **settings)
 
 
-def test_a_random_start_is_refused_where_nothing_would_be_random(net):
-    for case in ("small-similar", "small-different"):
-        with pytest.raises(SurgeonError):
-            surgeon.operate(net(), case=case, classes=3, init="random")
+def test_a_random_start_of_the_head_alone_is_said(net):
+    patient = surgeon.operate(net("convnet"), case="small-similar", classes=3, init="random")
+    assert any("--init random" in note for note in patient.notes)
+    old, new = weights_of(onnx.load(net("convnet"))), weights_of(patient.proto)
+    assert all(old[name].tobytes() == new[name].tobytes() for name in old if name in new)
 
 
 def test_a_full_disk(net, npz, tmp_path):

@@ -83,3 +83,22 @@ def test_an_attribute_changes_the_structure(model, tmp_path):
     changed = measure(model, tmp_path / "b.onnx")
     assert changed[0] == weights
     assert changed[1] != structure
+
+
+def test_eight_bit_weights_count_and_their_scales_do_not(model, tmp_path):
+    before = measure(model, tmp_path / "a.onnx")[0]
+    node = helper.make_node("DequantizeLinear", ["q", "scales"], ["w"], axis=0)
+    model.graph.node.append(node)
+    for name, array in {
+        "q": np.arange(4, dtype=np.int8).reshape(2, 2),
+        "scales": np.array([0.5, 0.25], np.float32),
+    }.items():
+        model.graph.initializer.append(numpy_helper.from_array(array, name))
+    quantised = measure(model, tmp_path / "b.onnx")[0]
+    assert quantised != before
+    other = numpy_helper.from_array(np.array([0.5, 0.26], np.float32), "scales")
+    model.graph.initializer[2].CopyFrom(other)
+    assert measure(model, tmp_path / "c.onnx")[0] == quantised
+    changed = numpy_helper.from_array(np.array([[0, 1], [2, 4]], np.int8), "q")
+    model.graph.initializer[1].CopyFrom(changed)
+    assert measure(model, tmp_path / "d.onnx")[0] != quantised

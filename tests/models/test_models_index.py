@@ -65,7 +65,7 @@ def test_the_promised_models_are_there():
     promised |= {f"efficientnet-lite0{variant}" for variant in ("", "-op8", "-op23")}
     promised |= {f"mobilenetv2{variant}" for variant in ("", "-bn", "-fp16", "-ext")}
     promised |= {"opennsfw", "efficientnet-lite0-qdq", "efficientnet-lite0-int8"}
-    promised |= set("magika minilm-l3 ppocrv4-det ppocrv4-rec silero-vad iris-logreg".split())
+    promised |= {"magika", "minilm-l3", "ppocrv4-det", "ppocrv4-rec", "silero-vad", "iris-logreg"}
     promised |= {"eeg-spindle", "eeg-seizure", "plcmos"}
     promised |= {f"dnsmos{variant}" for variant in ("", "-personal", "-p808", "-sig", "-bak-ovr")}
     promised |= {f"aecmos-{variant}" for variant in ("16k", "16k-plain", "48k")}

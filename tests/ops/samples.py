@@ -1102,4 +1102,42 @@ SAMPLES: list[Sample] = [
         )
         for p in ("NONE", "LOGISTIC")
     ],
+    # attention
+    _s("Attention", 23, f(2, 4, 5, 8), f(2, 2, 6, 8), f(2, 2, 6, 8)),
+    _s(
+        "Attention",
+        23,
+        f(2, 5, 32),
+        f(2, 6, 32),
+        f(2, 6, 24),
+        f(5, 6),
+        q_num_heads=4,
+        kv_num_heads=4,
+        scale=0.3,
+    ),
+    _s(
+        "Attention",
+        23,
+        f(2, 4, 5, 8),
+        f(2, 4, 3, 8),
+        f(2, 4, 3, 8),
+        None,
+        f(2, 4, 2, 8),
+        f(2, 4, 2, 8),
+        is_causal=1,
+        softcap=2.0,
+        outputs=3,
+    ),
+    *[
+        _s(
+            "RotaryEmbedding",
+            23,
+            f(2, 4, 3, 8),
+            f(10, 4),
+            f(10, 4),
+            i([[0, 1, 2], [4, 5, 6]]),
+            interleaved=v,
+        )
+        for v in (0, 1)
+    ],
 ]

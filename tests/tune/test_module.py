@@ -114,7 +114,7 @@ def test_training_mode_reaches_all(odd: GraphModule) -> None:
 
 def test_export_of_a_static_graph() -> None:
     # torch's own exported module cannot hold a name that is also a scope or an attribute
-    odd = parameters_of(["plain", "layer.0.w", "weight:0", "/conv/w;1",  "a b.w x"])
+    odd = parameters_of(["plain", "layer.0.w", "weight:0", "/conv/w;1", "a b.w x"])
     example = (torch.ones(3, 2),)
     exported = torch.export.export(odd, example).module()
     assert torch.equal(exported(*example), odd(*example))

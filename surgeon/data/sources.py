@@ -1,0 +1,149 @@
+"""What samples that lie in files have in common: where each is, its hash, constants beside it.
+
+Pictures, texts, sounds and series differ in how content becomes values, and in nothing else. What
+must not enter: any file format.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from abc import abstractmethod
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+import numpy as np
+
+from surgeon.data.samples import Batch, Failure, Samples
+from surgeon.errors import DataError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from numpy.typing import NDArray
+
+    from surgeon.records import TensorInfo
+
+Source: TypeAlias = Path | bytes | Callable[[], Path | bytes]
+
+
+class UnreadableError(Exception):
+    """A sample that cannot be read; becomes a `Failure`, and stays inside this room."""
+
+
+class SourceSamples(Samples):
+    """Samples of which each is a file, or bytes."""
+
+    def __init__(
+        self,
+        *,
+        inputs: Sequence[TensorInfo],
+        sources: Sequence[Source],
+        names: Sequence[str],
+        labels: Sequence[str] | None,
+        constants: Mapping[str, NDArray[Any]] | None = None,
+        split: Sequence[str] | None = None,
+        ignored: int = 0,
+    ) -> None:
+        super().__init__(inputs=inputs, names=names, labels=labels, split=split, ignored=ignored)
+        self._sources = sources
+        self._constants = dict(constants or {})
+
+    def content_sha256(self, indices: NDArray[np.int64] | None = None) -> str:
+        """Hash of the files' bytes, of the rule they are read by, and of the constants."""
+        chosen = range(self.n) if indices is None else indices
+        total = hashlib.sha256(json.dumps(self._rule(), sort_keys=True).encode())
+        for name, value in sorted(self._constants.items()):
+            total.update(f"{name}\0{value.dtype.str}{value.shape}".encode() + value.tobytes())
+        total.update(b"".join(self._digests[index] for index in chosen))
+        return total.hexdigest()
+
+    @abstractmethod
+    def _rule(self) -> dict[str, Any]:
+        """Return what decides, beside the bytes, the values of a sample; its source left out."""
+
+    def _content(self, index: int) -> bytes:
+        source = self._sources[index]
+        try:
+            content = source() if callable(source) else source
+            return content if isinstance(content, bytes) else content.read_bytes()
+        except OSError as error:
+            raise UnreadableError(error.strerror or str(error)) from None
+
+    def _complete(self, values: Mapping[str, NDArray[Any]], count: int) -> dict[str, NDArray[Any]]:
+        """Put the constants beside values of `count` samples, in graph-input order."""
+        feeds = {}
+        for info in self.inputs:
+            if info.name in values:
+                feeds[info.name] = values[info.name]
+            elif info.batch_axis is None:
+                feeds[info.name] = self._constants[info.name]
+            else:
+                constant = np.expand_dims(self._constants[info.name], info.batch_axis)
+                feeds[info.name] = np.repeat(constant, count, info.batch_axis)
+        return feeds
+
+    @cached_property
+    def _digests(self) -> list[bytes]:
+        # Reading releases the interpreter, so threads help where a disk is slow.
+        with ThreadPoolExecutor() as pool:
+            return list(pool.map(_digest, self._sources, chunksize=64))
+
+
+class ValueSamples(SourceSamples):
+    """Samples that become one array each, for one graph input, one by one."""
+
+    _info: TensorInfo
+
+    def read(self, indices: Sequence[int] | NDArray[np.int64]) -> Batch:
+        """Read files into one batch."""
+        kept: list[int] = []
+        values: list[NDArray[Any]] = []
+        failures: list[Failure] = []
+        for index in (int(i) for i in indices):
+            try:
+                values.append(self._value(index))
+            except UnreadableError as error:
+                failures.append(Failure(index, self.names[index], str(error)))
+                continue
+            kept.append(index)
+        self._note(failures)
+        stacked = np.stack(values) if values else self._nothing()
+        placed = np.moveaxis(stacked, 0, self._info.batch_axis or 0)
+        feeds = self._complete({self._info.name: np.ascontiguousarray(placed)}, len(kept))
+        return Batch(np.array(kept, np.int64), feeds, tuple(failures))
+
+    @abstractmethod
+    def _value(self, index: int) -> NDArray[Any]:
+        """Return one sample, without a batch axis.
+
+        Raises:
+            UnreadableError: it cannot be read.
+        """
+
+    @abstractmethod
+    def _nothing(self) -> NDArray[Any]:
+        """Return no sample at all, batch axis first."""
+
+
+def describe_inputs(inputs: Sequence[TensorInfo]) -> str:
+    """Return the graph inputs' names, types and shapes for a message."""
+    return "graph inputs " + ", ".join(
+        f"{info.name} ({info.dtype} "
+        + ("unknown shape" if info.shape is None else str(list(info.shape)))
+        + ")"
+        for info in inputs
+    )
+
+
+def _digest(source: Source) -> bytes:
+    try:
+        content = source() if callable(source) else source
+        data = content if isinstance(content, bytes) else Path(content).read_bytes()
+    except (OSError, DataError) as error:
+        # It will fail the same way when it is decoded, and be named there.
+        data = f"unreadable: {type(error).__name__}".encode()
+    return hashlib.sha256(data).digest()

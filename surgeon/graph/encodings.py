@@ -1,0 +1,203 @@
+"""How texts and sounds become graph inputs: the options, the JSON kept in the file.
+
+The counterpart of `preprocess` for what is no picture. The JSON stands under the same metadata key
+and says its `kind`; a document without one, or of kind `image`, is a picture's. What must not
+enter: tokenizing and reading (`surgeon.data`), and any default that the user did not ask for.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from surgeon.errors import UnknownNameError, UsageError
+from surgeon.graph.preprocess import PRESETS, parse_preprocess, read_document
+from surgeon.records import AudioEncoding, Encoding, Preprocess, TextEncoding, as_json
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from surgeon.records import TensorInfo
+
+KINDS = ("image", "text", "audio")
+_KEYS = {
+    "text": ("tokenizer", "max_length", "length"),
+    "audio": ("rate", "seconds"),
+}
+_AUDIO_REMEDY = "give RATE,SECONDS, for example --audio 16000,1.5"
+_LIMIT = 2**31  # samples of one sound
+
+
+def parse_option(
+    option: str | Path | Mapping[str, Any] | Preprocess | Encoding,
+    image_input: TensorInfo | None = None,
+    size: str | int | tuple[int, int] | None = None,
+    source: str = "option",
+) -> Preprocess | Encoding:
+    """Read what stands behind `--preprocess` or in a file's metadata, of whatever kind.
+
+    Raises:
+        UsageError: as `parse_preprocess`, `parse_text` and `parse_audio`; or an unknown kind.
+    """
+    if isinstance(option, TextEncoding | AudioEncoding):
+        return option
+    if not isinstance(option, Preprocess) and not (isinstance(option, str) and option in PRESETS):
+        document = dict(option) if isinstance(option, Mapping) else read_document(option)
+        kind = document.pop("kind", None) or "image"
+        if kind not in KINDS:
+            raise UnknownNameError("kind of preprocessing", str(kind), KINDS, where="--preprocess")
+        if kind != "image":
+            return _parse_document(kind, document, source)
+        option = document
+    return parse_preprocess(option, image_input, size, source=source)
+
+
+def parse_text(
+    tokenizer: str | Path | Mapping[str, Any],
+    max_length: int | None = None,
+    *,
+    length: int | None = None,
+    source: str = "option",
+) -> TextEncoding:
+    """Read what stands behind `--tokenizer`: a file of the `tokenizers` library, or its object.
+
+    Args:
+        tokenizer: the file's path; the API may also give the JSON object itself.
+        max_length: tokens kept of each text.
+        length: tokens every text is padded to.
+        source: where it came from.
+
+    Raises:
+        UsageError: no such file, not a tokenizer's JSON, or a length below 1.
+    """
+    where = "--tokenizer"
+    if isinstance(tokenizer, Mapping):
+        document: Any = tokenizer
+    else:
+        where = str(tokenizer)
+        remedy = "give a tokenizer.json, as `Tokenizer.save` of the tokenizers library writes it"
+        try:
+            document = json.loads(Path(tokenizer).read_text(encoding="utf-8"))
+        except (OSError, ValueError) as error:
+            message = f"the tokenizer's file cannot be read: {error}"
+            raise UsageError(message, where=where, remedy=remedy) from None
+    if not isinstance(document, Mapping) or not isinstance(document.get("model"), Mapping):
+        raise UsageError(
+            "this is not the file of a tokenizer: it has no `model`",
+            where=where,
+            remedy="give a tokenizer.json (a vocabulary or tokenizer_config.json alone is not one)",
+        )
+    for option, number in (("--max-length", max_length), ("length", length)):
+        if number is not None and (
+            isinstance(number, bool) or not isinstance(number, int) or number < 1
+        ):
+            raise UsageError(f"{option} is {number!r}", where=option, remedy="give 1 or more")
+    text = json.dumps(document, ensure_ascii=False, sort_keys=True, separators=(",", ":"))
+    return TextEncoding(text, max_length, length, source)
+
+
+def parse_audio(
+    option: str | Sequence[float] | AudioEncoding, source: str = "option"
+) -> AudioEncoding:
+    """Read what stands behind `--audio`: `RATE,SECONDS`, or the two numbers.
+
+    Raises:
+        UsageError: not two positive numbers, a rate that is not whole, or less than one sample.
+    """
+    if isinstance(option, AudioEncoding):
+        return option
+    parts: list[Any] = option.split(",") if isinstance(option, str) else list(option)
+    try:
+        rate, seconds = (float(part) for part in parts)
+    except (TypeError, ValueError):
+        message = f"--audio is {option!r}, not RATE,SECONDS"
+        raise UsageError(message, where="--audio", remedy=_AUDIO_REMEDY) from None
+    good = math.isfinite(rate) and math.isfinite(seconds) and rate.is_integer()
+    if not good or rate < 1 or not 1 <= round(rate * seconds) < _LIMIT:
+        message = f"a rate of {rate:g} Hz and {seconds:g} s make no sound"
+        raise UsageError(message, where="--audio", remedy=_AUDIO_REMEDY)
+    return AudioEncoding(int(rate), seconds, source)
+
+
+def with_max_length(found: Preprocess | Encoding | None, max_length: int) -> TextEncoding:
+    """Let `--max-length` override what a file says; a padded length goes with it.
+
+    Raises:
+        UsageError: there is no tokenizer to go with it.
+    """
+    if not isinstance(found, TextEncoding):
+        raise UsageError(
+            "--max-length is for texts, and there is no tokenizer",
+            where="--max-length",
+            remedy="add --tokenizer tokenizer.json",
+        )
+    return parse_text(json.loads(found.tokenizer), max_length, source=found.source or "option")
+
+
+def as_document(rule: Preprocess | Encoding, *, brief: bool = False) -> dict[str, Any]:
+    """Return the JSON object kept under `surgeon.preprocess`.
+
+    Args:
+        rule: pictures' documents have no `kind`; those of texts hold the whole tokenizer.
+        brief: what a person wants to know of the tokenizer instead of the tokenizer.
+    """
+    document: dict[str, Any] = as_json(rule)
+    if isinstance(rule, TextEncoding):
+        tokenizer = json.loads(rule.tokenizer)
+        document["tokenizer"] = _gist(rule, tokenizer) if brief else tokenizer
+        return {"kind": "text", **document}
+    return {"kind": "audio", **document} if isinstance(rule, AudioEncoding) else document
+
+
+def tokenizer_bytes(rule: TextEncoding) -> int:
+    """Return how much of a file the tokenizer takes."""
+    return len(rule.tokenizer.encode("utf-8", "replace"))
+
+
+def missing_tokenizer(where: str | None = None) -> UsageError:
+    """Return the error for texts about whose tokens nothing is known."""
+    return UsageError(
+        "nothing says how texts become tokens of this model",
+        where=where,
+        remedy="give --tokenizer tokenizer.json (and --max-length N)",
+    )
+
+
+def missing_audio(where: str | None = None) -> UsageError:
+    """Return the error for sounds about whose rate and length nothing is known."""
+    return UsageError(
+        "nothing says at which rate and length sounds go into this model",
+        where=where,
+        remedy=_AUDIO_REMEDY,
+    )
+
+
+def _parse_document(kind: str, document: dict[str, Any], source: str) -> Encoding:
+    values = {key: value for key, value in document.items() if value is not None}
+    values.pop("source", None)
+    for key in values:
+        if key not in _KEYS[kind]:
+            raise UnknownNameError(f"key of {kind}", str(key), _KEYS[kind], where="--preprocess")
+    needed = ("tokenizer",) if kind == "text" else ("rate", "seconds")
+    missing = [key for key in needed if key not in values]
+    if missing:
+        message = f"the preprocessing of kind {kind} lacks {', '.join(missing)}"
+        raise UsageError(message, where="--preprocess", remedy="add it")
+    if kind == "audio":
+        return parse_audio((values["rate"], values["seconds"]), source)
+    return parse_text(
+        values["tokenizer"], values.get("max_length"), length=values.get("length"), source=source
+    )
+
+
+def _gist(rule: TextEncoding, tokenizer: Mapping[str, Any]) -> dict[str, Any]:
+    return {
+        "model": tokenizer["model"].get("type"),
+        "tokens": len(tokenizer["model"].get("vocab") or ()),
+        "bytes": tokenizer_bytes(rule),
+        "sha256": hashlib.sha256(rule.tokenizer.encode("utf-8", "replace")).hexdigest(),
+    }
