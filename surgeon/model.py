@@ -20,7 +20,7 @@ from surgeon.graph.cuts import Anatomy, study
 from surgeon.graph.normalize import normalize
 from surgeon.graph.shapes import fixed_batch, input_infos, input_sizes
 from surgeon.graph.weights import roles, sizes
-from surgeon.records import Change, Plan, Preprocess
+from surgeon.records import Change, Encoding, Plan, Preprocess
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -85,14 +85,14 @@ class Model:
         return list(self.plan.trainable)
 
     @property
-    def preprocess(self) -> Preprocess | None:
-        """How pictures become inputs, as the file itself says, or None."""
+    def preprocess(self) -> Preprocess | Encoding | None:
+        """How pictures, texts or sounds become inputs, as the file itself says, or None."""
         document = envelope.get(self.proto, envelope.PREPROCESS)
         if document is None:
             return None
-        from surgeon.graph.preprocess import parse_preprocess
+        from surgeon.graph.encodings import parse_option
 
-        return parse_preprocess(document, source="metadata")
+        return parse_option(document, source="metadata")
 
     @property
     def tuned(self) -> bool:

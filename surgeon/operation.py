@@ -27,8 +27,9 @@ from surgeon.errors import (
     UsageError,
 )
 from surgeon.graph import cuts as graph_cuts
-from surgeon.graph import envelope, files
+from surgeon.graph import encodings, envelope, files
 from surgeon.graph.head import add_head
+from surgeon.graph.quantized import INTEGERS, dequantize
 from surgeon.graph.shapes import input_infos
 from surgeon.graph.walk import data_inputs
 from surgeon.graph.weights import same_bits, sizes, write_back
@@ -36,6 +37,7 @@ from surgeon.model import Model, load
 from surgeon.outcome import Outcome, Prediction, Verification
 from surgeon.records import (
     Context,
+    Encoding,
     Evidence,
     Finding,
     Head,
@@ -43,6 +45,7 @@ from surgeon.records import (
     Plan,
     Preprocess,
     Stage,
+    TextEncoding,
     as_json,
 )
 
@@ -78,7 +81,7 @@ def inspect(path: Source) -> dict[str, Any]:
         "bytes": model.path.stat().st_size if model.path else model.proto.ByteSize(),
         "sha256": model.file_sha256,
         **describe(model.stored or model.proto, model.anatomy()),
-        "preprocess": None if preprocess is None else as_json(preprocess),
+        "preprocess": None if preprocess is None else encodings.as_document(preprocess, brief=True),
         "warnings": _warnings(model),
     }
 
@@ -220,8 +223,11 @@ def operate(
         _require_runs(model)  # the runtime's words on an operator say more than a missing type
     tensor = graph_cuts.resolve(anatomy, decided.cut, default=anatomy.late)
     truncated = graph_cuts.keep_only(anatomy.model, [tensor], anatomy.shapes)
+    value, shapes = tensor, anatomy.shapes
+    if shapes.dtype(tensor) in INTEGERS:
+        truncated, value, shapes = dequantize(truncated, anatomy.model, tensor, shapes)
     proto, head, added = add_head(
-        truncated, anatomy.shapes, tensor, classes, decided.head, seed=seed,
+        truncated, shapes, value, classes, decided.head, seed=seed,
         inputs=anatomy.model.graph.input,
     )  # fmt: skip
     if start is not None:
@@ -245,7 +251,7 @@ def operate(
     envelope.put(proto, envelope.PLAN, document)
     preprocess = find_preprocess(model)
     if preprocess is not None and start is None:
-        envelope.put(proto, envelope.PREPROCESS, as_json(preprocess))
+        envelope.put(proto, envelope.PREPROCESS, encodings.as_document(preprocess))
     notes = [*model.notes, *filter(None, [model.batch_note])]
     if plan.init == "random" and decided.trainable == "head":
         notes.append("--init random: only what is trained starts anew, here the new head alone")
@@ -474,6 +480,9 @@ def finetune(
     augment: str = "auto",
     preprocess: Any = None,
     size: Any = None,
+    tokenizer: Any = None,
+    max_length: int | None = None,
+    audio: Any = None,
     label_column: str | None = None,
     inputs: Sequence[str] | Mapping[str, Any] = (),
     threads: int | None = None,
@@ -490,7 +499,7 @@ def finetune(
     Args:
         model: path, ModelProto or Model. One that carries a plan is trained by it unless `case` is
             given.
-        data: folder, table, data set, `.npz`, or `{name: array}` (see the README's data section).
+        data: folder, table, data set, `.npz`, or `{name: array}` (see docs/data.md).
         out: file to write; None writes nothing.
         case: see `operate`.
         cut: see `operate`.
@@ -507,6 +516,9 @@ def finetune(
         augment: `auto`, `none`, `light` or `strong`; pictures only.
         preprocess: how pictures become inputs: a name, JSON, or a file.
         size: (height, width) of pictures.
+        tokenizer: path of a `tokenizer.json`, for texts; it is kept in the result.
+        max_length: tokens kept of each text.
+        audio: `RATE,SECONDS` or (rate, seconds), for sounds.
         label_column: label column of a table.
         inputs: constant inputs, `NAME=VALUE`.
         threads: CPU threads.
@@ -546,8 +558,10 @@ def finetune(
             remedy="`surgeon cases` lists the cases",
         )
     # What goes in: preprocessing, samples, labels.
-    pre = find_preprocess(model, preprocess, size)
-    if pre is not None:
+    pre = find_preprocess(
+        model, preprocess, size, tokenizer=tokenizer, max_length=max_length, audio=audio
+    )
+    if isinstance(pre, Preprocess):
         model = resized(model, pre)
     constants = _constants(model, inputs)
     bound = model if goes_on else model.with_constants(constants)
@@ -557,6 +571,7 @@ def finetune(
         {i.name: constants[i.name] for i in bound.inputs if i.name in constants},
     )
     samples = _open(data, model, pre, label_column, constants, validation)
+    pre = samples.encoding or pre  # the data may have settled the length of texts
     check_trainable(samples.labels or [])
     # What is operated on: the file's own plan, or a new one.
     if goes_on:
@@ -600,7 +615,7 @@ def finetune(
     changed = _changed(patient.proto, tuned)
     envelope.put(tuned, envelope.LABELS, labels)
     if pre is not None:
-        envelope.put(tuned, envelope.PREPROCESS, as_json(pre))
+        envelope.put(tuned, envelope.PREPROCESS, encodings.as_document(pre))
     proof = stages.prove(run, tuned, trained, golden_samples=golden_samples, constants=constants)
     envelope.put(tuned, envelope.PROOF, proof)
     result = replace(patient.with_proto(tuned), plan=patient.plan)
@@ -630,7 +645,7 @@ def finetune(
     }
     body["data"] |= _counts(samples, labels, parts)
     body["warnings"] = list(
-        dict.fromkeys([*body["warnings"], *_skip_notes(samples), *trained.notes])
+        dict.fromkeys([*body["warnings"], *_skip_notes(samples), *_size_notes(pre), *trained.notes])
     )
     return Outcome(result, metrics, trained.history, proof, body)
 
@@ -742,27 +757,61 @@ def _changed(before: onnx.ModelProto, after: onnx.ModelProto) -> list[str]:
 # ── data ─────────────────────────────────────────────────────────────────────────────────────────
 
 
-def find_preprocess(model: Model, option: Any = None, size: Any = None) -> Preprocess | None:
-    """Find how pictures become inputs: option → metadata of the file → the model index → None."""
+def find_preprocess(
+    model: Model,
+    option: Any = None,
+    size: Any = None,
+    *,
+    tokenizer: Any = None,
+    max_length: int | None = None,
+    audio: Any = None,
+) -> Preprocess | Encoding | None:
+    """Find how pictures, texts or sounds become inputs.
+
+    In this order: option → metadata of the file → the model index → None. `max_length` overrides
+    what the file or the index says of texts, as `size` does of pictures.
+
+    Raises:
+        UsageError: options that exclude each other, or whose values cannot be meant.
+    """
+    given = {"--preprocess": option, "--tokenizer": tokenizer, "--audio": audio}
+    named = [name for name, value in given.items() if value is not None]
+    if len(named) > 1:
+        raise UsageError(
+            "a model takes pictures, texts or sounds, not several of them",
+            where=" and ".join(named),
+            remedy="give one of them",
+        )
+    if tokenizer is not None:
+        return encodings.parse_text(tokenizer, max_length)
+    found = encodings.parse_audio(audio) if audio is not None else _found(model, option, size)
+    return found if max_length is None else encodings.with_max_length(found, max_length)
+
+
+def _found(model: Model, option: Any, size: Any) -> Preprocess | Encoding | None:
     from surgeon.data.images import image_input
-    from surgeon.graph.preprocess import parse_preprocess, parse_size
+    from surgeon.graph.preprocess import parse_size
 
     info = image_input(model.inputs, {})
     if option is not None:
-        return parse_preprocess(option, info, size, source="option")
+        return encodings.parse_option(option, info, size)
     document, source = envelope.get(model.proto, envelope.PREPROCESS), "metadata"
     if document is None:
         from surgeon_models import find_by_sha256
 
         entry = find_by_sha256(model.file_sha256)
         document, source = (None if entry is None else entry.preprocess), "index"
+        if entry is not None and entry.encoding is not None:
+            return encodings.from_index(entry.encoding, model.path)
     if document is None:
         return None
     if isinstance(document, dict):
         source = document.get("source") or source
-    found = parse_preprocess(document, info, None, source=source)
+    found = encodings.parse_option(document, info, None, source=source)
     parsed = parse_size(size)
-    return replace(found, size=parsed) if parsed is not None else found
+    if parsed is None or not isinstance(found, Preprocess):
+        return found
+    return replace(found, size=parsed)
 
 
 def resized(model: Model, pre: Preprocess) -> Model:
@@ -823,7 +872,7 @@ def resized(model: Model, pre: Preprocess) -> Model:
 def _open(
     data: Any,
     model: Model,
-    pre: Preprocess | None,
+    pre: Preprocess | Encoding | None,
     label_column: str | None,
     constants: Mapping[str, NDArray[Any]],
     validation: float | str,
@@ -912,12 +961,18 @@ def _skipped(samples: Samples) -> list[dict[str, str]]:
 
 
 def _skip_notes(samples: Samples) -> list[str]:
-    """Say how many samples could not be read, and name the first few."""
-    skipped = samples.skipped
-    if not skipped:
+    """Say what became of the samples, how many could not be read, and name the first few."""
+    notes, skipped = list(samples.notes), samples.skipped
+    if skipped:
+        named = "; ".join(f"{path}: {reason}" for path, reason in skipped[:3])
+        notes.append(f"{len(skipped)} samples could not be read and were skipped: {named}")
+    return notes
+
+
+def _size_notes(pre: Preprocess | Encoding | None) -> list[str]:
+    if not isinstance(pre, TextEncoding):
         return []
-    named = "; ".join(f"{path}: {reason}" for path, reason in skipped[:3])
-    return [f"{len(skipped)} samples could not be read and were skipped: {named}"]
+    return [f"the tokenizer takes {encodings.tokenizer_bytes(pre):,} bytes of the file"]
 
 
 # ── using the result ─────────────────────────────────────────────────────────────────────────────
@@ -929,6 +984,9 @@ def predict(
     *,
     preprocess: Any = None,
     size: Any = None,
+    tokenizer: Any = None,
+    max_length: int | None = None,
+    audio: Any = None,
     constants: Sequence[str] | Mapping[str, Any] = (),
     batch: int | None = None,
     device: str = "auto",
@@ -940,9 +998,13 @@ def predict(
 
     Args:
         path: the model.
-        inputs: pictures, folders of pictures, an `.npz`, or `{input name: array}`.
+        inputs: pictures, texts (`.txt`), sounds (`.wav`) or series, folders of them, a table, an
+            `.npz`, or `{input name: array}`.
         preprocess: overrides what the file says.
         size: (height, width) of pictures; overrides what the file says.
+        tokenizer: for texts; overrides what the file says.
+        max_length: tokens kept of each text; overrides what the file says.
+        audio: `RATE,SECONDS` of sounds; overrides what the file says.
         constants: constant inputs, `NAME=VALUE`.
         batch: samples per run.
         device: `auto`, `cpu`, `cuda`, `cuda:N`.
@@ -952,13 +1014,15 @@ def predict(
 
     Raises:
         DataError: inputs that do not fit.
-        UsageError: pictures without a known preprocessing.
+        UsageError: pictures, texts or sounds without a known preprocessing.
     """
     from surgeon.data.read import needs_preprocess, open_data, open_inputs
     from surgeon.graph.preprocess import missing_preprocess
 
     model = load(path)
-    pre = find_preprocess(model, preprocess, size)
+    pre = find_preprocess(
+        model, preprocess, size, tokenizer=tokenizer, max_length=max_length, audio=audio
+    )
     fixed = _constants(model, constants)
     if isinstance(inputs, str | Path):
         inputs = [inputs]
@@ -983,7 +1047,7 @@ def predict(
         failed=[{"input": name, "reason": reason} for name, reason in samples.skipped],
         providers=providers,
         path=_path(model),
-        warnings=notes,
+        warnings=(*samples.notes, *notes),
     )
 
 
@@ -993,6 +1057,9 @@ def evaluate(
     *,
     preprocess: Any = None,
     size: Any = None,
+    tokenizer: Any = None,
+    max_length: int | None = None,
+    audio: Any = None,
     label_column: str | None = None,
     inputs: Sequence[str] | Mapping[str, Any] = (),
     batch: int | None = None,
@@ -1015,7 +1082,9 @@ def evaluate(
 
     started = time.perf_counter()
     model = load(path)
-    pre = find_preprocess(model, preprocess, size)
+    pre = find_preprocess(
+        model, preprocess, size, tokenizer=tokenizer, max_length=max_length, audio=audio
+    )
     fixed = _constants(model, inputs)
     if pre is None and needs_preprocess(data, model.inputs, fixed):
         raise missing_preprocess(_path(model))

@@ -27,8 +27,18 @@ STOPPED_EXIT = {"nan": 1, "interrupt": 130}
 @click.argument("data")
 @output_option
 @takes("case", "cut", "classes", "init", "epochs", "budget", "device", "precision", "seed")
-@takes("batch", "lr", "validation", "augment", "preprocess", "size", "label_column", "inputs")
-@takes("threads", "cache_limit", "golden_samples", "force", "resume", "dry_run")
+@takes("batch", "lr", "validation", "augment", "preprocess", "size", "tokenizer", "max_length")
+@takes(
+    "audio",
+    "label_column",
+    "inputs",
+    "threads",
+    "cache_limit",
+    "golden_samples",
+    "force",
+    "resume",
+    "dry_run",
+)
 @click.pass_obj
 def finetune(
     session: Session, /, model: Path, data: str, *, out: Path | None, dry_run: bool, **settings: Any
@@ -37,7 +47,7 @@ def finetune(
 
     DATA is a folder with one sub-folder per class, a table (CSV, Parquet, JSON-lines), an .npz,
     or a data set of the `datasets` library. Without --case, a file that carries a plan goes on
-    with it; for any other, the case is chosen as with --case auto.
+    with it; any other needs one.
     """
     if out is None and not dry_run:
         raise UsageError(

@@ -72,4 +72,9 @@ def _labels(labels: list[str]) -> str:
 
 
 def _preprocess(preprocess: Mapping[str, Any]) -> str:
-    return ", ".join(f"{name} {value}" for name, value in preprocess.items() if value is not None)
+    told = {name: value for name, value in preprocess.items() if value is not None}
+    tokenizer = told.get("tokenizer")
+    if tokenizer is not None:
+        tokens, held = many(tokenizer["tokens"]), size(tokenizer["bytes"])
+        told["tokenizer"] = f"{tokenizer['model']} of {tokens} tokens ({held})"
+    return ", ".join(f"{name} {value}" for name, value in told.items())

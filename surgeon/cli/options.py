@@ -121,6 +121,24 @@ _OPTIONS = {
     "size": click.option(
         "--size", type=values.Size(), metavar="HxW", help="Size of images, in pixels."
     ),
+    "tokenizer": click.option(
+        "--tokenizer",
+        type=click.Path(exists=True, dir_okay=False, path_type=Path),
+        metavar="FILE",
+        help="tokenizer.json that turns texts into tokens. Default: what the file says.",
+    ),
+    "max_length": click.option(
+        "--max-length",
+        type=click.IntRange(min=1),
+        metavar="N",
+        help="Tokens kept of each text. Default: what the file says.",
+    ),
+    "audio": click.option(
+        "--audio",
+        type=values.Audio(),
+        metavar="RATE,SECONDS",
+        help="Rate in Hz and length that sounds are brought to. Default: what the file says.",
+    ),
     "label_column": click.option(
         "--label-column", metavar="NAME", help="Column of a table that holds the labels."
     ),

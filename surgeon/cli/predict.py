@@ -23,7 +23,8 @@ if TYPE_CHECKING:
 @click.argument(
     "files", metavar="INPUTS...", nargs=-1, required=True, type=click.Path(path_type=Path)
 )
-@takes("preprocess", "size", "inputs", "batch", "device", "threads")
+@takes("preprocess", "size", "tokenizer", "max_length", "audio")
+@takes("inputs", "batch", "device", "threads")
 @click.pass_obj
 def predict(
     session: Session,
@@ -34,7 +35,7 @@ def predict(
     inputs: Mapping[str, Any],
     **settings: Any,
 ) -> Answer:
-    """Predict a label for each of INPUTS: images, folders of images, or .npz files."""
+    """Predict a label for each of INPUTS: images, .txt, .wav, folders of them, a table or .npz."""
     missing = [str(path) for path in files if not path.exists()]
     if missing:
         raise UsageError(

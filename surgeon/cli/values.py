@@ -57,6 +57,23 @@ class Size(_Kind):
         return height, width
 
 
+class Audio(_Kind):
+    """RATE,SECONDS: a whole number of Hz, and a length."""
+
+    name = "RATE,SECONDS"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """Return (rate, seconds)."""
+        if isinstance(value, tuple):
+            return value
+        rate, comma, text = str(value).partition(",")
+        seconds = _number(text)
+        good = comma and rate.strip().isdecimal() and int(rate) > 0
+        if not good or seconds is None or not math.isfinite(seconds) or seconds <= 0:
+            self.fail(f"{value!r}: Hz and seconds are needed, as in 16000,1.5", param, ctx)
+        return int(rate), seconds
+
+
 class Bytes(_Kind):
     """A number of bytes: 2GB (powers of 1000), 2GiB (powers of 1024), 500000."""
 

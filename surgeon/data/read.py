@@ -110,8 +110,9 @@ def _medium(
 ) -> Medium:
     """Say what the files of a folder are: the rule decides, else the model and what lies there."""
     if rule is not None:
-        known = {TextEncoding: TEXTS, AudioEncoding: SOUNDS}
-        return known.get(type(rule), PICTURES)  # type: ignore[call-overload, no-any-return]
+        if isinstance(rule, TextEncoding):
+            return TEXTS
+        return SOUNDS if isinstance(rule, AudioEncoding) else PICTURES
     if images.image_input(inputs, constants) is not None:
         return PICTURES
     if series.series_input(inputs, constants) is not None and _holds(path, SERIES):
@@ -149,8 +150,8 @@ def open_data(
 
     Args:
         data: a folder with one sub-folder per class, of pictures, texts, sounds or series; a CSV,
-            Parquet or JSON-lines table; a directory or hub name of the `datasets` library, or its object; an `.npz`, or arrays in
-            the same convention; or samples that are open already.
+            Parquet or JSON-lines table; a directory or hub name of the `datasets` library, or its
+            object; an `.npz`, or arrays in the same convention; or samples that are open already.
         inputs: the graph inputs that are not initializers, in order.
         preprocess: how pictures, texts or sounds become values; needed for them.
         label_column: name of a table's label column.
@@ -201,13 +202,8 @@ def open_inputs(
         return open_data(
             paths[0], inputs, preprocess=preprocess, constants=constants, labelled=False
         )
-    medium = _medium(Path(paths[single.index(True)]), preprocess, inputs, constants or {})
-    others = [str(path) for path, one in zip(paths, single, strict=True) if not one]
-    others = [path for path in others if Path(path).suffix.lower() not in medium.suffixes]
-    if others:
-        name = medium.name
-        remedy = f"give {name} and folders of {name}, or one .npz or table alone"
-        raise DataError(f"more than one input, not all {name}", where=others[0], remedy=remedy)
+    first = Path(paths[single.index(True)]) if any(single) else Path(paths[0])
+    medium = _medium(first, preprocess, inputs, constants or {})
     found: list[Path] = []
     ignored = 0
     for path in map(Path, paths):
@@ -216,6 +212,7 @@ def open_inputs(
             found += listing.paths
             ignored += listing.ignored
         else:
+            _require_file(path, medium, alone=len(paths) == 1)
             found.append(path)
     names = [str(path) for path in found]
     samples = _make(medium, found, names, inputs, preprocess, constants, None, ignored=ignored)
@@ -232,6 +229,7 @@ def _open_files(
 ) -> Samples:
     medium = _medium(path, preprocess, inputs, constants)
     if path.is_file():
+        _require_file(path, medium, alone=True)
         listing = folder.Listing(paths=[path])
         labelled = False
     elif labelled:
@@ -244,6 +242,18 @@ def _open_files(
         medium, listing.paths, names, inputs, preprocess, constants, labels,
         split=listing.split, ignored=listing.ignored, where=str(path),
     )  # fmt: skip
+
+
+def _require_file(path: Path, medium: Medium, *, alone: bool) -> None:
+    if path.suffix.lower() not in medium.suffixes:
+        name = medium.name
+        told = f"the file is none of the {name} that are needed here"
+        raise DataError(
+            told if alone else f"more than one input, not all {name}",
+            where=str(path),
+            remedy=f"give {name} ({medium.examples}) and folders of {name}, "
+            "or one .npz or table alone",
+        )
 
 
 def _make(
@@ -342,7 +352,7 @@ def _column_medium(
         return PICTURES
     columns = [values for name, values in table.columns.items() if name not in taken]
     words = any(_is_words(values[0]) for values in columns) or bool(table.pictures)
-    if isinstance(rule, TextEncoding) and words:
+    if isinstance(rule, TextEncoding) and (words or tables.names_texts(table, taken)):
         return TEXTS
     if isinstance(rule, AudioEncoding) and words:
         return SOUNDS

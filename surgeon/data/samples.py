@@ -105,7 +105,7 @@ class Samples(ABC):
         """What the user should be told of how these samples became values."""
         return []
 
-    def match(self, other: Samples) -> None:
+    def match(self, other: Samples) -> None:  # noqa: B027 - most samples have one form already
         """Take on a form in common with samples that will be in one batch with these."""
 
     @property

@@ -20,7 +20,6 @@ import numpy as np
 from surgeon.data.arrays import numpy_dtype
 from surgeon.data.sources import UnreadableError, ValueSamples, describe_inputs
 from surgeon.errors import DataError
-from surgeon.records import TensorInfo
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -28,7 +27,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from surgeon.data.sources import Source
-    from surgeon.records import Dim
+    from surgeon.records import Dim, TensorInfo
 
 SUFFIXES = frozenset({".npy", ".csv"})
 _FLOATS = frozenset({"float", "float16", "double"})

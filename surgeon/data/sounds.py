@@ -192,15 +192,16 @@ def _chunks(content: bytes) -> tuple[bytes, bytes]:
 
 def _samples(data: bytes, code: int, bits: int) -> NDArray[np.float32]:
     if code == _IEEE and bits in {32, 64}:
-        return np.frombuffer(data, f"<f{bits // 8}").astype(np.float32)
+        found: NDArray[Any] = np.frombuffer(data, f"<f{bits // 8}")
+        return found.astype(np.float32)
     if code == _PCM and bits == 8:
         return (np.frombuffer(data, np.uint8).astype(np.float32) - 128) / 128
     if code == _PCM and bits == 24:
         wide = np.zeros((len(data) // 3, 4), np.uint8)
         wide[:, 1:] = np.frombuffer(data, np.uint8).reshape(-1, 3)
-        return wide.view("<i4").ravel().astype(np.float32) / np.float32(2**31)
+        return np.asarray(wide.view("<i4").ravel() / 2**31, np.float32)
     if code == _PCM and bits in {16, 32}:
-        whole = np.frombuffer(data, f"<i{bits // 8}")
-        return whole.astype(np.float32) / np.float32(2 ** (bits - 1))
+        whole: NDArray[Any] = np.frombuffer(data, f"<i{bits // 8}")
+        return np.asarray(whole / 2 ** (bits - 1), np.float32)
     message = f"WAVE encoding {code:#x} of {bits} bits is not read; convert it to 16-bit PCM"
     raise UnreadableError(message)

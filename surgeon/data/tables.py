@@ -200,6 +200,11 @@ def choose_picture(table: Table, without: Sequence[str], what: str = "pictures")
     return _only(found, table, what, "path")
 
 
+def names_texts(table: Table, without: Sequence[str]) -> bool:
+    """Say whether a column has a name that is usual for texts."""
+    return any(name.lower() in _TEXT_NAMES for name in table.columns if name not in without)
+
+
 def choose_text(table: Table, without: Sequence[str]) -> str:
     """Return the name of the column that holds texts.
 

@@ -106,9 +106,9 @@ class TextSamples(SourceSamples):
         self._broken: dict[int, str] = {}
         self._tokens = self._tokenize(tokenizer, self._limit)
         longest = max((len(ids) for ids, _ in self._tokens), default=0)
-        self._length = fixed or encoding.length or max(longest, 1)
         self.encoding = encoding
-        self._settle()
+        self._length = 0
+        self._pad_to(fixed or encoding.length or max(longest, 1))
 
     @property
     def notes(self) -> list[str]:
@@ -124,9 +124,9 @@ class TextSamples(SourceSamples):
     def match(self, other: Samples) -> None:
         """Pad to the same length as other texts do."""
         if isinstance(other, TextSamples):
-            self._length = other._length = max(self._length, other._length)
-            self._settle()
-            other._settle()
+            longest = max(self._length, other._length)  # noqa: SLF001 - another of this class
+            for samples in (self, other):
+                samples._pad_to(longest)  # noqa: SLF001
 
     def read(self, indices: Sequence[int] | NDArray[np.int64]) -> Batch:
         """Lay tokens side by side, padded."""
@@ -160,8 +160,9 @@ class TextSamples(SourceSamples):
     def _filling(self, role: str) -> int:
         return {"ids": self._pad[0] or 0, "types": self._pad[1], "mask": 0}[role]
 
-    def _settle(self) -> None:
-        """Make the padded length part of the rule where padding enters the result."""
+    def _pad_to(self, length: int) -> None:
+        """Set the padded length; it becomes part of the rule where padding enters the result."""
+        self._length = length
         if "mask" in self._roles:
             return
         assert isinstance(self.encoding, TextEncoding)

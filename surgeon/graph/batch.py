@@ -6,6 +6,7 @@ Whether the candidate computes the same, sample by sample, is proven by `surgeon
 
 from __future__ import annotations
 
+from itertools import count
 from math import prod
 from typing import TYPE_CHECKING
 
@@ -89,7 +90,7 @@ def free_batch_stepwise(model: ModelProto) -> tuple[ModelProto, str] | None:
     for _ in range(len(model.graph.node)):
         sizes = input_sizes(input_infos(candidate), GROWTH * fixed)
         large = infer(skeleton(candidate), sizes)
-        targets, constants = _patch(candidate, small, large)
+        targets, constants = _patch(candidate, small, large, fixed)
         reshaped, spread = reshaped + targets, spread + constants
         if not targets + constants:
             break
@@ -102,7 +103,7 @@ def free_batch_stepwise(model: ModelProto) -> tuple[ModelProto, str] | None:
     return candidate, claim
 
 
-def _patch(model: ModelProto, small: Concrete, large: Concrete) -> tuple[int, int]:
+def _patch(model: ModelProto, small: Concrete, large: Concrete, fixed: int) -> tuple[int, int]:
     """Rewrite the first wrong place of every path; return (Reshape targets, constants)."""
     graph = model.graph
     data = data_values(model)
@@ -116,7 +117,7 @@ def _patch(model: ModelProto, small: Concrete, large: Concrete) -> tuple[int, in
             continue
         done = False
         if node.op_type == "Reshape" and node.input[0] in data:
-            done = _patch_reshape(model, node, targets, small, large)
+            done = _patch_reshape(model, node, targets, small, large, fixed)
             reshaped += done
         elif node.op_type in ("Concat", "LSTM", "GRU", "RNN"):
             count = _patch_constants(model, node, data, small, large)
@@ -142,6 +143,7 @@ def _patch_reshape(
     targets: Mapping[str, list[int]],
     small: Concrete,
     large: Concrete,
+    fixed: int,
 ) -> bool:
     axis = _grown(node.input[0], small, large)
     listed = attribute(node, "shape")
@@ -149,7 +151,7 @@ def _patch_reshape(
     if axis is None or not constant or node.output[0] not in small:
         return False
     before, after = small[node.input[0]][1], small[node.output[0]][1]
-    place = _new_place(before, after, axis)
+    place = _new_place(before, after, axis, fixed)
     if place is None or (_grown(node.output[0], small, large) == place):
         return False
     freed = [-1 if index == place else size for index, size in enumerate(after)]
@@ -160,16 +162,22 @@ def _patch_reshape(
     return True
 
 
-def _new_place(before: tuple[int, ...], after: tuple[int, ...], axis: int) -> int | None:
+def _new_place(
+    before: tuple[int, ...], after: tuple[int, ...], axis: int, fixed: int
+) -> int | None:
     """Return the axis of a Reshape's result that the batch falls into, or None.
 
     In row-major order it is where as much lies in front of the batch as before, or as much behind
-    it; the last axis, which holds features, takes no batch while another may.
+    it, best an axis of the fixed batch's size; the last axis, which holds features, takes no batch.
     """
-    last = len(after) - 1 if prod(before[axis + 1 :]) > 1 else len(after)
-    front = [p for p in range(last) if prod(after[:p]) == prod(before[:axis])]
-    behind = [p for p in range(last) if prod(after[p + 1 :]) == prod(before[axis + 1 :])]
-    return next(iter([*front, *behind]), None)
+    # The batch's axis may hold heads inside it, or steps around it.
+    beside = before[axis] // fixed
+    lead, tail = prod(before[:axis]), prod(before[axis + 1 :])
+    last = len(after) - 1 if tail > 1 else len(after)
+    front = [p for p in range(last) if prod(after[:p]) == lead]
+    behind = [p for p in range(last) if prod(after[p + 1 :]) in (tail, tail * beside)]
+    places = [*front, *behind]
+    return next((p for p in places if after[p] == fixed), places[0] if places else None)
 
 
 def _patch_constants(
@@ -200,15 +208,15 @@ def _patch_constants(
     return count
 
 
-def _expand(
-    model: ModelProto, node: NodeProto, name: str, guide: str, axis: int, rank: int
-) -> str:
+def _expand(model: ModelProto, node: NodeProto, name: str, guide: str, axis: int, rank: int) -> str:
     """Put nodes in front of `node` that repeat a constant along an axis as often as `guide` is."""
     graph = model.graph
-    base = f"{name}.{SYMBOL}"
     taken = all_names(graph)
-    while any(item.startswith(base) for item in taken):
-        base += "."
+    base = next(
+        base
+        for base in (f"surgeon.{SYMBOL}.{number}" for number in count(1))
+        if f"{base}.shape" not in taken and base not in taken
+    )
     index = _add(model, f"{base}.axis", [axis])
     parts = [_add(model, f"{base}.before", [1] * axis)] if axis else []
     parts.append(f"{base}.size")

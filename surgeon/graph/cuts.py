@@ -16,8 +16,9 @@ from onnx import ModelProto
 
 from surgeon.errors import ModelError, UnknownNameError, UsageError
 from surgeon.graph.head import find_head
+from surgeon.graph.quantized import INTEGERS, Scales
 from surgeon.graph.schema import type_name
-from surgeon.graph.shapes import Concrete, Shapes, declared, macs, make_value, trace
+from surgeon.graph.shapes import Shapes, declared, macs, make_value, trace
 from surgeon.graph.walk import FLOATS, ancestors, data_inputs, producers, reads
 from surgeon.graph.weights import dense
 from surgeon.records import CutPoint, OldHead
@@ -25,7 +26,7 @@ from surgeon.records import CutPoint, OldHead
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from onnx import NodeProto, ValueInfoProto
+    from onnx import GraphProto, NodeProto, ValueInfoProto
 
     from surgeon.graph.shapes import Observe
 
@@ -77,18 +78,25 @@ def study(
         ModelError: no graph output can be reached from an input.
     """
     head = find_head(model)
-    output = head.output if head else _main_output(model)
-    end = head.input if head else output
     graph = model.graph
-
-    def needed(found: Concrete) -> bool:
-        inner = {name for node in ancestors(graph, [end]) for name in node.output if name}
-        return all(name in found for name in [end, *inner])
-
-    shapes = trace(model, observe=observe, needed=needed, known=known)
+    ends = [head.input] if head else _float_outputs(model)
+    wanted = {name for node in ancestors(graph, ends) for name in node.output if name} | set(ends)
+    shapes = trace(
+        model,
+        observe=observe,
+        needed=lambda found: all(name in found for name in wanted),
+        known=known,
+    )
     work = {
         node.output[0]: _work(node, shapes) for node in graph.node if node.output and node.output[0]
     }
+    # Without a head, the output that needs most work says most, the first of equals; recurrent
+    # state, which carries the batch elsewhere than in front, only where there is nothing else.
+    end = max(
+        ends,
+        key=lambda name: (shapes.batch_axes.get(name, 0) == 0, _work_up_to(graph, name, work)),
+    )
+    output = head.output if head else end
     path = ancestors(graph, [end])
     data = [node for node in path if _is_data(node, shapes)]
     total = sum(work.get(node.output[0], 0) for node in data)
@@ -103,11 +111,18 @@ def study(
     return Anatomy(model, shapes, head, output, end, tuple(cuts), per_sample, work)
 
 
-def _main_output(model: ModelProto) -> str:
-    for value in model.graph.output:
-        if value.type.tensor_type.elem_type in FLOATS or not value.type.HasField("tensor_type"):
-            return str(value.name)
-    return str(model.graph.output[0].name)
+def _float_outputs(model: ModelProto) -> list[str]:
+    """Return the outputs a head could read; all of them where none is a float tensor."""
+    floats = [
+        value.name
+        for value in model.graph.output
+        if value.type.tensor_type.elem_type in (*FLOATS, 0) and value.type.HasField("tensor_type")
+    ]
+    return floats or [value.name for value in model.graph.output]
+
+
+def _work_up_to(graph: GraphProto, name: str, work: Mapping[str, int]) -> int:
+    return sum(work.get(node.output[0], 0) for node in ancestors(graph, [name]) if node.output)
 
 
 def _is_data(node: NodeProto, shapes: Shapes) -> bool:
@@ -137,6 +152,7 @@ def _listed(
                 last[name] = index
     last[end] = len(data)
     alive = {name for name in inputs if name in last}
+    scales = Scales(model)
     weights = {tensor.name: tensor for tensor in graph.initializer}
     makers = producers(graph)
     used: set[str] = set()
@@ -155,7 +171,7 @@ def _listed(
         if len(alive) != 1:
             continue
         (name,) = alive
-        if name not in node.output or not _cuttable(name, shapes):
+        if name not in node.output or not _cuttable(name, shapes, scales):
             continue
         cuts.append(
             CutPoint(
@@ -191,8 +207,11 @@ def _weights_behind(
     return found
 
 
-def _cuttable(name: str, shapes: Shapes) -> bool:
-    return shapes.dtype(name) in FLOATS and name in shapes.batch_axes and name in shapes.data
+def _cuttable(name: str, shapes: Shapes, scales: Scales) -> bool:
+    if name not in shapes.batch_axes or name not in shapes.data:
+        return False
+    kind = shapes.dtype(name)
+    return kind in FLOATS or (kind in INTEGERS and scales.of(name) is not None)
 
 
 def nearest(cuts: Sequence[CutPoint], depth: float) -> CutPoint:
@@ -206,8 +225,7 @@ def depth_of(anatomy: Anatomy, tensor: str) -> float:
     for cut in anatomy.cuts:
         if cut.tensor == tensor:
             return cut.depth
-    nodes = ancestors(anatomy.model.graph, [tensor])
-    done = sum(anatomy.work.get(node.output[0], 0) for node in nodes if node.output)
+    done = _work_up_to(anatomy.model.graph, tensor, anatomy.work)
     return round(done / max(anatomy.total * anatomy.shapes.batches[0], 1), 4)
 
 
@@ -263,7 +281,8 @@ def resolve(anatomy: Anatomy, cut: str | None, *, default: str | None = None) ->
 def _check_cut(anatomy: Anatomy, tensor: str) -> None:
     shapes = anatomy.shapes
     kind = shapes.dtype(tensor)
-    if kind not in FLOATS:
+    quantised = kind in INTEGERS and Scales(anatomy.model).of(tensor) is not None
+    if kind not in FLOATS and not quantised:
         raise UsageError(
             f"value {tensor!r} is {type_name(kind)}: a head needs floats",
             where="--cut",

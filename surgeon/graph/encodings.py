@@ -123,6 +123,21 @@ def parse_audio(
     return AudioEncoding(int(rate), seconds, source)
 
 
+def from_index(rule: Mapping[str, Any], model: Path | None) -> Encoding | None:
+    """Turn what the model index says of a model's texts or sounds into a rule.
+
+    Args:
+        rule: the index's `encoding`; kinds that are no text and no plain sound give None.
+        model: the model's file; its tokenizer lies beside it, else there is none.
+    """
+    if rule.get("kind") == "text" and model is not None and "tokenizer" in rule:
+        path = model.with_name(str(rule["tokenizer"]))
+        return parse_text(path, rule.get("max_length"), source="index") if path.is_file() else None
+    if rule.get("kind") == "audio" and "samples" in rule:
+        return AudioEncoding(int(rule["rate"]), rule["samples"] / rule["rate"], "index")
+    return None
+
+
 def with_max_length(found: Preprocess | Encoding | None, max_length: int) -> TextEncoding:
     """Let `--max-length` override what a file says; a padded length goes with it.
 

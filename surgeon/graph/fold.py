@@ -21,6 +21,9 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
+SHAPE_OF = "\0shape of "
+"""Key prefix of an input's declared dims among known values, 0 where a dim is open."""
+
 LIMIT = 4096
 """Elements up to which an initializer may take part in a condition."""
 
@@ -92,6 +95,10 @@ def _small_constants(graph: GraphProto) -> dict[str, NDArray[Any]]:
         value = attribute(node, "value") if node.op_type == "Constant" else None
         if value is not None:
             known[node.output[0]] = numpy_helper.to_array(value.t)
+    for item in graph.input:
+        if item.type.HasField("tensor_type") and item.type.tensor_type.HasField("shape"):
+            dims = [dim.dim_value for dim in item.type.tensor_type.shape.dim]
+            known[f"{SHAPE_OF}{item.name}"] = np.asarray(dims, np.int64)
     return known
 
 
@@ -105,6 +112,11 @@ def value_of(
     if name in known:
         return known[name]
     node = makers.get(name)
+    if node is not None and node.op_type == "Gather":
+        known_dim = _static_dim(node, makers, known, versions)
+        if known_dim is not None:
+            known[name] = known_dim
+            return known_dim
     if node is None or node.op_type.startswith("Random") or any(True for _ in subgraphs(node)):
         return None
     feeds = {}
@@ -118,6 +130,27 @@ def value_of(
         return None
     known.update(zip(node.output, results, strict=False))
     return known.get(name)
+
+
+def _static_dim(
+    node: NodeProto,
+    makers: Mapping[str, NodeProto],
+    known: dict[str, NDArray[Any]],
+    versions: Mapping[str, int],
+) -> NDArray[Any] | None:
+    """Return one dimension gathered from the shape of a value, where that dimension is a number."""
+    shape = makers.get(node.input[0])
+    if shape is None or shape.op_type != "Shape" or shape.attribute:
+        return None
+    dims = known.get(f"{SHAPE_OF}{shape.input[0]}")
+    index = value_of(node.input[1], makers, known, versions)
+    if dims is None or index is None:
+        return None
+    try:
+        found = dims[index]
+    except IndexError:
+        return None
+    return found if (found > 0).all() else None
 
 
 def evaluate(

@@ -165,7 +165,7 @@ def _fold_shapes(bones: ModelProto, shapes: Concrete | None = None) -> int:
     known = {
         t.name: numpy_helper.to_array(t)
         for t in graph.initializer
-        if t.data_type not in FLOATS or prod(t.dims) <= 16
+        if prod(t.dims) <= (SMALL if t.data_type not in FLOATS else 16)
     }
     versions = {item.domain: item.version for item in bones.opset_import}
     folded: list[int] = []
@@ -359,8 +359,13 @@ def trace(
     def at(batch: int, *, larger: bool) -> Concrete:
         sizes = input_sizes(infos, batch, larger=larger, known=None if larger else known)
         found = infer(bones, sizes)
-        if observe is not None and not enough(found):
-            found = {**found, **observe(model, sizes)}
+        if observe is None or enough(found):
+            return found
+        for factor in FACTORS:
+            scaled = _scaled(infos, sizes, factor)
+            seen = observe(model, scaled)
+            if seen:
+                return {**infer(bones, scaled), **seen}
         return found
 
     fixed = fixed_batch(infos)
@@ -397,6 +402,26 @@ def trace(
         if info.shape is not None:
             symbolic[info.name] = info.shape
     return Shapes(one, axes, symbolic, BATCHES, data)
+
+
+FACTORS = (1.0, 0.5, 0.25, 2.0, 4.0, 16.0)
+"""Sizes tried for open dimensions where a graph does not run at the typical ones."""
+
+
+def _scaled(
+    infos: list[TensorInfo], sizes: Mapping[str, tuple[int, ...]], factor: float
+) -> dict[str, tuple[int, ...]]:
+    """Return input sizes with every open dimension but the batch multiplied."""
+    result = dict(sizes)
+    for info in infos:
+        if info.shape is not None and info.name in sizes:
+            result[info.name] = tuple(
+                size
+                if axis == info.batch_axis or isinstance(dim, int)
+                else max(1, round(size * factor))
+                for axis, (size, dim) in enumerate(zip(sizes[info.name], info.shape, strict=True))
+            )
+    return result
 
 
 def fixed_batch(infos: list[TensorInfo]) -> int | None:

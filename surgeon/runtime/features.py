@@ -754,13 +754,20 @@ def _depends_on_batch(name: str, measured: float | None) -> CheckError:
 
 
 def _relative_error(a: NDArray[Any], b: NDArray[Any]) -> float:
-    """Return max|a−b| / max(max|b|, 1e-6) in float64; 0 for equal values of any type."""
+    """Return max|a−b| / max(max|b|, 1e-6) in float64; 0 for equal values of any type.
+
+    A NaN in both at the same place is equal: that is the data's fault, not the batch's.
+    """
     if np.array_equal(a, b):
         return 0.0
     if a.dtype.kind not in "fiu" or not a.size:
         return float("inf")
     x, y = a.astype(np.float64), b.astype(np.float64)
-    return float(np.abs(x - y).max() / max(np.abs(y).max(), 1e-6))
+    differ = (x != y) & ~(np.isnan(x) & np.isnan(y))
+    if not differ.any():
+        return 0.0
+    largest = np.abs(y[np.isfinite(y)]).max(initial=1e-6)
+    return float(np.abs(x[differ] - y[differ]).max() / largest)
 
 
 def _ranges(indices: NDArray[np.int64]) -> list[list[int]]:

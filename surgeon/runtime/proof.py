@@ -278,7 +278,9 @@ def _check_source(
         original = originals.get(tensor.name)
         if tensor.name in tuned and (original is None or original.dims != tensor.dims):
             new.append(tensor.name)
-    own = [name for name in new if name.startswith("surgeon.") or name.endswith(".batch")]
+    own = [
+        name for name in new if name.startswith("surgeon.") or name.rstrip(".").endswith(".batch")
+    ]
     foreign = len(new) - len(own)
     named = source_sha256 is None or source_sha256 == proof.get("source_sha256")
     detail = f"{compared} frozen tensors compared"

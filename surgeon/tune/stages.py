@@ -216,6 +216,7 @@ def _solve_stage(run: Run, stage: Stage, result: Trained) -> None:
     parts = _rows(run, features)
     values = features.array(name)
     values = values.reshape(len(values), -1)
+    _require_finite(run, features, values, name)
     solution = solve(
         values[parts["train"]],
         run.codes[features.rows[parts["train"]]],
@@ -257,6 +258,23 @@ def _solve_stage(run: Run, stage: Stage, result: Trained) -> None:
     )
     only_head = set(run.patient.trainable) <= {weight_name, bias_name}
     result.delivered = "tuned" if only_head else "probe"
+
+
+def _require_finite(run: Run, features: Features, values: NDArray[Any], name: str) -> None:
+    """Refuse features that are no numbers, naming the samples they come from.
+
+    Raises:
+        DataError: with the count and the first samples.
+    """
+    bad = np.flatnonzero(~np.isfinite(values).all(axis=1))
+    if not len(bad):
+        return
+    samples = [str(run.samples.names[features.rows[row]]) for row in bad[:3]]
+    raise DataError(
+        f"the frozen part gives NaN or infinity for {len(bad)} of {len(values)} samples",
+        where=f"tensor {name!r}: {', '.join(samples)}",
+        remedy="check these samples and the preprocessing; a float16 model may overflow on them",
+    )
 
 
 def _features(run: Run, front: Frontier) -> Features:

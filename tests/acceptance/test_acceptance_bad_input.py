@@ -245,14 +245,21 @@ def test_nan_in_the_values_is_named_with_its_place(tune, npz):
     assert "17" in tune(npz(**data), kind="data", say="NaN")["message"]
 
 
-def test_infinity_in_the_values_is_refused_or_survived(net, npz, call, tmp_path):
+@pytest.mark.parametrize("case", ["small-similar", "large-similar"])
+def test_infinity_in_the_values_is_named_with_its_sample(tune, npz, case):
     data = vectors()
     data["x"][17, 3] = np.inf
-    done = call(
-        "finetune", net(), npz(**data), "--case", "small-similar", "-o", tmp_path / "o.onnx"
-    )
-    assert done.code in (0, 2)
-    assert "Traceback" not in done.err
+    tune(npz(**data), case=case, kind="data", say="row 17")
+
+
+def test_a_frozen_part_that_gives_nan(refused, npz, tmp_path):
+    odd = networks.Net()
+    x = odd.node("Log", odd.input("x", ["N", 8]), out="logs")
+    odd.node("Gemm", x, odd.weight("w", 8, 3), out="y")
+    file = tmp_path / "log.onnx"
+    onnx.save(odd.model("y", shape=["N", 3]), file)
+    arguments = ["--case", "small-similar", "-o", tmp_path / "o.onnx"]
+    refused("finetune", file, npz(), *arguments, kind="data", say="NaN")
 
 
 def test_corrupt_pictures_are_named_and_counted(cli, refused, net, folder, tmp_path):
