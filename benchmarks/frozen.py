@@ -24,9 +24,8 @@ onnx2torch  the ONNX file converted to torch, frozen in eval, a new linear head,
             times the pictures of ten epochs; validation is not counted.
 native      the same with the network's own torch code instead of the converted one.
 
---by-cpu replaces wall seconds by CPU-seconds ÷ cores throughout, and gives the torch loops one thread:
-as if all of them scaled to the cores without loss, which favours the loops, and as if nothing else
-ran.
+--by-cpu replaces wall seconds by CPU-seconds ÷ cores throughout and gives the torch loops one
+thread: as if all scaled to the cores without loss, which favours the loops.
 """
 
 from __future__ import annotations

@@ -42,7 +42,6 @@ def main() -> None:
         "date": datetime.now(UTC).date().isoformat(),
         "cores": arguments.threads or len(os.sched_getaffinity(0)),
         "versions": {name: version(name) for name in ("onnx-surgeon", "torch", "onnxruntime-gpu")},
-        "budget": arguments.budget,
     }
     with tempfile.TemporaryDirectory() as scratch:
         for name in wanted:
@@ -122,6 +121,7 @@ def tune(folder: Path, case: str, arguments: argparse.Namespace, **settings) -> 
     )
     body = outcome.document()
     return {
+        "budget": settings.get("budget"),
         "seconds": time.perf_counter() - begun,
         "load": round(os.getloadavg()[0], 2),
         "images_seen": body["samples_seen"],

@@ -213,7 +213,7 @@ def _echoes(entry: Entry, samples: int) -> dict[str, np.ndarray]:
     hidden = 96 if rate == 48_000 else 64
     return {
         "input": features,
-        "h0": np.zeros((4, 1, hidden), np.float32),
+        "h0": np.zeros((4, len(values), hidden), np.float32),
         "labels": np.where(echo, "echo", "clean"),
     }
 

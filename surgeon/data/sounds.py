@@ -195,7 +195,7 @@ def _samples(data: bytes, code: int, bits: int) -> NDArray[np.float32]:
         found: NDArray[Any] = np.frombuffer(data, f"<f{bits // 8}")
         return found.astype(np.float32)
     if code == _PCM and bits == 8:
-        return (np.frombuffer(data, np.uint8).astype(np.float32) - 128) / 128
+        return np.asarray(np.frombuffer(data, np.uint8) / 128 - 1, np.float32)
     if code == _PCM and bits == 24:
         wide = np.zeros((len(data) // 3, 4), np.uint8)
         wide[:, 1:] = np.frombuffer(data, np.uint8).reshape(-1, 3)

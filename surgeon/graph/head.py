@@ -46,6 +46,7 @@ WEIGHTED = {
     "Gemm": "Gemm", "QGemm": "Gemm", "FusedGemm": "Gemm",
     "MatMul": "MatMul", "FusedMatMul": "MatMul", "QLinearMatMul": "MatMul",
     "Conv": "Conv", "FusedConv": "Conv", "QLinearConv": "Conv",
+    "ConvTranspose": "ConvTranspose",
 }  # fmt: skip
 TREES = frozenset(
     {"LinearClassifier", "SVMClassifier", "TreeEnsembleClassifier", "TreeEnsemble",
@@ -90,6 +91,10 @@ def _walk_back(
         if node is None:
             return None
         kind = node.op_type
+        plain = _softmax_in_parts(node, makers)
+        if plain is not None and not pending_add:
+            activation, name = activation or "Softmax", plain
+            continue
         if kind in TREES:
             return OldHead(kind, node.input[0], (), None, None, output)
         if kind in WEIGHTED:
@@ -113,6 +118,32 @@ def _walk_back(
         if len(carried) != 1:
             return None
         name = carried[0]
+
+
+def _behind_moves(name: str, makers: Mapping[str, NodeProto]) -> NodeProto | None:
+    """Return the maker of a value, past what only moves, repeats or bounds it."""
+    node = makers.get(name)
+    moves = {"Identity", "Unsqueeze", "Squeeze", "Reshape", "Expand", "Max"}
+    while node is not None and node.op_type in moves:
+        made = [item for item in node.input if item in makers]
+        node = makers[made[0]] if made else None
+    return node
+
+
+def _softmax_in_parts(node: NodeProto, makers: Mapping[str, NodeProto]) -> str | None:
+    """Return x where a node ends exp(x − max x) ÷ Σ exp(x − max x), as some exporters spell it."""
+    if node.op_type != "Div":
+        return None
+    top, total = makers.get(node.input[0]), _behind_moves(node.input[1], makers)
+    if top is None or total is None or top.op_type != "Exp" or total.op_type != "ReduceSum":
+        return None
+    if total.input[0] != node.input[0]:
+        return None
+    shifted = makers.get(top.input[0])
+    if shifted is None or shifted.op_type != "Sub":
+        return str(top.input[0])
+    peak = _behind_moves(shifted.input[1], makers)
+    return str(shifted.input[0]) if peak is not None and peak.op_type == "ReduceMax" else None
 
 
 def _head(
@@ -161,6 +192,9 @@ def _origin(
 def _classes(node: NodeProto, kernel: TensorProto, data: str) -> int | None:
     if WEIGHTED[node.op_type] == "Conv":
         return int(kernel.dims[0])
+    if WEIGHTED[node.op_type] == "ConvTranspose":
+        group = attribute(node, "group")
+        return int(kernel.dims[1]) * (group.i if group is not None else 1)
     if WEIGHTED[node.op_type] == "Gemm":
         turned = attribute(node, "transB")
         return int(kernel.dims[0] if turned is not None and turned.i else kernel.dims[1])
@@ -300,17 +334,16 @@ def add_head(
 
     Raises:
         ModelError: the number of features is not a fixed number.
-        UnsupportedError: the model imports no standard operator set, or a pool is not known.
+        UnsupportedError: a pool is not known.
     """
-    opset = next((i.version for i in model.opset_import if i.domain in ("", "ai.onnx")), 0)
-    if not opset:
-        raise UnsupportedError(
-            "the model does not import the standard operator set",
-            where="opset_import",
-            remedy="a Gemm head needs it; export the model with an ai.onnx opset",
-        )
     result = ModelProto()
     result.CopyFrom(model)
+    opset = next((i.version for i in model.opset_import if i.domain in ("", "ai.onnx")), 0)
+    if not opset:
+        # A classical model imports ai.onnx.ml alone; the Gemm's domain is added at the version that
+        # belongs to the file's IR version.
+        opset = _opset_of_ir(max(model.ir_version, 4))
+        result.opset_import.add(domain="", version=opset)
     if OUTPUT in all_names(result.graph):
         tensor, shapes = _free_output_name(result, tensor, shapes)
     builder = _HeadNodes(all_names(result.graph), opset, tensor, shapes.dtype(tensor))
@@ -338,6 +371,15 @@ def add_head(
     batch = shapes.symbolic[tensor][shapes.batch_axes[tensor]]
     graph.output.append(make_value(OUTPUT, element, (batch, classes)))
     return result, names, [node.name for node in nodes]
+
+
+def _opset_of_ir(ir_version: int) -> int:
+    """Return the newest standard opset that an IR version was released with."""
+    return max(
+        opset
+        for (domain, opset), ir in onnx.helper.OP_SET_ID_VERSION_MAP.items()
+        if domain == "ai.onnx" and ir <= ir_version
+    )
 
 
 def _free_output_name(model: ModelProto, tensor: str, shapes: Shapes) -> tuple[str, Shapes]:
@@ -396,7 +438,9 @@ def _pool(
         channels = order.index(channels)
     others = [axis for axis in range(1, rank) if axis != channels]
     if rank == 1:
-        builder.add("Flatten", {"axis": 1})
+        # A Squeeze without axes leaves a scalar at a batch of one: Reshape takes both.
+        target = builder.free("surgeon.head.shape")
+        builder.add("Reshape", {}, {target: np.asarray([-1, 1], np.int64)})
         return 1
     if head.pool == "flatten" and others:
         builder.add("Flatten", {"axis": 1})

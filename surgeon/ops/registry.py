@@ -394,6 +394,20 @@ def lookup(domain: str, name: str, opset: int) -> Operator | FunctionBody:
     )
 
 
+def covering(domain: str, name: str, opset: int) -> Coverage:
+    """Return how an operator is covered under an opset; see `coverage`."""
+    domain = canonical(domain)
+    try:
+        found = lookup(domain, name, opset)
+    except UnsupportedError:
+        known = schemas().get((domain, name), {})
+        since = max((v for v in known if v <= opset), default=opset)
+        return Coverage(domain, name, since, "missing")
+    if isinstance(found, FunctionBody):
+        return Coverage(domain, name, found.version, "function")
+    return Coverage(domain, name, found.version, "native", found.file, found.line)
+
+
 def coverage() -> Iterator[Coverage]:
     """Yield every operator version of `onnx.defs` and of other declared domains, sorted by name.
 

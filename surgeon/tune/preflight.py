@@ -4,17 +4,18 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from surgeon.errors import UnsupportedError
-from surgeon.graph.schema import opsets
-from surgeon.graph.walk import all_graphs, reads
+from surgeon.errors import SurgeonError
+from surgeon.graph.walk import reads
 from surgeon.graph.weights import non_finite
-from surgeon.ops.registry import lookup
 from surgeon.records import Finding
+from surgeon.tune.program import build, unconverted
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping
 
     from onnx import ModelProto, NodeProto
+
+    from surgeon.errors import UnsupportedError
 
 
 def examine(
@@ -31,15 +32,15 @@ def examine(
     parameters = [name for name, role in roles.items() if role == "parameter"]
     learning = set(parameters if trainable is None else trainable)
     findings = [_not_finite(name) for name in non_finite(model)]
-    versions = opsets(model)
+    behind = []
     for node in model.graph.node:
-        if not learning.intersection(reads(node)):
-            continue
-        learning |= {name for name in node.output if name}
-        for inner in _with_inner(node):
-            finding = _convertible(inner, versions)
-            if finding is not None:
-                findings.append(finding)
+        if learning.intersection(reads(node)):
+            learning |= {name for name in node.output if name}
+            behind.append(node)
+    strange = [_not_converted(*one) for one in unconverted(model, behind)]
+    if trainable is None and not any(unconverted(model, model.graph.node)):
+        strange += _refused(model, roles)
+    findings += strange
     if trainable is None and not parameters:
         findings.append(
             Finding(
@@ -62,31 +63,27 @@ def examine(
     return findings
 
 
-def _with_inner(node: NodeProto) -> list[NodeProto]:
-    found = [node]
-    for item in node.attribute:
-        for graph in (item.g, *item.graphs):
-            found += [child for inner in all_graphs(graph) for child in inner.node]
-    return found
-
-
-def _convertible(node: NodeProto, versions: Mapping[str, int]) -> Finding | None:
-    domain = "" if node.domain == "ai.onnx" else node.domain
-    version = versions.get(domain, 0)
+def _refused(model: ModelProto, roles: Mapping[str, str]) -> list[Finding]:
+    """Return what converting the whole graph refuses: an option or attribute, not an operator."""
     try:
-        lookup(domain, node.op_type, version)
-    except UnsupportedError as error:
-        return Finding(
-            "error",
-            "unsupported-operator",
-            error.message,
-            error.remedy,
-            node=node.name or node.output[0],
-            operator=node.op_type,
-            domain=domain or "ai.onnx",
-            version=version or None,
-        )
-    return None
+        build(model, roles)
+    except SurgeonError as error:
+        where = f" ({error.where})" if error.where else ""
+        return [Finding("error", error.kind, error.message + where, error.remedy)]
+    return []
+
+
+def _not_converted(node: NodeProto, version: int | None, error: UnsupportedError) -> Finding:
+    return Finding(
+        "error",
+        "unsupported-operator",
+        error.message,
+        error.remedy,
+        node=node.name or next((name for name in node.output if name), node.op_type),
+        operator=node.op_type,
+        domain=node.domain or "ai.onnx",
+        version=version,
+    )
 
 
 def _not_finite(name: str) -> Finding:

@@ -24,7 +24,7 @@ from surgeon.ops.host import Host
 from surgeon.ops.registry import FunctionBody, Operator, Parameter, canonical, lookup
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
 RANDOM: Final = frozenset(
     {
@@ -162,29 +162,53 @@ def unsupported(proto: ModelProto) -> list[UnsupportedError]:
     Nodes in subgraphs and local functions count; options that an operator refuses show only when it
     is converted or run.
     """
-    found: list[UnsupportedError] = []
-    opsets = {canonical(o.domain): o.version for o in proto.opset_import}
-    local = {(canonical(f.domain), f.name) for f in proto.functions}
-
-    def visit(nodes: Iterable[NodeProto], versions: Mapping[str, int]) -> None:
-        for node in nodes:
-            domain = canonical(node.domain)
-            if (domain, node.op_type) not in local:
-                try:
-                    lookup(domain, node.op_type, versions.get(domain, 1))
-                except UnsupportedError as error:
-                    label = node.name or next((o for o in node.output if o), node.op_type)
-                    where = f"node {label!r} ({domain or 'ai.onnx'} {node.op_type})"
-                    found.append(UnsupportedError(error.message, where=where, remedy=error.remedy))
-            for attribute in node.attribute:
-                if attribute.type == onnx.AttributeProto.GRAPH:
-                    visit(attribute.g.node, versions)
-
-    visit(proto.graph.node, opsets)
-    for function in proto.functions:
-        own = {canonical(o.domain): o.version for o in function.opset_import}
-        visit(function.node, {**opsets, **own})
+    found = []
+    for node, _, error in unconverted(proto, proto.graph.node):
+        label = node.name or next((o for o in node.output if o), node.op_type)
+        where = f"node {label!r} ({canonical(node.domain) or 'ai.onnx'} {node.op_type})"
+        found.append(UnsupportedError(error.message, where=where, remedy=error.remedy))
     return found
+
+
+def unconverted(
+    proto: ModelProto, nodes: Iterable[NodeProto]
+) -> Iterator[tuple[NodeProto, int | None, UnsupportedError]]:
+    """Yield what of some nodes of a model is not converted: node, its domain's opset, the error."""
+    for node, opset in operators(proto, nodes):
+        try:
+            lookup(canonical(node.domain), node.op_type, opset or 1)
+        except UnsupportedError as error:
+            yield node, opset, error
+
+
+def operators(
+    proto: ModelProto, nodes: Iterable[NodeProto]
+) -> Iterator[tuple[NodeProto, int | None]]:
+    """Yield some nodes of a model, those in their subgraphs and in the functions they call.
+
+    A call of a local function is replaced by the function's nodes, once. With every node comes the
+    opset of its domain, None where the model states none.
+    """
+    local = {(canonical(f.domain), f.name): f for f in proto.functions}
+    entered: set[tuple[str, str]] = set()
+
+    def visit(
+        some: Iterable[NodeProto], versions: Mapping[str, int]
+    ) -> Iterator[tuple[NodeProto, int | None]]:
+        for node in some:
+            key = (canonical(node.domain), node.op_type)
+            function = local.get(key)
+            if function is None:
+                yield node, versions.get(key[0])
+            elif key not in entered:
+                entered.add(key)
+                own = {canonical(o.domain): o.version for o in function.opset_import}
+                yield from visit(function.node, {**versions, **own})
+            for attribute in node.attribute:
+                for graph in (attribute.g, *attribute.graphs):
+                    yield from visit(graph.node, versions)
+
+    return visit(nodes, {canonical(o.domain): o.version for o in proto.opset_import})
 
 
 class _Builder:

@@ -1,4 +1,4 @@
-"""A stranger at the command line: what goes in is made here, what comes out is held to the contract.
+"""A stranger at the command line: what comes out is held to the contract.
 
 Everything runs through `surgeon.cli.main`, nothing is faked; every document is validated.
 """
@@ -7,8 +7,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import jsonschema
 import networks
@@ -19,6 +18,9 @@ from stranger import listing, paint, vectors
 
 from surgeon import schemas
 from surgeon.cli import main
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 
 @pytest.fixture(autouse=True)

@@ -415,7 +415,7 @@ def test_a_third_party_trains_part_of_a_network(cli, net, npz, tmp_path, third_p
     frontier = found["frontier"]
     assert frontier["nodes_frozen"] > 0
     assert frontier["nodes_trained"] > 1
-    assert [row["stage"] for row in found["history"]][0] == "probe"
+    assert found["history"][0]["stage"] == "probe"
     assert {stage["name"] for stage in found["plan"]["stages"]} == {"probe", "rest"}
     assert onnx.load(patient).graph.node == onnx.load(out).graph.node
     old, new = weights_of(onnx.load(patient)), weights_of(onnx.load(out))
@@ -501,6 +501,22 @@ def test_control_c_delivers_the_best_so_far(net, npz, tmp_path, cli):
     assert cli("verify", out)["passed"] is True
     left = {path.name for path in tmp_path.iterdir()} - {"convnet.onnx", "data.npz", "o.onnx"}
     assert left <= {"o.onnx.checkpoint"}
+
+
+@pytest.mark.parametrize("stage", ["features", "solving the head"])
+def test_control_c_before_anything_is_learnt_leaves_nothing(net, tmp_path, cache, stage):
+    path, out = net("convnet"), tmp_path / "o.onnx"
+
+    def stop(name, done, total, **figures):
+        if name == stage:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        surgeon.finetune(path, pictures(), out, case="small-similar", progress=stop)
+    assert [item.name for item in tmp_path.iterdir()] == ["convnet.onnx"]
+    assert not [item for item in cache.rglob("*") if ".part" in item.name]
+    outcome = surgeon.finetune(path, pictures(), out, case="small-similar")
+    assert outcome.proof["parity"]["max_relative"] <= 1e-4
 
 
 def test_an_interrupted_run_resumes_bit_for_bit(net, npz, tmp_path):

@@ -167,10 +167,10 @@ def _write(path, rows):
     elif path.suffix == ".jsonl":
         path.write_text("\n".join(json.dumps(row) for row in rows) + "\n")
     else:
-        import pyarrow
+        import pyarrow as pa
         from pyarrow import parquet
 
-        parquet.write_table(pyarrow.Table.from_pylist(rows), path)
+        parquet.write_table(pa.Table.from_pylist(rows), path)
     return path
 
 

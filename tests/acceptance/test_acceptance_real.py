@@ -1,4 +1,4 @@
-"""The matrix of the issue: real networks, the four cases, real pictures. Every promise, each time."""
+"""The matrix of the issue: real networks, the four cases, real pictures, every promise."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ import json
 import numpy as np
 import onnx
 import pytest
-import surgeon_models
 from onnx import TensorProto, numpy_helper
-from surgeon_models import datasets
 
+import surgeon_models
 from surgeon.records import Preprocess, as_json
+from surgeon_models import datasets
 
 pytestmark = pytest.mark.slow
 

@@ -15,6 +15,7 @@ def test_finetune_passes_every_option(run, operation, plugins, model, tmp_path):
         *("--lr", "1e-3", "--validation", "0.3", "--preprocess", "imagenet", "--size", "96x64"),
         *("--label-column", "y", "--input", "a=1", "--input", "b=[1, 2.5]", "--threads", "2"),
         *("--cache-limit", "2GB", "--force", "--resume", "--augment", "light"),
+        *("--tokenizer", model, "--max-length", "64", "--audio", "16000,1.5"),
         "--no-golden-samples",
     )
     assert done.code == 0, done.err
@@ -38,6 +39,9 @@ def test_finetune_passes_every_option(run, operation, plugins, model, tmp_path):
         "validation": 0.3,
         "preprocess": "imagenet",
         "size": (96, 64),
+        "tokenizer": model,
+        "max_length": 64,
+        "audio": (16_000, 1.5),
         "label_column": "y",
         "inputs": {"a": 1, "b": [1, 2.5]},
         "threads": 2,
@@ -93,12 +97,13 @@ def test_other_verbs(run, operation, plugins, model, tmp_path):
     run("evaluate", model, "d", "--ignore-unknown")
     assert operation.settings.keys() - manager == {
         *("preprocess", "size", "label_column", "inputs", "batch", "device", "threads"),
-        *("ignore_unknown", "progress"),
+        *("tokenizer", "max_length", "audio", "ignore_unknown", "progress"),
     }
     run("predict", model, tmp_path, model)
     assert operation.calls[-1][1] == (model, (tmp_path, model))
     assert operation.settings.keys() - manager == {
-        *("preprocess", "size", "constants", "batch", "device", "threads", "progress")
+        *("preprocess", "size", "constants", "batch", "device", "threads", "progress"),
+        *("tokenizer", "max_length", "audio"),
     }
     run("verify", model, "--source", model)
     assert operation.settings == {"source": model, "device": "auto", "threads": None}

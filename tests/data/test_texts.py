@@ -24,7 +24,9 @@ BERT = [IDS, MASK, TYPES]
 def train(special=("[PAD]", "[UNK]", "[CLS]", "[SEP]"), **parts):
     tokenizer = Tokenizer(models.WordLevel(unk_token="[UNK]"))
     tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
-    tokenizer.train_from_iterator(SENTENCES, trainers.WordLevelTrainer(special_tokens=special))
+    tokenizer.train_from_iterator(
+        SENTENCES, trainers.WordLevelTrainer(special_tokens=list(special))
+    )
     if "[CLS]" in special:
         tokenizer.post_processor = processors.TemplateProcessing(
             single="[CLS] $A [SEP]",
@@ -231,11 +233,11 @@ def test_training_and_validation_texts_share_one_length(folder, tmp_path, rule):
     held = tmp_path / "held" / "a" / "0.txt"
     held.parent.mkdir(parents=True)
     held.write_text("the cat and the dog ran on the mat all day all night")
-    for inputs, length in ((BERT, None), ([IDS], 14)):
+    for inputs, length in ((BERT, None), ([IDS], 15)):
         train_part = open_data(folder, inputs, preprocess=rule)
         held_part = open_data(tmp_path / "held", inputs, preprocess=rule)
         both = JoinedSamples(train_part, held_part)
-        assert both.batch([0, 4])["input_ids"].shape == (2, 14)
+        assert both.batch([0, 4])["input_ids"].shape == (2, 15)
         assert both.encoding.length == length
 
 

@@ -31,8 +31,8 @@ NEW = [
     "iris-logreg",
 ]
 FIXED = {"aecmos-16k": 1, "aecmos-16k-plain": 1, "aecmos-48k": 1, "iris-logreg": 3}
-SAME_FOR_ALL = {"sr", "h0"}  # no samples along any axis
-BATCH_AXES = {"state": 1}
+SAME_FOR_ALL = {"sr"}  # no samples along any axis
+BATCH_AXES = {"state": 1, "h0": 1}
 OUTPUT_AXES = {"eeg-seizure": 1}
 OLD = ["efficientnet-lite0", "mobilenetv2-fp16", "opennsfw", "light-squeezenet"]
 

@@ -6,9 +6,12 @@ ONNX Runtime says what is right (`test_against_runtime.py`).
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 _rng = np.random.default_rng(7)
 
@@ -43,6 +46,9 @@ class Sample:
     domain: str = ""
     rtol: float = 1e-4
     constant: tuple[int, ...] = ()  # inputs given as initializers instead
+    expected: Callable[..., Any] | None = None  # what is right, by hand, of the inputs
+    only: bool = False  # not to be run at other versions
+    origin: int | None = None  # the opset of the sample this one was derived from
 
     @property
     def name(self) -> str:

@@ -1,0 +1,70 @@
+"""The same sample again at every other version of its operator that takes it.
+
+Many versions of an operator differ in nothing but the types they allow. `derived` runs a sample
+there, so that a version that says the same is tested like one that says something new.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+from onnx import helper
+
+from surgeon.ops.registry import covering, schemas
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from samples import Sample
+
+Version = tuple[str, str, int]
+
+
+def version(sample: Sample) -> Version:
+    """Return domain, operator and since_version that a sample shows."""
+    found = covering(sample.domain, sample.op, sample.opset)
+    return found.domain, found.name, found.version
+
+
+def _fits(sample: Sample, schema: Any) -> bool:
+    """Tell whether a version takes a sample's attributes and its inputs, by number and type."""
+    given = len(sample.inputs)
+    if given < schema.min_input or given > schema.max_input:
+        return False
+    if not schema.min_output <= sample.outputs <= schema.max_output:
+        return False
+    if not set(sample.attributes) <= set(schema.attributes):
+        return False
+    if any(a.required and name not in sample.attributes for name, a in schema.attributes.items()):
+        return False
+    for number, value in enumerate(sample.inputs):
+        formal = schema.inputs[min(number, len(schema.inputs) - 1)]
+        if value is None or not hasattr(value, "dtype"):
+            continue
+        kind = helper.np_dtype_to_tensor_dtype(value.dtype)
+        name = helper.tensor_dtype_to_string(kind).removeprefix("TensorProto.").lower()
+        if f"tensor({name})" not in formal.types:
+            return False
+    return True
+
+
+def derived(samples: Iterable[Sample]) -> list[Sample]:
+    """Return a sample for every version that has none, made of one that fits, where one does."""
+    by_operator: dict[tuple[str, str], list[Sample]] = {}
+    shown: set[Version] = set()
+    for sample in samples:
+        if not sample.only:
+            by_operator.setdefault((sample.domain, sample.op), []).append(sample)
+        shown.add(version(sample))
+    made = []
+    for (domain, name), candidates in by_operator.items():
+        for since, schema in schemas().get((domain, name), {}).items():
+            if (domain, name, since) in shown or schema.deprecated:
+                continue
+            fitting = [sample for sample in candidates if _fits(sample, schema)]
+            if fitting:
+                nearest = min(fitting, key=lambda s: (s.opset < since, abs(s.opset - since)))
+                origin = nearest.opset
+                made.append(replace(nearest, opset=since, origin=origin))
+    return made
