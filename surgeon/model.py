@@ -19,6 +19,7 @@ from surgeon.graph.batch import free_batch, free_batch_stepwise
 from surgeon.graph.cuts import Anatomy, study
 from surgeon.graph.normalize import normalize
 from surgeon.graph.shapes import fixed_batch, input_infos, input_sizes
+from surgeon.graph.walk import data_inputs
 from surgeon.graph.weights import roles, sizes
 from surgeon.records import Change, Encoding, Plan, Preprocess
 
@@ -47,6 +48,8 @@ class Model:
         plan: what a case decided, for operated and tuned models.
         notes: what the user should know (a batch that stays fixed, outputs that were dropped).
         stored: the graph as the file had it.
+        bound_inputs: inputs that were constants and are initializers now.
+        sizes: what is known of open dimensions: {"input:axis": size}.
     """
 
     proto: onnx.ModelProto
@@ -57,6 +60,8 @@ class Model:
     plan: Plan | None = None
     notes: tuple[str, ...] = ()
     stored: onnx.ModelProto | None = None
+    sizes: Mapping[str, int] = field(default_factory=dict)
+    bound_inputs: tuple[str, ...] = ()
     removed_nodes: int = 0
     added_nodes: int = 0
     _studied: dict[str, Any] = field(default_factory=dict, repr=False)
@@ -67,13 +72,25 @@ class Model:
         return input_infos(self.proto)
 
     @property
+    def index_entry(self) -> Any:
+        """The entry of the model index for this very file, or None."""
+        if "entry" not in self._studied:
+            from surgeon_models import find_by_sha256
+
+            self._studied["entry"] = find_by_sha256(self.file_sha256) if self.file_sha256 else None
+        return self._studied["entry"]
+
+    @property
     def labels(self) -> list[str] | None:
         """Class names the file carries, or None.
 
         Of an operated file only our own entry counts: names left by an exporter are the old head's.
         """
         if self.plan is None or self.plan.classes is None:
-            return envelope.labels(self.proto, None)
+            found = envelope.labels(self.proto, None)
+            if found is None and self.index_entry is not None and self.index_entry.labels:
+                found = list(self.index_entry.labels)
+            return found
         own: list[str] | None = envelope.get(self.proto, envelope.LABELS)
         return own
 
@@ -152,8 +169,21 @@ class Model:
         proto, changes = bind(self.proto, constants)
         if not changes:
             return self
-        changed = self.with_proto(proto, changes=(*self.changes, *changes))
+        left = set(data_inputs(proto.graph))
+        gone = tuple(info.name for info in self.inputs if info.name not in left)
+        changed = self.with_proto(proto, changes=(*self.changes, *changes), bound_inputs=gone)
         return replace(changed, stored=self.stored)
+
+    def sized_like(self, feeds: Mapping[str, NDArray[Any]]) -> Model:
+        """Return the model with open dimensions known from one sample of the data."""
+        found = {
+            f"{info.name}:{axis}": int(feeds[info.name].shape[axis])
+            for info in self.inputs
+            if info.shape is not None and info.name in feeds
+            for axis, dim in enumerate(info.shape)
+            if axis != info.batch_axis and not isinstance(dim, int) and axis < feeds[info.name].ndim
+        }
+        return replace(self, sizes=found, _studied={}) if found else self
 
     def with_proto(self, proto: onnx.ModelProto, **changes: Any) -> Model:
         """Return a model with another graph and the same origin."""
@@ -228,6 +258,22 @@ def _bytes(proto: onnx.ModelProto) -> bytes:
     return bytes(proto.SerializeToString(deterministic=True))
 
 
+def _picture_sizes(model: Model) -> dict[str, int]:
+    """Return the open sides of a picture input that the file's preprocessing or the index states."""
+    document = envelope.get(model.proto, envelope.PREPROCESS)
+    if document is None and model.index_entry is not None:
+        document = model.index_entry.preprocess
+    if not isinstance(document, dict) or not isinstance(document.get("size"), list):
+        return {}
+    first = 1 if document.get("layout") == "NHWC" else 2
+    return {
+        f"{info.name}:{first + place}": int(size)
+        for info in model.inputs
+        if info.shape is not None and len(info.shape) == 4
+        for place, size in enumerate(document["size"])
+    }
+
+
 def _study(
     model: Model, constants: Mapping[str, NDArray[Any]] | None
 ) -> tuple[Anatomy, str | None]:
@@ -239,9 +285,10 @@ def _study(
         return observe_shapes(proto, sizes, constants)
 
     infos = input_infos(model.proto)
+    known = {**_picture_sizes(model), **model.sizes}
     fixed = fixed_batch(infos)
     if fixed is None:
-        return study(model.proto, observe=observe), None
+        return study(model.proto, observe=observe, known=known), None
     from surgeon.runtime.observe import prove_batch
 
     measured = ""
@@ -250,16 +297,16 @@ def _study(
         if freed is None:
             continue
         candidate, claim = freed
-        anatomy = study(candidate, observe=observe)
+        anatomy = study(candidate, observe=observe, known=known)
         proven, measured = prove_batch(
             model.proto,
             candidate,
-            input_sizes(infos, fixed),
+            input_sizes(infos, fixed, known=known),
             anatomy.end,
             bound=model.bound,
             constants=constants,
         )
         if proven:
             return anatomy, f"{claim}; proven against single batches: {measured}"
-    kept = study(model.proto, observe=observe)
+    kept = study(model.proto, observe=observe, known=known)
     return kept, f"the batch stays fixed at {fixed}: {measured}"

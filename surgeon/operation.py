@@ -212,6 +212,7 @@ def operate(
         raise UsageError(
             "the number of classes is not given", where="--classes", remedy="give 1 or more"
         )
+    classes = int(classes)  # numpy's integers do not go into a graph
     for option, text in (("--case", case), ("--cut", cut), ("--start", start)):
         if not isinstance(text, str | None):
             raise UsageError(f"{text!r} is not text", where=option, remedy="give a name")
@@ -239,6 +240,7 @@ def operate(
         depth=graph_cuts.depth_of(anatomy, tensor),
         classes=classes,
         dropped_outputs=tuple(name for name in dropped if name != anatomy.output),
+        dropped_inputs=(*model.bound_inputs, *_dropped_inputs(model, proto)),
     )
     patient = model.with_proto(proto)
     plan = replace(plan, trainable=_resolve_trainable(plan, patient, head, model))
@@ -296,6 +298,11 @@ def _check_words(**words: tuple[Any, tuple[str, ...]]) -> None:
             raise UsageError(
                 f"{name} is {value!r}", where=f"--{name}", remedy=f"one of {', '.join(known)}"
             )
+
+
+def _dropped_inputs(model: Model, proto: onnx.ModelProto) -> list[str]:
+    left = set(data_inputs(proto.graph))
+    return [info.name for info in model.inputs if info.name not in left]
 
 
 def _require_runs(model: Model) -> None:
@@ -546,6 +553,7 @@ def finetune(
         precision=(precision, ("float32", "bf16", "fp16")),
         augment=(augment, ("auto", "none", "light", "strong")),
     )
+    seed, device = int(seed), str(device)  # numpy's and torch's own kinds are as welcome
     if out is not None and not dry_run:
         files.check_output(out, force=force)
     chosen = choose_device(device)
@@ -565,7 +573,7 @@ def finetune(
         model = resized(model, pre)
     constants = _constants(model, inputs)
     bound = model if goes_on else model.with_constants(constants)
-    data = _without(data, {info.name for info in model.inputs} - {i.name for i in bound.inputs})
+    data = _without(data, set(bound.bound_inputs) | _gone(model))
     model, constants = (
         bound,
         {i.name: constants[i.name] for i in bound.inputs if i.name in constants},
@@ -578,6 +586,8 @@ def finetune(
         patient = model
         labels = _labels_to_go_on(model, samples)
     else:
+        first = samples.load(0)
+        model = model.sized_like(first) if isinstance(first, dict) else model
         labels = list(samples.classes)
         if classes is not None and classes != len(labels):
             raise UsageError(
@@ -999,7 +1009,8 @@ def predict(
     Args:
         path: the model.
         inputs: pictures, texts (`.txt`), sounds (`.wav`) or series, folders of them, a table, an
-            `.npz`, or `{input name: array}`.
+            `.npz`, or `{input name: array}`; or one array
+            for a model of one input.
         preprocess: overrides what the file says.
         size: (height, width) of pictures; overrides what the file says.
         tokenizer: for texts; overrides what the file says.
@@ -1026,6 +1037,13 @@ def predict(
     fixed = _constants(model, constants)
     if isinstance(inputs, str | Path):
         inputs = [inputs]
+    elif isinstance(inputs, np.ndarray):
+        inputs = {info.name: inputs for info in model.inputs if info.name not in fixed}
+    elif isinstance(inputs, dict):
+        inputs = _without(inputs, _gone(model))
+    elif len(inputs) == 1:
+        inputs = _without(inputs[0], _gone(model))
+        inputs = inputs if isinstance(inputs, dict) else [inputs]
     given = list(inputs) if not isinstance(inputs, dict) else inputs
     needed = [given] if isinstance(given, dict) else given
     if pre is None and any(needs_preprocess(item, model.inputs, fixed) for item in needed):
@@ -1086,6 +1104,7 @@ def evaluate(
         model, preprocess, size, tokenizer=tokenizer, max_length=max_length, audio=audio
     )
     fixed = _constants(model, inputs)
+    data = _without(data, _gone(model))
     if pre is None and needs_preprocess(data, model.inputs, fixed):
         raise missing_preprocess(_path(model))
     samples = open_data(
@@ -1273,11 +1292,22 @@ def _plugins(plugins: Plugins | None) -> Plugins:
 
 
 def _constants(model: Model, inputs: Sequence[str] | Mapping[str, Any]) -> dict[str, Any]:
+    """Read constant inputs; what the operation itself dropped may still be given, and is ignored."""
+    gone = _gone(model)
+    if isinstance(inputs, dict):
+        inputs = {name: value for name, value in inputs.items() if name not in gone}
+    else:
+        inputs = [text for text in inputs if text.partition("=")[0] not in gone]
     if not inputs:
         return {}
     from surgeon.data.arrays import parse_constants
 
     return parse_constants(inputs, model.inputs)
+
+
+def _gone(model: Model) -> set[str]:
+    """Return inputs that data made for the source may have and the operated file does not take."""
+    return set() if model.plan is None else set(model.plan.dropped_inputs)
 
 
 __all__ = [

@@ -125,6 +125,7 @@ class Plan:
         stages: how to train. Empty = solve the head, then, if more is trainable, train all.
         depth: depth of the cut, filled in by the core.
         dropped_outputs: other graph outputs that the operation removed, filled in by the core.
+        dropped_inputs: graph inputs the operated file no longer takes, filled in by the core.
         why: one line for people.
     """
 
@@ -137,6 +138,7 @@ class Plan:
     stages: tuple[Stage, ...] = ()
     depth: float | None = None
     dropped_outputs: tuple[str, ...] = ()
+    dropped_inputs: tuple[str, ...] = ()
     why: str = ""
 
     def as_dict(self) -> dict[str, Any]:
@@ -159,7 +161,8 @@ class Plan:
         values["stages"] = tuple(stages)
         if isinstance(values.get("trainable"), list):
             values["trainable"] = tuple(values["trainable"])
-        values["dropped_outputs"] = tuple(values.get("dropped_outputs") or ())
+        for key in ("dropped_outputs", "dropped_inputs"):
+            values[key] = tuple(values.get(key) or ())
         return cls(**values)
 
 

@@ -114,7 +114,7 @@ class TextSamples(SourceSamples):
     def notes(self) -> list[str]:
         """Lengths of the texts, how many were cut, and to what they are padded."""
         lengths = [len(ids) for ids, _ in self._tokens if len(ids)]
-        if not lengths:
+        if not lengths or (min(lengths) == self._length and not self._cut):
             return []
         told = f"texts have {min(lengths)} to {max(lengths)} tokens, padded to {self._length}"
         if self._cut:

@@ -269,8 +269,11 @@ def input_sizes(
             continue
         dims = []
         for axis, dim in enumerate(info.shape):
+            place = f"{info.name}:{axis}"
             if axis == info.batch_axis:
                 dims.append(batch)
+            elif place in symbols and not isinstance(dim, int):
+                dims.append(symbols[place])
             elif isinstance(dim, int):
                 dims.append(dim)
             else:
@@ -361,7 +364,7 @@ def trace(
         found = infer(bones, sizes)
         if observe is None or enough(found):
             return found
-        for factor in FACTORS:
+        for factor in FACTORS[:1] if larger or known else FACTORS:
             scaled = _scaled(infos, sizes, factor)
             seen = observe(model, scaled)
             if seen:

@@ -25,6 +25,7 @@ from surgeon.ops.linear import scale as scaled
 from surgeon.ops.normalization import layer_normalization, rms_normalization
 from surgeon.ops.pooling import average_pool, global_average_pool, max_pool
 from surgeon.ops.quantized import dequantize, matmul_integer, quantize, through
+from surgeon.ops.recurrent import lstm
 from surgeon.ops.registry import op, refuse
 from surgeon.ops.shape import pad as pad_onnx
 
@@ -180,6 +181,7 @@ def simplified_layer_normalization(
     return rms_normalization(X, scale, axis=axis, epsilon=epsilon, stash_type=stash_type)
 
 
+op("SimplifiedLayerNormalization")(simplified_layer_normalization)
 op("SimplifiedLayerNormalization", domain=_MS)(simplified_layer_normalization)
 
 
@@ -227,9 +229,7 @@ def bias_add(X: Tensor, bias: Tensor, skip: Tensor) -> Tensor:
 
 @op("BiasSoftmax", domain=_MS)
 def bias_softmax(data: Tensor, bias: Tensor, *, axis: int = 1, is_inner_broadcast: bool) -> Tensor:
-    """Softmax over all axes from `axis` on, after a bias."""
-    if not is_inner_broadcast:
-        bias = bias.reshape(*bias.shape[:1], *[1] * (data.dim() - bias.dim()), *bias.shape[1:])
+    """Softmax over all axes from `axis` on, after a bias: an Add and a Softmax-11 fused."""
     total = data + bias
     axis %= data.dim()
     return total.flatten(axis).softmax(-1).view_as(total)
@@ -807,6 +807,53 @@ def dynamic_quantize_matmul(
     right = B.double() - (0 if b_zero_point is None else b_zero_point.double())
     product = ((whole - zero).double() @ right).float() * (scale * b_scale)
     return product if bias is None else product + bias
+
+
+@op("DynamicQuantizeLSTM", domain=_MS)
+def dynamic_quantize_lstm(
+    X: Tensor,
+    W: Tensor,
+    R: Tensor,
+    B: Tensor | None = None,
+    sequence_lens: Tensor | None = None,
+    initial_h: Tensor | None = None,
+    initial_c: Tensor | None = None,
+    P: Tensor | None = None,
+    W_scale: Tensor | None = None,
+    W_zero_point: Tensor | None = None,
+    R_scale: Tensor | None = None,
+    R_zero_point: Tensor | None = None,
+    *,
+    activation_alpha: list[float] | None = None,
+    activation_beta: list[float] | None = None,
+    activations: list[str] | None = None,
+    clip: float | None = None,
+    direction: str = "forward",
+    hidden_size: int | None = None,
+    input_forget: bool = False,
+) -> tuple[Tensor, ...]:
+    """LSTM of quantised weights [directions, in, 4·hidden]; X and every state are quantised too."""
+    if W_scale is None or R_scale is None:
+        refuse("DynamicQuantizeLSTM without scales")
+    return lstm(
+        X, _each(W, W_scale, W_zero_point), _each(R, R_scale, R_zero_point), B, sequence_lens,
+        initial_h, initial_c, P, activation_alpha=activation_alpha,
+        activation_beta=activation_beta, activations=activations, clip=clip, direction=direction,
+        hidden_size=hidden_size, input_forget=input_forget, rounded=_rounded,
+    )  # fmt: skip
+
+
+def _each(weight: Tensor, scale: Tensor, zero_point: Tensor | None) -> Tensor:
+    """Return what the weights of every direction stand for, as LSTM has them: outputs first."""
+    factor = scale.reshape(weight.shape[0], 1, -1)
+    zero = 0 if zero_point is None else zero_point.reshape(weight.shape[0], 1, -1).to(torch.int32)
+    return ((weight.to(torch.int32) - zero).to(factor.dtype) * factor).mT
+
+
+def _rounded(x: Tensor) -> Tensor:
+    """Return x as its own 8-bit quantisation stands for it; the gradient passes through."""
+    levels, scale, zero = _dynamic(x.detach())
+    return x + ((levels - zero) * scale - x).detach()
 
 
 @op("MatMulIntegerToFloat", domain=_MS)

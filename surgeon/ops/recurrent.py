@@ -185,8 +185,11 @@ def lstm(
     input_forget: bool,
     layout: int = 0,
     output_sequence: int = 0,
+    rounded: Activation | None = None,
 ) -> tuple[Tensor, ...]:
     """X [steps, batch, in], W [directions, 4·hidden, in] in the order i, o, f, c.
+
+    `rounded`, which the specification lacks, is applied to X and to every state before a product.
 
     Returns Y [steps, directions, batch, hidden], Y_h and Y_c [directions, batch, hidden].
     """
@@ -196,6 +199,8 @@ def lstm(
     assert x is not None
     h, c = _start(h, x, directions, hidden), _start(c, x, directions, hidden)
     plain = _same(activations, ["sigmoid", "tanh", "tanh"], directions) and not clip
+    plain = plain and rounded is None
+    x = x if rounded is None else rounded(x)
     if plain and not input_forget and P is None and sequence_lens is None and x.shape[0] > 0:
         flat = _flat_weights(W, R, B, [0, 2, 3, 1], hidden)
         sequence = x.flip(0) if direction == "reverse" else x
@@ -210,7 +215,7 @@ def lstm(
     cells = [
         _lstm_cell(
             W[d], R[d], None if B is None else B[d], None if P is None else P[d],
-            bound[3 * d : 3 * d + 3], clip, input_forget, hidden,
+            bound[3 * d : 3 * d + 3], clip, input_forget, hidden, rounded,
         )
         for d in range(directions)
     ]  # fmt: skip
@@ -228,6 +233,7 @@ def _lstm_cell(
     clip: float | None,
     input_forget: bool,
     hidden: int,
+    rounded: Activation | None,
 ) -> Cell:
     f, g, h_ = functions
     bias = None if B is None else B[: 4 * hidden] + B[4 * hidden :]
@@ -235,7 +241,8 @@ def _lstm_cell(
 
     def cell(x: Tensor, state: State) -> State:
         h, c = state
-        i, o, forget, new = torch.split(F.linear(x, W, bias) + F.linear(h, R), hidden, 1)
+        seen = h if rounded is None else rounded(h)
+        i, o, forget, new = torch.split(F.linear(x, W, bias) + F.linear(seen, R), hidden, 1)
         if peep is not None:
             i, forget = i + peep[0] * c, forget + peep[2] * c
         i = f(_bounded(i, clip))

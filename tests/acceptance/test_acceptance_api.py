@@ -220,6 +220,16 @@ def test_errors_are_one_tree(net):
             call()
 
 
+def test_kinds_of_numpy_and_torch_are_welcome(net, tmp_path):
+    patient = surgeon.operate(net(), case="small-similar", classes=np.int64(3))
+    assert (patient.plan.classes, type(patient.plan.classes)) == (3, int)
+    data = vectors()
+    outcome = surgeon.finetune(patient, data, device=torch.device("cpu"), seed=np.int64(2))
+    outcome.model.save(tmp_path / "t.onnx")
+    one = surgeon.predict(tmp_path / "t.onnx", data["x"])
+    assert np.array_equal(one.probabilities, surgeon.predict(outcome.model, data).probabilities)
+
+
 def test_predict_takes_one_path_or_many(net, folder, tmp_path):
     place = folder()
     outcome = surgeon.finetune(net("convnet"), place, case="small-similar", preprocess=PREPROCESS)

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from onnx import GraphProto, TensorProto, numpy_helper, parser
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -52,7 +53,8 @@ class Sample:
 
     @property
     def name(self) -> str:
-        text = "-".join(f"{k}={v}" for k, v in self.attributes.items())
+        plain = {k: v for k, v in self.attributes.items() if isinstance(v, int | float | str | list)}
+        text = "-".join(f"{k}={v}" for k, v in plain.items())
         return f"{self.domain}{self.op}-{self.opset}-{text}"[:120]
 
 
@@ -1145,5 +1147,368 @@ SAMPLES: list[Sample] = [
             interleaved=v,
         )
         for v in (0, 1)
+    ],
+]
+
+
+def g(text: str) -> GraphProto:
+    """Return a subgraph from ONNX's own notation."""
+    return parser.parse_graph(text)
+
+
+def t(value: Any, dtype: Any = np.float32) -> TensorProto:
+    return numpy_helper.from_array(np.array(value, dtype=dtype))
+
+
+def b(*values: int) -> np.ndarray:
+    return np.array(values, dtype=bool)
+
+
+def words(*values: Any) -> np.ndarray:
+    return np.array(values, dtype=object)
+
+
+AT_ONE = b(1)[0]
+COUNT = g(
+    "body (int64 n, bool c, float[2] s) => (bool go, float[2] next, float[2] seen) {"
+    " go = Identity(c) next = Add(s, s) seen = Identity(next) }"
+)
+SUM_UP = g(
+    "body (float[2] s, float[2] x) => (float[2] next, float[2] seen)"
+    " { next = Add(s, x) seen = Identity(next) }"
+)
+THEN, ELSE = (
+    g(f"branch () => (float[2] {name}) {{ {name} = Constant <value = float[2] {{{v}}}> () }}")
+    for name, v in (("yes", "1, 2"), ("no", "3, 4"))
+)
+
+SAMPLES += [
+    *[_s(op, 7, f(3, 4, low=-0.9, high=0.9)) for op in ("Acos", "Asin", "Atan", "Sin", "Cos")],
+    _s("Tan", 7, f(3, 4, low=-0.9, high=0.9)),
+    *[_s(op, 9, f(3, 4)) for op in ("Sinh", "Cosh", "Asinh", "Erf", "Sign")],
+    _s("Acosh", 9, f(3, 4, low=1.1, high=3)),
+    _s("Atanh", 9, f(3, 4, low=-0.9, high=0.9)),
+    _s("Round", 11, np.array([-2.5, -0.5, 0.5, 1.5, 2.4], np.float32)),
+    _s("Swish", 24, f(3, 4), alpha=1.5),
+    *[_s(op, 7, b(1, 1, 0, 0), b(1, 0, 1, 0)) for op in ("And", "Or", "Xor")],
+    _s("Not", 7, b(1, 0)),
+    _s("Equal", 7, i([[1, 2, 3]]), i([[1], [3]])),
+    _s("Equal", 13, f(3), f(3)),
+    _s("Equal", 19, words("a", "b"), words("a", "c")),
+    *[_s(op, 7, f(2, 3), f(3)) for op in ("Greater", "Less")],
+    *[_s(op, 9, i([1, 2, 3]), i([2, 2, 2])) for op in ("Greater", "Less")],
+    *[_s(op, 12, i([1, 2, 3]), i([2])) for op in ("GreaterOrEqual", "LessOrEqual")],
+    *[_s(op, 18, i([6, 5]), i([3, 3])) for op in ("BitwiseAnd", "BitwiseOr", "BitwiseXor")],
+    _s("BitwiseNot", 18, i([6, -1])),
+    _s("IsNaN", 9, np.array([1, np.nan, np.inf], np.float32)),
+    *[
+        _s(op, 18, f(2, 3, 4), i([1]))
+        for op in ("ReduceL1", "ReduceLogSumExp", "ReduceMin", "ReduceProd", "ReduceSumSquare")
+    ],
+    _s("ReduceMin", 20, np.array([[True, False], [True, True]]), i([1])),
+    _s("ReduceLogSum", 18, f(2, 3, low=0.1), i([0]), keepdims=0),
+    _s("GatherND", 11, f(2, 3, 4), i([[0, 1], [1, -1]])),
+    *[_s("Scatter", v, f(3, 4), i([[0, 2, 1, 2]]), f(1, 4), axis=0) for v in (9,)],
+    _s("Scatter", 10, f(3, 4), i([[0, 2, 1, 2]]), f(1, 4), axis=0),
+    _s("Shape", 7, f(2, 3, 4)),
+    _s("Identity", 7, f(2, 3)),
+    _s("Identity", 14, [f(2), f(3, 2)]),
+    _s("CastLike", 15, f(2, 3), i(1)),
+    _s("Constant", 9, value=t([[1, 2], [3, 4]])),
+    _s("Constant", 12, value_floats=[1.5, 2.5]),
+    _s("Constant", 13, value_ints=[1, 2]),
+    *[_s("Dropout", v, f(2, 3), ratio=0.4) for v in (7, 10)],
+    _s("Dropout", 10, f(2, 3), outputs=2),
+    _s("Dropout", 12, f(2, 3), s(0.4), outputs=2),
+    _s("GroupNormalization", 18, f(2, 6, 4, 4), f(2), f(2), num_groups=2),
+    _s("RMSNormalization", 23, f(2, 3, 4), f(4), epsilon=1e-3),
+    _s("DFT", 20, f(2, 8, 1), None, i(1), onesided=1),
+    _s("NegativeLogLikelihoodLoss", 12, f(3, 4), i([0, 3, 1]), f(4, low=0.1), ignore_index=3),
+    _s("AffineGrid", 20, f(2, 2, 3), i([2, 1, 3, 4]), align_corners=1),
+    *[_s(op, 17, i(9), periodic=0) for op in ("BlackmanWindow", "HammingWindow")],
+    _s("Upsample", 10, f(1, 2, 3, 4), np.array([1, 1, 2, 2], np.float32)),
+    # control flow
+    *[_s("If", v, AT_ONE, then_branch=THEN, else_branch=ELSE) for v in (7, 11)],
+    _s("If", 13, b(0)[0], then_branch=THEN, else_branch=ELSE),
+    *[_s("Loop", v, i(3), AT_ONE, f(2), body=COUNT, outputs=2) for v in (7, 11)],
+    _s("Loop", 13, i(3), None, f(2), body=COUNT, outputs=2),
+    _s("Scan", 8, None, f(1, 2), f(1, 4, 2), body=SUM_UP, num_scan_inputs=1, outputs=2),
+    _s("Scan", 9, f(2), f(4, 2), body=SUM_UP, num_scan_inputs=1, outputs=2),
+    _s(
+        "Scan",
+        11,
+        f(2),
+        f(2, 4),
+        body=SUM_UP,
+        num_scan_inputs=1,
+        scan_input_axes=[-1],
+        scan_input_directions=[1],
+        scan_output_axes=[-1],
+        scan_output_directions=[1],
+        outputs=2,
+    ),
+    # sequences, optionals, strings
+    _s("SequenceConstruct", 11, f(2, 3), f(1)),
+    _s("SequenceAt", 11, [f(2), f(3)], i(-1)),
+    _s("SequenceEmpty", 11, dtype=7),
+    _s("SequenceErase", 11, [f(2), f(3), f(1)], i(1)),
+    _s("SequenceErase", 11, [f(2), f(3)]),
+    _s("SequenceInsert", 11, [f(2), f(3)], f(4), i(1)),
+    _s("SequenceLength", 11, [f(2), f(3)]),
+    _s("ConcatFromSequence", 11, [f(2, 3), f(1, 3)], axis=0),
+    _s("ConcatFromSequence", 11, [f(2, 3), f(2, 3)], axis=1, new_axis=1),
+    *[_s("SplitToSequence", 11, f(5, 2), i(2), keepdims=k) for k in (0, 1)],
+    _s("SplitToSequence", 11, f(3, 2), keepdims=0),
+    _s(
+        "SequenceMap",
+        17,
+        [f(2), f(3)],
+        body=g("body (float[n] x) => (float[n] y) { y = Neg(x) }"),
+    ),
+    _s("Optional", 15, f(2)),
+    _s("OptionalHasElement", 18, f(2)),
+    _s("OptionalGetElement", 18, f(2)),
+    _s("StringConcat", 20, words("a", "b"), words("c", "")),
+    _s("StringSplit", 20, words("a b", " c  d e"), outputs=2),
+    _s("StringSplit", 20, words("a,b", ",c"), delimiter=",", maxsplit=1, outputs=2),
+    _s("RegexFullMatch", 20, words("www.a.com", "b"), pattern=r"www\.[a-z]+\.com"),
+    _s("StringNormalizer", 10, words("The", "the", "Cat"), case_change_action="UPPER"),
+    _s(
+        "StringNormalizer",
+        10,
+        words("The", "the", "Cat"),
+        case_change_action="LOWER",
+        is_case_sensitive=1,
+        stopwords=["the"],
+    ),
+    _s(
+        "TfIdfVectorizer",
+        9,
+        i([1, 2, 3, 2, 3]),
+        max_gram_length=2,
+        max_skip_count=1,
+        min_gram_length=1,
+        mode="TFIDF",
+        ngram_counts=[0, 2],
+        ngram_indexes=[0, 1, 2],
+        pool_int64s=[2, 3, 2, 3],
+        weights=[0.5, 2.0, 3.0],
+    ),
+    # com.microsoft
+    _s(
+        "ConvTransposeWithDynamicPads",
+        1,
+        f(1, 3, 5, 4),
+        f(3, 2, 3, 3),
+        i([1, 0, 1, 2]),
+        f(2),
+        strides=[2, 2],
+        kernel_shape=[3, 3],
+        domain=MS,
+    ),
+    _s("QuantizeLinear", 1, f(3, 4), s(0.02), s(100, np.uint8), domain=MS),
+    _s("QuantizeLinear", 1, f(3, 4), f(4, low=0.01, high=0.1), i8(4), axis=1, domain=MS),
+    _s("DequantizeLinear", 1, u8(3, 4), s(0.02), s(100, np.uint8), domain=MS),
+    _s("DequantizeLinear", 1, i8(3, 4), f(3, low=0.1), i8(3), axis=0, domain=MS),
+    _s(
+        "GridSample",
+        1,
+        f(1, 2, 5, 6),
+        f(1, 4, 3, 2, low=-1.3, high=1.3),
+        padding_mode="border",
+        domain=MS,
+    ),
+    _s("SimplifiedLayerNormalization", 1, f(2, 3, 8), f(8), axis=-1),
+    _s("Pad", 1, f(2, 3), i([0, 1, 1, 2]), s(0.5)[None], domain=MS),
+    _s("Pad", 1, f(4, 5), i([1, 2, 2, 1]), mode="reflect", domain=MS),
+    _s("TransposeMatMul", 1, f(2, 4, 3), f(2, 5, 4), transA=1, transB=1, alpha=0.5, domain=MS),
+    *[
+        Sample(
+            "QLinearSoftmax",
+            1,
+            (u8(2, 3, 40), s(0.05), s(120, np.uint8), s(1 / 256), s(0, np.uint8)),
+            {"axis": a, "opset": v},
+            domain=MS,
+        )
+        for a, v in ((-1, 13), (1, 13), (1, 12))
+    ],
+    _s(
+        "QAttention",
+        1,
+        u8(2, 4, 8),
+        i8(8, 24),
+        f(24),
+        s(0.02),
+        s(0.03),
+        np.array([3, 4], np.int32),
+        s(120, np.uint8),
+        s(3, np.int8),
+        num_heads=2,
+        domain=MS,
+        constant=(1, 3, 4, 6, 7),
+    ),
+    *[
+        _s(
+            "DynamicQuantizeLSTM",
+            1,
+            f(4, 1, 3),
+            u8(d, 3, 20),
+            u8(d, 5, 20),
+            f(d, 40),
+            None,
+            None,
+            None,
+            None,
+            f(d, low=0.01, high=0.02),
+            np.array([120] * d, np.uint8),
+            f(d, low=0.01, high=0.02),
+            np.array([130] * d, np.uint8),
+            hidden_size=5,
+            direction=n,
+            outputs=3,
+            domain=MS,
+            constant=(1, 2, 3, 8, 9, 10, 11),
+        )
+        for n, d in (("forward", 1), ("reverse", 1), ("bidirectional", 2))
+    ],
+    # rounding at ties: powers of two make every second result one
+    *[
+        _s(
+            "QLinearAveragePool",
+            1,
+            u8(1, 8, 12, 12),
+            s(0.5),
+            s(z, np.uint8),
+            s(2.0),
+            s(y, np.uint8),
+            kernel_shape=[2, 2],
+            domain=MS,
+        )
+        for z, y in ((120, 110), (0, 3))
+    ],
+    *[
+        _s(
+            "QLinearGlobalAveragePool",
+            1,
+            u8(4, 16, 2, 2),
+            s(0.5),
+            s(z, np.uint8),
+            s(y),
+            s(110, np.uint8),
+            domain=MS,
+        )
+        for z, y in ((120, 0.25), (7, 1.0))
+    ],
+    *[
+        _s(
+            op,
+            1,
+            u8(9, 40),
+            s(0.5),
+            s(120, np.uint8),
+            u8(9, 40),
+            s(0.25),
+            s(110, np.uint8),
+            s(1.0),
+            s(100, np.uint8),
+            domain=MS,
+        )
+        for op in ("QLinearAdd", "QLinearMul")
+    ],
+    # ai.onnx.ml
+    _s("CastMap", 1, {1: 0.5, 3: 2.0, 0: 7.0}, domain=ML),
+    _s("CastMap", 1, {1: 0.5, 3: 2.0}, map_form="SPARSE", max_map=5, domain=ML),
+    _s("CastMap", 1, {1: "2", 3: "4"}, cast_to="TO_INT64", domain=ML),
+    *[
+        _s("CategoryMapper", 1, x, cats_int64s=[1, 2], cats_strings=["a", "b"], domain=ML)
+        for x in (i([1, 2, 9]), words("a", "z"))
+    ],
+    _s("DictVectorizer", 1, {"a": 1.5, "c": 2.5}, string_vocabulary=["c", "b", "a"], domain=ML),
+    _s("DictVectorizer", 1, {1: 1.5, 7: 2.5}, int64_vocabulary=[7, 1, 3], domain=ML),
+    *[
+        _s("LabelEncoder", 1, x, classes_strings=["a", "b"], default_string="none", domain=ML)
+        for x in (words("b", "z"), i([1, 0, 5]))
+    ],
+    *[
+        _s(
+            "SVMClassifier",
+            1,
+            f(7, 3),
+            classlabels_ints=[3, 5],
+            coefficients=[0.5, -1.0, 0.7, -0.2],
+            support_vectors=[float(v) for v in f(12)],
+            vectors_per_class=[2, 2],
+            kernel_type=k,
+            kernel_params=[0.5, 0.2, 2.0],
+            rho=[0.3],
+            outputs=2,
+            domain=ML,
+        )
+        for k in ("LINEAR", "POLY", "RBF", "SIGMOID")
+    ],
+    _s(
+        "SVMClassifier",
+        1,
+        f(7, 3),
+        classlabels_ints=[3, 5, 6],
+        coefficients=[float(v) for v in f(8)],
+        support_vectors=[float(v) for v in f(12)],
+        vectors_per_class=[1, 2, 1],
+        kernel_type="RBF",
+        kernel_params=[0.5, 0.2, 2.0],
+        rho=[0.3, -0.2, 0.1],
+        outputs=2,
+        domain=ML,
+    ),
+    _s(
+        "SVMClassifier",
+        1,
+        f(7, 3),
+        classlabels_ints=[3, 5],
+        coefficients=[0.5, -1.0, 0.7, -0.2],
+        support_vectors=[float(v) for v in f(12)],
+        vectors_per_class=[2, 2],
+        kernel_type="RBF",
+        kernel_params=[0.5, 0.2, 2.0],
+        rho=[0.3],
+        prob_a=[-1.5],
+        prob_b=[0.2],
+        outputs=2,
+        domain=ML,
+    ),
+    _s(
+        "SVMClassifier",
+        1,
+        f(7, 3),
+        classlabels_ints=[3, 5, 6],
+        coefficients=[float(v) for v in f(9)],
+        kernel_type="LINEAR",
+        kernel_params=[0.5, 0.2, 2.0],
+        rho=[0.3, -0.2, 0.1],
+        outputs=2,
+        domain=ML,
+    ),
+    _s("ZipMap", 1, f(2, 3), classlabels_int64s=[4, 5, 6], domain=ML),
+    _s("ZipMap", 1, f(2, 2), classlabels_strings=["a", "b"], domain=ML),
+    *[
+        _s(
+            "TreeEnsemble",
+            5,
+            f(9, 2),
+            aggregate_function=a,
+            leaf_targetids=[0, 0],
+            leaf_weights=t([1.5, -2.5]),
+            n_targets=1,
+            nodes_falseleafs=[1],
+            nodes_falsenodeids=[1],
+            nodes_featureids=[1],
+            nodes_modes=t([0], np.uint8),
+            nodes_splits=t([0.1]),
+            nodes_trueleafs=[1],
+            nodes_truenodeids=[0],
+            tree_roots=[0],
+            domain=ML,
+        )
+        for a in (0, 1, 2, 3)
     ],
 ]

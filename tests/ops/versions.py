@@ -6,10 +6,13 @@ there, so that a version that says the same is tested like one that says somethi
 
 from __future__ import annotations
 
+import functools
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from onnx import helper
+from samples import SAMPLES
+from samples_by_hand import BY_HAND
 
 from surgeon.ops.registry import covering, schemas
 
@@ -68,3 +71,10 @@ def derived(samples: Iterable[Sample]) -> list[Sample]:
                 origin = nearest.opset
                 made.append(replace(nearest, opset=since, origin=origin))
     return made
+
+
+@functools.cache
+def every() -> tuple[Sample, ...]:
+    """Return all samples: those judged by ONNX Runtime, those by hand, the derived ones."""
+    written = [*SAMPLES, *BY_HAND]
+    return (*written, *derived(written))

@@ -1,0 +1,302 @@
+"""Samples whose expectation is written out in numpy.
+
+Opsets below 7 said many things differently (broadcasting by an attribute, weights in attributes),
+and ONNX Runtime runs none of them; nor has its CPU build a kernel for every operator. Here stands
+what their documentation says.
+"""
+
+from __future__ import annotations
+
+import io
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from PIL import Image
+from samples import ML, MS, Sample, b, f, i, s
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """What is right of drawn numbers: shape, type and moments."""
+
+    shape: tuple[int, ...]
+    dtype: type
+    mean: float
+    std: float
+
+    def check(self, found: np.ndarray) -> None:
+        assert found.shape == self.shape
+        assert found.dtype == self.dtype
+        assert abs(found.mean() - self.mean) < 5 * self.std / np.sqrt(found.size)
+        assert abs(found.std() / self.std - 1) < 0.05
+
+
+def _h(
+    op: str,
+    versions: int | tuple[int, ...],
+    *inputs: Any,
+    expected: Callable[..., Any],
+    outputs: int = 1,
+    domain: str = "",
+    constant: tuple[int, ...] = (),
+    **attributes: Any,
+) -> list[Sample]:
+    return [
+        Sample(op, v, inputs, attributes, outputs, domain, 1e-4, constant, expected, only=True)
+        for v in (versions if isinstance(versions, tuple) else (versions,))
+    ]
+
+
+def _normal(x: np.ndarray, *scale: np.ndarray, epsilon: float = 1e-5) -> np.ndarray:
+    gamma, beta, mean, variance = (v[None, :, None] for v in scale)
+    return (x - mean) / np.sqrt(variance + epsilon) * gamma + beta
+
+
+def _softmax(x: np.ndarray) -> np.ndarray:
+    powers = np.exp(x - x.max(-1, keepdims=True))
+    return powers / powers.sum(-1, keepdims=True)
+
+
+def _gelu(x: np.ndarray) -> np.ndarray:
+    from math import erf
+
+    return (x * (1 + np.vectorize(erf)(x / np.sqrt(2))) / 2).astype(np.float32)
+
+
+def _windows(x: np.ndarray, p: float) -> np.ndarray:
+    """Return the p-norm of every 2×2 window of [1, 1, 4, 4]."""
+    split = np.abs(x.reshape(2, 2, 2, 2)).astype(np.float64) ** p
+    return (split.sum((1, 3)) ** (1 / p))[None, None].astype(np.float32)
+
+
+def _channels_last(x: np.ndarray, w: np.ndarray, bias: np.ndarray) -> np.ndarray:
+    """Convolve [n, h, w, in] with [out, kh, kw, in], no padding, step 1."""
+    view = np.lib.stride_tricks.sliding_window_view(x, w.shape[1:3], axis=(1, 2))
+    return np.einsum("nyxiab,oabi->nyxo", view, w) + bias
+
+
+def _png(pixels: np.ndarray) -> np.ndarray:
+    stream = io.BytesIO()
+    Image.fromarray(pixels).save(stream, "PNG")
+    return np.frombuffer(stream.getvalue(), np.uint8)
+
+
+_PIXELS = np.arange(24, dtype=np.uint8).reshape(2, 4, 3) * 10
+_ROWS = np.tile(np.log(np.array([0.2, 0.8], np.float32)), (20000, 1))
+
+_ALONG_AXIS = {
+    "Add": np.add,
+    "Sub": np.subtract,
+    "Mul": np.multiply,
+    "Div": np.divide,
+}
+_COMPARED = {"Greater": np.greater, "Less": np.less}
+_LOGICAL = {"And": np.logical_and, "Or": np.logical_or, "Xor": np.logical_xor}
+_TOGETHER = {
+    "Max": lambda *x: np.max(x, 0),
+    "Min": lambda *x: np.min(x, 0),
+    "Sum": lambda *x: np.sum(x, 0),
+    "Mean": lambda *x: np.mean(x, 0),
+}
+
+
+def _along(function: Any) -> Any:
+    """Broadcast B [3] against A [2, 3, 4] from axis 1 on, as opsets below 7 did."""
+    return lambda a, c: function(a, c[None, :, None])
+
+
+BY_HAND: list[Sample] = [
+    # broadcasting by attribute
+    *[
+        sample
+        for op, function in _ALONG_AXIS.items()
+        for sample in _h(
+            op, (1, 6), f(2, 3, 4), f(3, low=0.5), expected=_along(function), broadcast=1, axis=1
+        )
+    ],
+    *[
+        sample
+        for op, function in _ALONG_AXIS.items()
+        for sample in _h(
+            op, (1, 6), f(2, 3, 4), f(3, 4, low=0.5), expected=function, broadcast=1
+        )
+    ],
+    *_h(
+        "Pow", 1, f(2, 3, 4, low=0.1), f(3), expected=_along(np.power), broadcast=1, axis=1
+    ),
+    *_h("Pow", 7, f(2, 3, low=0.1), f(3), expected=np.power),
+    *[
+        sample
+        for op, function in _COMPARED.items()
+        for sample in _h(op, 1, f(2, 3, 4), f(3), expected=_along(function), broadcast=1, axis=1)
+    ],
+    *_h(
+        "Equal", 1, i([[1, 2], [3, 4]]), i([1, 4]), broadcast=1, axis=0,
+        expected=lambda a, c: a == c[:, None],
+    ),
+    *[
+        sample
+        for op, function in _LOGICAL.items()
+        for sample in _h(
+            op, 1, b(1, 0, 1, 0).reshape(2, 2), b(1, 0), broadcast=1, axis=0,
+            expected=lambda a, c, function=function: function(a, c[:, None]),
+        )
+    ],
+    *[
+        sample
+        for op, function in _TOGETHER.items()
+        for sample in _h(op, (1, 6), f(2, 3), f(2, 3), f(2, 3), expected=function)
+    ],
+    *_h(
+        "Gemm", (1, 6), f(4, 3), f(4, 5), f(5), alpha=0.5, beta=2.0, transA=1, broadcast=1,
+        expected=lambda a, w, c: 0.5 * a.T @ w + 2 * c,
+    ),
+    *_h(
+        "PRelu", (1, 6), f(2, 3, 4), f(3),
+        expected=lambda x, slope: np.where(x < 0, x * slope[None, :, None], x),
+    ),
+    # what later became an input, or changed its type
+    *_h("Reshape", 1, f(2, 3, 4), shape=[0, -1], expected=lambda x: x.reshape(2, 12)),
+    *_h("Tile", 1, f(2, 3), i(2), i(1), expected=lambda x, n, axis: np.tile(x, (1, 2))),
+    *_h(
+        "Pad", 1, f(2, 3), paddings=[0, 1, 1, 2], value=0.5,
+        expected=lambda x: np.pad(x, [(0, 1), (1, 2)], constant_values=0.5),
+    ),
+    *_h(
+        "Upsample", 1, f(1, 2, 3, 4), height_scale=2.0, width_scale=3.0,
+        expected=lambda x: x.repeat(2, 2).repeat(3, 3),
+    ),
+    *_h("Cast", 1, f(2, 3), to="DOUBLE", expected=lambda x: x.astype(np.float64)),
+    *_h("Cast", 6, f(2, 3), to=7, expected=lambda x: x.astype(np.int64)),
+    *_h("Clip", (1, 6), f(3, 4), min=-0.5, max=0.5, expected=lambda x: x.clip(-0.5, 0.5)),
+    *_h("Concat", 1, f(2, 3), f(2, 1), expected=lambda x, y: np.concatenate([x, y], 1)),
+    *_h("Concat", 4, f(2, 3), f(1, 3), axis=0, expected=lambda x, y: np.concatenate([x, y])),
+    *_h(
+        "Split", 1, f(6, 2), i([4, 2]), axis=0, outputs=2,
+        expected=lambda x, n: (x[:4], x[4:]),
+    ),
+    *_h("Split", 2, f(2, 6), axis=1, outputs=2, expected=lambda x: (x[:, :3], x[:, 3:])),
+    *_h(
+        "LpPool", 1, f(1, 1, 4, 4), kernel_shape=[2, 2], strides=[2, 2], p=3.0,
+        expected=lambda x: _windows(x, 3),
+    ),
+    *_h("GlobalLpPool", 1, f(1, 1, 2, 2), p=1.0, expected=lambda x: np.abs(x).sum((2, 3), keepdims=True)),
+    *_h("Dropout", (1, 6), f(2, 3), is_test=1, ratio=0.4, expected=lambda x: x),
+    *_h(
+        "BatchNormalization", 1, f(2, 3, 4), f(3), f(3), f(3), f(3, low=0.5),
+        is_test=1, epsilon=1e-3, consumed_inputs=[0, 0, 0, 1, 1],
+        expected=lambda *v: _normal(*v, epsilon=1e-3),
+    ),
+    *_h(
+        "BatchNormalization", 6, f(2, 3, 4), f(3), f(3), f(3), f(3, low=0.5), is_test=1,
+        expected=_normal,
+    ),
+    # the same before and after, in the types of before
+    *[
+        sample
+        for op, function in {
+            "Abs": np.abs, "Ceil": np.ceil, "Exp": np.exp, "Floor": np.floor,
+            "Neg": np.negative, "Relu": lambda x: np.maximum(x, 0), "Tanh": np.tanh,
+            "Sigmoid": lambda x: 1 / (1 + np.exp(-x)),
+            "LeakyRelu": lambda x: np.where(x < 0, np.float32(0.01) * x, x),
+            "Elu": lambda x: np.where(x < 0, np.exp(x) - 1, x),
+            "Selu": lambda x: 1.0507 * np.where(x < 0, 1.6732 * (np.exp(x) - 1), x).astype("f"),
+            "HardSigmoid": lambda x: (0.2 * x + 0.5).clip(0, 1),
+        }.items()
+        for sample in _h(op, (1, 6), f(2, 3), expected=function)
+    ],
+    *[
+        sample
+        for op, function in {
+            "Log": np.log, "Sqrt": np.sqrt, "Reciprocal": np.reciprocal,
+        }.items()
+        for sample in _h(op, (1, 6), f(2, 3, low=0.1), expected=function)
+    ],
+    # newer than ONNX Runtime's kernels
+    *_h("BitCast", 26, f(2, 3), to=6, expected=lambda x: x.view(np.int32)),
+    *_h("CumProd", 26, f(3, 4), i(1), expected=lambda x, axis: np.cumprod(x, 1)),
+    *_h(
+        "CumProd", 26, f(3, 4), i(0), exclusive=1, reverse=1,
+        expected=lambda x, axis: np.stack(
+            [x[1] * x[2] * x[3 - 3 + 0] ** 0, x[2], np.ones(4, np.float32)]
+        ),
+    ),
+    *_h(
+        "ImageDecoder", 20, _png(_PIXELS), pixel_format="RGB", expected=lambda data: _PIXELS,
+    ),
+    *_h("OptionalGetElement", 15, [f(2), f(3)], expected=lambda x: [x]) if False else [],
+    # drawn numbers
+    *_h(
+        "Bernoulli", (15, 22), np.full((100, 200), 0.3, np.float32),
+        expected=lambda p: Drawn((100, 200), np.float32, 0.3, np.sqrt(0.21)),
+    ),
+    *_h(
+        "Multinomial", (7, 22), _ROWS, sample_size=1,
+        expected=lambda x: Drawn((20000, 1), np.int32, 0.8, 0.4),
+    ),
+    *_h(
+        "RandomNormal", (1, 22), shape=[100, 200], mean=1.0, scale=2.0,
+        expected=lambda: Drawn((100, 200), np.float32, 1, 2),
+    ),
+    *_h(
+        "RandomUniform", (1, 22), shape=[100, 200], low=-1.0, high=3.0,
+        expected=lambda: Drawn((100, 200), np.float32, 1, 4 / np.sqrt(12)),
+    ),
+    *_h(
+        "RandomNormalLike", (1, 22), f(100, 200), dtype=11,
+        expected=lambda x: Drawn((100, 200), np.float64, 0, 1),
+    ),
+    *_h(
+        "RandomUniformLike", (1, 22), f(100, 200),
+        expected=lambda x: Drawn((100, 200), np.float32, 0.5, 1 / np.sqrt(12)),
+    ),
+    # com.microsoft, without a kernel in the CPU build
+    *_h(
+        "BiasAdd", 1, f(2, 3, 4), f(4), f(2, 3, 4), domain=MS,
+        expected=lambda x, bias, skip: x + bias + skip,
+    ),
+    *_h(
+        "BiasDropout", 1, f(2, 3, 4), f(4), f(2, 3, 4), s(0.4), domain=MS, outputs=2,
+        expected=lambda x, bias, rest, ratio: (x + bias + rest, np.ones_like(x, bool)),
+    ),
+    *_h(
+        "BiasSoftmax", 1, f(2, 3, 4, 5), f(2, 1, 1, 5), domain=MS, axis=3, is_inner_broadcast=1,
+        expected=lambda x, bias: _softmax(x + bias),
+    ),
+    *_h(
+        "BiasSoftmax", 1, f(2, 3, 4, 5), f(4, 5), domain=MS, axis=2, is_inner_broadcast=0,
+        expected=lambda x, bias: _softmax((x + bias).reshape(2, 3, 20)).reshape(x.shape),
+    ),
+    *_h(
+        "BiasSplitGelu", 1, f(2, 3, 8), f(8), domain=MS,
+        expected=lambda x, bias: (x + bias)[..., :4] * _gelu((x + bias)[..., 4:]),
+    ),
+    *_h(
+        "NhwcConv", 1, f(2, 5, 6, 3), f(4, 3, 2, 3), f(4), domain=MS, kernel_shape=[3, 2],
+        expected=_channels_last,
+    ),
+    *_h(
+        "Rfft", 1, f(2, 3, 8), domain=MS, normalized=0, onesided=1, signal_ndim=1,
+        expected=lambda x: np.fft.rfft(x).astype(np.complex64).view(np.float32).reshape(2, 3, 5, 2),
+    ),
+    *_h(
+        "Irfft", 1, f(2, 3, 5, 2), domain=MS, normalized=0, onesided=1, signal_ndim=1,
+        expected=lambda x: np.fft.irfft(x[..., 0] + 1j * x[..., 1]).astype(np.float32),
+    ),
+    *_h(
+        "SimplifiedLayerNormalization", 1, f(2, 3, 8), f(8), domain=MS,
+        expected=lambda x, scale: x / np.sqrt((x * x).mean(-1, keepdims=True) + 1e-5) * scale,
+    ),
+    *_h(
+        "LayerNormalization", 1, f(2, 3, 8), f(8), f(8), domain=MS, epsilon=1e-3,
+        expected=lambda x, scale, bias: (
+            (x - x.mean(-1, keepdims=True)) / np.sqrt(x.var(-1, keepdims=True) + 1e-3) * scale
+            + bias
+        ),
+    ),
+]  # fmt: skip
+"""Laid out by hand: one line of what is computed, one of what is right."""
