@@ -259,7 +259,7 @@ def _bytes(proto: onnx.ModelProto) -> bytes:
 
 
 def _picture_sizes(model: Model) -> dict[str, int]:
-    """Return the open sides of a picture input that the file's preprocessing or the index states."""
+    """Return the open sides of a picture input, as the file or the index states them."""
     document = envelope.get(model.proto, envelope.PREPROCESS)
     if document is None and model.index_entry is not None:
         document = model.index_entry.preprocess

@@ -582,12 +582,12 @@ def finetune(
     pre = samples.encoding or pre  # the data may have settled the length of texts
     check_trainable(samples.labels or [])
     # What is operated on: the file's own plan, or a new one.
+    first = samples.load(0)
+    model = model.sized_like(first) if isinstance(first, dict) else model
     if goes_on:
         patient = model
         labels = _labels_to_go_on(model, samples)
     else:
-        first = samples.load(0)
-        model = model.sized_like(first) if isinstance(first, dict) else model
         labels = list(samples.classes)
         if classes is not None and classes != len(labels):
             raise UsageError(
@@ -1292,7 +1292,7 @@ def _plugins(plugins: Plugins | None) -> Plugins:
 
 
 def _constants(model: Model, inputs: Sequence[str] | Mapping[str, Any]) -> dict[str, Any]:
-    """Read constant inputs; what the operation itself dropped may still be given, and is ignored."""
+    """Read constant inputs; what the operation itself dropped is ignored."""
     gone = _gone(model)
     if isinstance(inputs, dict):
         inputs = {name: value for name, value in inputs.items() if name not in gone}

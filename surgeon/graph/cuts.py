@@ -60,8 +60,12 @@ class Anatomy:
 
     @property
     def late(self) -> str:
-        """The case's own late cut: the input of the old head's first weighted operator."""
-        return self.end
+        """The case's own late cut: the input of the old head's first weighted operator.
+
+        Without a head it is the output; the last listed cut, where that does not carry the batch.
+        """
+        carries = self.end in self.shapes.batch_axes or not self.cuts
+        return self.end if self.head or carries else self.cuts[-1].tensor
 
     @property
     def early(self) -> str:

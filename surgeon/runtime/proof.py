@@ -79,21 +79,27 @@ def make_proof(
     }
 
 
-def seeded_input(model: ModelProto, seed: int, constants: Mapping[str, Any] | None = None) -> Feeds:
+def seeded_input(
+    model: ModelProto,
+    seed: int,
+    constants: Mapping[str, Any] | None = None,
+    sizes: Mapping[str, int] | None = None,
+) -> Feeds:
     """Return the feeds that a seed means, drawn input by input in graph-input order.
 
-    They are one sample, or as many as a batch holds that is nailed to a number.
+    They are one sample, or as many as a batch holds that is nailed to a number. `sizes` are those
+    of open dimensions: {"input:axis": size}.
     """
     random = np.random.Generator(np.random.PCG64(seed))
     infos = input_infos(model)
-    sizes = input_sizes(infos, fixed_batch(infos) or 1)
+    shapes = input_sizes(infos, fixed_batch(infos) or 1, known=sizes)
     kinds = {value.name: declared(value)[0] for value in model.graph.input}
     axes = {info.name: info.batch_axis for info in infos}
     feeds: Feeds = {}
     for name, kind in kinds.items():
-        feeds[name] = random_array(kind, sizes.get(name, ()), random)
+        feeds[name] = random_array(kind, shapes.get(name, ()), random)
         if constants and name in constants:
-            size, axis = sizes.get(name), axes.get(name)
+            size, axis = shapes.get(name), axes.get(name)
             value = np.asarray(constants[name])
             feeds[name] = value if size is None else spread(value, size, axis)
     return feeds
@@ -142,6 +148,7 @@ def golden_samples(
     session: Session,
     real: Sequence[Feeds],
     constants: Mapping[str, Any] | None = None,
+    sizes: Mapping[str, int] | None = None,
 ) -> list[dict[str, Any]]:
     """Return two seeded and at most two real inputs with the logits of this machine.
 
@@ -151,10 +158,11 @@ def golden_samples(
     found: list[dict[str, Any]] = []
     names = set(constants or {})
     for seed in (0, 1):
-        feeds = seeded_input(model, seed, constants)
+        feeds = seeded_input(model, seed, constants, sizes)
         logits = session.run(feeds, [output])[0]
         fixed = {name: encode(feeds[name]) for name in feeds if name in names}
-        found.append({"inputs": {"seed": seed, "constants": fixed}, "logits": encode(logits)})
+        meant = {"seed": seed, "constants": fixed, "sizes": dict(sizes or {})}
+        found.append({"inputs": meant, "logits": encode(logits)})
     room = GOLDEN_LIMIT
     for one in real[:2]:
         feeds = fill_batch(model, one)
@@ -235,7 +243,7 @@ def _check_golden(model: ModelProto, session: Session, proof: Mapping[str, Any])
             inputs = entry["inputs"]
             if "seed" in inputs:
                 fixed = {key: decode(item) for key, item in inputs.get("constants", {}).items()}
-                feeds = seeded_input(model, int(inputs["seed"]), fixed)
+                feeds = seeded_input(model, int(inputs["seed"]), fixed, inputs.get("sizes"))
             else:
                 feeds = {key: decode(item) for key, item in inputs["arrays"].items()}
             got.append(session.run(feeds, [model.graph.output[0].name])[0])
@@ -293,5 +301,6 @@ def _check_source(
         detail += f"; {len(differing)} differ: {', '.join(differing[:5])}"
     if not named:
         detail += "; not the very file the proof names (sha256 differs)"
-    passed = not differing and not foreign
+    # With nothing frozen to compare, only the source's own hash can tell it from another.
+    passed = not differing and not foreign and (named or compared > 0)
     return Check("source", passed, len(differing) + foreign, 0, detail)

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import ml_dtypes
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import nn
 
 from surgeon.errors import UsageError
 from surgeon.tune.module import tensors as module_tensors
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
 
 
 def to_array(value: Any) -> NDArray[Any]:

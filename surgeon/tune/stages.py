@@ -567,7 +567,9 @@ def prove(
     plan = run.patient.plan
     assert plan is not None
     real = _real_samples(run) if golden_samples else []
-    feeds = [seeded_input(tuned, seed, constants) for seed in (0, 1)] + _real_samples(run)
+    sizes = dict(run.patient.sizes)
+    feeds = [seeded_input(tuned, seed, constants, sizes) for seed in (0, 1)]
+    feeds += _real_samples(run)
     worst = 0.0
     for model in (run.patient.proto, tuned):
         worst = max(worst, parity(run, model, feeds))
@@ -585,7 +587,7 @@ def prove(
         plan,
         source_sha256=run.patient.source_sha256,
         parity={"samples": len(feeds), "max_relative": worst, "bound": bound},
-        golden=make_golden(tuned, session, real, constants),
+        golden=make_golden(tuned, session, real, constants, sizes),
     )
 
 
