@@ -8,14 +8,16 @@ What must not enter: anything a neural network trains; trees have no gradient.
 
 from __future__ import annotations
 
+import itertools
 import math
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import torch
+import torch.nn.functional as F  # noqa: N812 - torch's own name for it
 from torch import Tensor
 
-from surgeon.ops.convert import from_numpy
+from surgeon.ops.convert import from_numpy, torch_dtype
 from surgeon.ops.registry import op, refuse
 
 if TYPE_CHECKING:
@@ -82,14 +84,18 @@ def cast_map(X: dict[Any, Any], *, cast_to: str, map_form: str, max_map: int) ->
 
 @op("DictVectorizer", domain=_ML)
 def dict_vectorizer(
-    X: dict[Any, Any], *, int64_vocabulary: list[int] | None, string_vocabulary: list[str] | None
+    X: dict[Any, Any],
+    *,
+    int64_vocabulary: list[int] | None,
+    string_vocabulary: list[str] | None,
+    input_types: tuple[int, ...],
 ) -> Any:
     """Turn a map into a row, ordered by a vocabulary; missing keys are 0."""
     vocabulary: Sequence[Any] = int64_vocabulary or string_vocabulary or ()
     cells = [X.get(word, 0) for word in vocabulary]
     if any(isinstance(c, str) for c in cells):
         return np.array([[str(c) for c in cells]], dtype=object)
-    return from_numpy(np.array([cells]))
+    return torch.tensor([cells], dtype=torch_dtype(input_types[0]) if input_types[0] else None)
 
 
 @op("FeatureVectorizer", domain=_ML)
@@ -364,12 +370,19 @@ def svm_classifier(
     support_vectors: list[float] | None,
     vectors_per_class: list[int] | None,
 ) -> tuple[Any, Tensor]:
-    """One-against-one support vectors (Chang and Lin, LIBSVM), without Platt scaling."""
-    if prob_a or prob_b:
-        refuse("SVMClassifier with probabilities (prob_a, prob_b)")
-    if not vectors_per_class:
-        refuse("SVMClassifier without support vectors")
+    """One-against-one support vectors (Chang and Lin, LIBSVM), or one linear model per class."""
+    if not coefficients:
+        refuse("SVMClassifier without coefficients")
     x = X.float()
+    if not vectors_per_class:
+        classes = len(classlabels_strings or classlabels_ints or ())
+        scores = x @ _matrix(coefficients, classes, X.device).T + (rho or [0.0])[0]
+        index = scores.argmax(1)
+        if classes == 2:  # the runtime's own rule: a positive best score means the second class
+            limit = scores.amax(1) >= 0.5 if min(coefficients) >= 0 else scores.amax(1) > 0
+            index = torch.where(limit, 1, index)
+        labels = _labels(index, classlabels_ints, classlabels_strings)
+        return labels, transformed(scores, post_transform)
     classes = len(vectors_per_class)
     vectors = _matrix(support_vectors, sum(vectors_per_class), X.device)
     kernel = _kernel(x, vectors, kernel_type, kernel_params)
@@ -377,20 +390,54 @@ def svm_classifier(
     starts = np.cumsum([0, *vectors_per_class]).tolist()
     votes = torch.zeros(x.shape[0], classes, device=X.device)
     decisions: list[Tensor] = []
-    for i in range(classes):
-        for j in range(i + 1, classes):
-            mine, other = slice(starts[i], starts[i + 1]), slice(starts[j], starts[j + 1])
-            value = kernel[:, mine] @ weights[j - 1, mine] + kernel[:, other] @ weights[i, other]
-            value = value + (rho or [0.0] * (len(decisions) + 1))[len(decisions)]
-            decisions.append(value)
-            votes[:, i] += value > 0
-            votes[:, j] += value <= 0
+    for i, j in itertools.combinations(range(classes), 2):
+        mine, other = slice(starts[i], starts[i + 1]), slice(starts[j], starts[j + 1])
+        value = kernel[:, mine] @ weights[j - 1, mine] + kernel[:, other] @ weights[i, other]
+        value = value + (rho or [0.0] * (len(decisions) + 1))[len(decisions)]
+        decisions.append(value)
+        votes[:, i] += value > 0
+        votes[:, j] += value <= 0
     scores = torch.stack(decisions, 1)
-    index = votes.argmax(1)
-    labels = _labels(index, classlabels_ints, classlabels_strings)
+    labels = _labels(votes.argmax(1), classlabels_ints, classlabels_strings)
+    if prob_a and prob_b:
+        slopes, offsets = _matrix(prob_a, 1, X.device), _matrix(prob_b, 1, X.device)
+        wins = torch.sigmoid(-(scores * slopes + offsets)).clamp(1e-7, 1 - 1e-7)
+        return labels, transformed(_coupled(wins, classes), post_transform)
     if classes == 2:
-        return labels, transformed(torch.cat([scores, -scores], 1), post_transform)
+        if post_transform == "PROBIT":
+            refuse("post_transform='PROBIT' of two classes")
+        first = -scores if post_transform == "NONE" else 1 - scores
+        return labels, torch.cat([first, scores], 1)
     return labels, transformed(scores, post_transform)
+
+
+def _coupled(wins: Tensor, classes: int) -> Tensor:
+    """Return the probability of every class from those of every pair, [n, pairs] → [n, classes].
+
+    The second method of Wu, Lin and Weng, "Probability estimates for multi-class classification by
+    pairwise coupling" (2004), with the stopping rule of ONNX Runtime.
+    """
+    pairwise = wins.new_zeros(wins.shape[0], classes, classes)
+    for number, (i, j) in enumerate(itertools.combinations(range(classes), 2)):
+        pairwise[:, i, j], pairwise[:, j, i] = wins[:, number], 1 - wins[:, number]
+    q = -pairwise.mT * pairwise + torch.diag_embed((pairwise**2).sum(1))
+    p = wins.new_full((wins.shape[0], classes), 1 / classes)
+    for _ in range(100):
+        qp = (q @ p.unsqueeze(-1)).squeeze(-1)
+        pqp = (p * qp).sum(-1)
+        active = (qp - pqp.unsqueeze(-1)).abs().amax(-1) >= 0.005 / classes
+        if not bool(active.any()):
+            break
+        new = p
+        for i in range(classes):
+            step = (pqp - qp[:, i]) / q[:, i, i]
+            whole = 1 + step
+            pqp = (pqp + step * (step * q[:, i, i] + 2 * qp[:, i])) / whole**2
+            qp = (qp + step.unsqueeze(-1) * q[:, i]) / whole.unsqueeze(-1)
+            moved = new + step.unsqueeze(-1) * F.one_hot(torch.tensor(i), classes)
+            new = moved / whole.unsqueeze(-1)
+        p = torch.where(active.unsqueeze(-1), new, p)
+    return p
 
 
 class _Trees(NamedTuple):

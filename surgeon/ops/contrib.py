@@ -23,8 +23,15 @@ from surgeon.ops.detection import grid_sample as grid_sample_onnx
 from surgeon.ops.indexing import unique as unique_onnx
 from surgeon.ops.linear import scale as scaled
 from surgeon.ops.normalization import layer_normalization, rms_normalization
-from surgeon.ops.pooling import average_pool, global_average_pool, max_pool
-from surgeon.ops.quantized import dequantize, matmul_integer, quantize, through
+from surgeon.ops.pooling import average_pool, max_pool
+from surgeon.ops.quantized import (
+    dequantize,
+    matmul_integer,
+    quantize,
+    requantize,
+    saturated,
+    through,
+)
 from surgeon.ops.recurrent import lstm
 from surgeon.ops.registry import op, refuse
 from surgeon.ops.shape import pad as pad_onnx
@@ -604,23 +611,6 @@ def group_query_attention(
 # Quantised operators that compute with what the numbers stand for.
 
 
-def _qbinary(function: Callable[[Tensor, Tensor], Tensor]) -> Callable[..., Tensor]:
-    def run(
-        A: Tensor,
-        A_scale: Tensor,
-        A_zero_point: Tensor | None,
-        B: Tensor,
-        B_scale: Tensor,
-        B_zero_point: Tensor | None,
-        C_scale: Tensor,
-        C_zero_point: Tensor | None = None,
-    ) -> Tensor:
-        operands = [(A, A_scale, A_zero_point), (B, B_scale, B_zero_point)]
-        return through(function, operands, C_scale, C_zero_point)
-
-    return run
-
-
 @op("QLinearAdd", domain=_MS)
 def qlinear_add(
     A: Tensor,
@@ -639,14 +629,29 @@ def qlinear_add(
     ratio_a, ratio_b = (A_scale / C_scale).double(), (B_scale / C_scale).double()
     zeros = [0.0 if z is None else z.double() for z in (A_zero_point, B_zero_point, C_zero_point)]
     fixed = (zeros[2] - (ratio_a * zeros[0] + ratio_b * zeros[1]).float().double()).float()
-    inner = (A.double() * ratio_a + fixed.double()).float()
-    total = (B.double() * ratio_b + inner.double()).float().round()
-    dtype = A.dtype if C_zero_point is None else C_zero_point.dtype
-    limits = torch.iinfo(dtype)
-    return total.clamp(limits.min, limits.max).to(dtype)
+    inner = (B.double() * ratio_b + fixed.double()).float()
+    total = (A.double() * ratio_a + inner.double()).float()
+    return saturated(total.round(), A.dtype if C_zero_point is None else C_zero_point.dtype)
 
 
-op("QLinearMul", domain=_MS)(_qbinary(torch.mul))
+@op("QLinearMul", domain=_MS)
+def qlinear_mul(
+    A: Tensor,
+    A_scale: Tensor,
+    A_zero_point: Tensor | None,
+    B: Tensor,
+    B_scale: Tensor,
+    B_zero_point: Tensor | None,
+    C_scale: Tensor,
+    C_zero_point: Tensor | None = None,
+) -> Tensor:
+    """Product of quantised numbers; the zero point is added before rounding, which ties show."""
+    left = A.float() if A_zero_point is None else A.float() - A_zero_point.float()
+    right = B.float() if B_zero_point is None else B.float() - B_zero_point.float()
+    total = (left * right) * (A_scale * B_scale / C_scale)
+    if C_zero_point is not None:
+        total = total + C_zero_point.float()
+    return saturated(total.round(), A.dtype if C_zero_point is None else C_zero_point.dtype)
 
 
 @op("QLinearSigmoid", domain=_MS)
@@ -708,14 +713,12 @@ def qlinear_global_average_pool(
     *,
     channels_last: bool = False,
 ) -> Tensor:
-    """Mean of every plane of quantised numbers."""
-
-    def pool(x: Tensor) -> Tensor:
-        if channels_last:
-            return x.mean(list(range(1, x.dim() - 1)), keepdim=True)
-        return global_average_pool(x)
-
-    return through(pool, [(X, x_scale, x_zero_point)], y_scale, y_zero_point)
+    """Mean of every plane of quantised numbers: an exact sum, scaled once."""
+    axes = list(range(1, X.dim() - 1)) if channels_last else list(range(2, X.dim()))
+    whole = X.double() if x_zero_point is None else X.double() - x_zero_point.double()
+    count = math.prod(X.shape[axis] for axis in axes)
+    zero = torch.zeros_like(x_scale, dtype=X.dtype) if y_zero_point is None else y_zero_point
+    return requantize(whole.sum(axes, keepdim=True), x_scale / (y_scale * count), zero)
 
 
 @op("QLinearAveragePool", domain=_MS)
@@ -744,7 +747,7 @@ def qlinear_average_pool(
         )  # fmt: skip
         return y.movedim(1, -1) if channels_last else y
 
-    return through(pool, [(X, x_scale, x_zero_point)], y_scale, y_zero_point)
+    return through(pool, [(X, x_scale, x_zero_point)], y_scale, y_zero_point, inside=True)
 
 
 @op("QLinearConcat", domain=_MS)

@@ -304,8 +304,23 @@ def through(
     inputs: list[tuple[Tensor, Tensor, Tensor | None]],
     scale: Tensor,
     zero_point: Tensor | None,
+    *,
+    inside: bool = False,
 ) -> Tensor:
-    """Apply a float function to quantised inputs and quantise its result."""
+    """Apply a float function to quantised inputs and quantise its result.
+
+    With `inside` the zero point is added before rounding, as some kernels of ONNX Runtime do: at a
+    tie the nearest even number then depends on it.
+    """
     floats = [dequantize(x, s, z) for x, s, z in inputs]
     target = ONNX[zero_point.dtype] if zero_point is not None else ONNX[inputs[0][0].dtype]
-    return quantize(function(*floats), scale, zero_point, target)
+    result = function(*floats)
+    if not inside or zero_point is None:
+        return quantize(result, scale, zero_point, target)
+    return saturated((result / scale + zero_point.to(result.dtype)).round(), zero_point.dtype)
+
+
+def saturated(whole: Tensor, dtype: torch.dtype) -> Tensor:
+    """Return whole numbers in an integer type, those beyond it as its limits."""
+    limits = torch.iinfo(dtype)
+    return whole.clamp(limits.min, limits.max).to(dtype)

@@ -13,6 +13,7 @@ import zlib
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from onnx import helper
 
 from surgeon.errors import ModelError
 from surgeon.graph import envelope
@@ -84,11 +85,13 @@ def seeded_input(
     seed: int,
     constants: Mapping[str, Any] | None = None,
     sizes: Mapping[str, int] | None = None,
+    ranges: Mapping[str, Sequence[int]] | None = None,
 ) -> Feeds:
     """Return the feeds that a seed means, drawn input by input in graph-input order.
 
     They are one sample, or as many as a batch holds that is nailed to a number. `sizes` are those
-    of open dimensions: {"input:axis": size}.
+    of open dimensions: {"input:axis": size}; `ranges` bound the integers: {input: [least, most]},
+    so that tokens are drawn from those that data have.
     """
     random = np.random.Generator(np.random.PCG64(seed))
     infos = input_infos(model)
@@ -97,7 +100,13 @@ def seeded_input(
     axes = {info.name: info.batch_axis for info in infos}
     feeds: Feeds = {}
     for name, kind in kinds.items():
-        feeds[name] = random_array(kind, shapes.get(name, ()), random)
+        shape = shapes.get(name, ())
+        if ranges and name in ranges:
+            least, most = ranges[name]
+            dtype = helper.tensor_dtype_to_np_dtype(kind)
+            feeds[name] = random.integers(least, most + 1, shape).astype(dtype)
+        else:
+            feeds[name] = random_array(kind, shape, random)
         if constants and name in constants:
             size, axis = shapes.get(name), axes.get(name)
             value = np.asarray(constants[name])
@@ -149,6 +158,7 @@ def golden_samples(
     real: Sequence[Feeds],
     constants: Mapping[str, Any] | None = None,
     sizes: Mapping[str, int] | None = None,
+    ranges: Mapping[str, Sequence[int]] | None = None,
 ) -> list[dict[str, Any]]:
     """Return two seeded and at most two real inputs with the logits of this machine.
 
@@ -158,10 +168,15 @@ def golden_samples(
     found: list[dict[str, Any]] = []
     names = set(constants or {})
     for seed in (0, 1):
-        feeds = seeded_input(model, seed, constants, sizes)
+        feeds = seeded_input(model, seed, constants, sizes, ranges)
         logits = session.run(feeds, [output])[0]
         fixed = {name: encode(feeds[name]) for name in feeds if name in names}
-        meant = {"seed": seed, "constants": fixed, "sizes": dict(sizes or {})}
+        meant = {
+            "seed": seed,
+            "constants": fixed,
+            "sizes": dict(sizes or {}),
+            "ranges": {name: list(pair) for name, pair in (ranges or {}).items()},
+        }
         found.append({"inputs": meant, "logits": encode(logits)})
     room = GOLDEN_LIMIT
     for one in real[:2]:
@@ -243,7 +258,13 @@ def _check_golden(model: ModelProto, session: Session, proof: Mapping[str, Any])
             inputs = entry["inputs"]
             if "seed" in inputs:
                 fixed = {key: decode(item) for key, item in inputs.get("constants", {}).items()}
-                feeds = seeded_input(model, int(inputs["seed"]), fixed, inputs.get("sizes"))
+                feeds = seeded_input(
+                    model,
+                    int(inputs["seed"]),
+                    fixed,
+                    inputs.get("sizes"),
+                    inputs.get("ranges"),
+                )
             else:
                 feeds = {key: decode(item) for key, item in inputs["arrays"].items()}
             got.append(session.run(feeds, [model.graph.output[0].name])[0])

@@ -279,11 +279,15 @@ class _Builder:
             self._typed[tensor.name] = tensor
         for info in (*graph.input, *graph.output, *graph.value_info):
             kind = info.type
-            while kind.WhichOneof("value") in {"sequence_type", "optional_type"}:
-                which = kind.WhichOneof("value")
-                kind = (
-                    kind.sequence_type if which == "sequence_type" else kind.optional_type
-                ).elem_type
+            while (which := kind.WhichOneof("value")) not in {"tensor_type", None}:
+                if which == "sequence_type":
+                    kind = kind.sequence_type.elem_type
+                elif which == "optional_type":
+                    kind = kind.optional_type.elem_type
+                elif which == "map_type":
+                    kind = kind.map_type.value_type
+                else:
+                    break
             if kind.tensor_type.elem_type:
                 self._types[info.name] = kind.tensor_type.elem_type
                 self._typed[info.name] = info.type

@@ -566,10 +566,10 @@ def prove(
     """
     plan = run.patient.plan
     assert plan is not None
-    real = _real_samples(run) if golden_samples else []
-    sizes = dict(run.patient.sizes)
-    feeds = [seeded_input(tuned, seed, constants, sizes) for seed in (0, 1)]
-    feeds += _real_samples(run)
+    seen = _real_samples(run)
+    real = seen if golden_samples else []
+    sizes, ranges = dict(run.patient.sizes), _integer_ranges(seen)
+    feeds = [seeded_input(tuned, seed, constants, sizes, ranges) for seed in (0, 1)] + seen
     worst = 0.0
     for model in (run.patient.proto, tuned):
         worst = max(worst, parity(run, model, feeds))
@@ -587,7 +587,7 @@ def prove(
         plan,
         source_sha256=run.patient.source_sha256,
         parity={"samples": len(feeds), "max_relative": worst, "bound": bound},
-        golden=make_golden(tuned, session, real, constants, sizes),
+        golden=make_golden(tuned, session, real, constants, sizes, ranges),
     )
 
 
@@ -625,6 +625,17 @@ def parity(run: Run, model: ModelProto, feeds: Sequence[Mapping[str, Any]]) -> f
 def _tensor(values: NDArray[Any], *, half: bool) -> torch.Tensor:
     tensor = torch.from_numpy(np.array(values))
     return tensor.float() if half and tensor.dtype == torch.float16 else tensor
+
+
+def _integer_ranges(feeds: Sequence[Mapping[str, NDArray[Any]]]) -> dict[str, tuple[int, int]]:
+    """Return the least and the most of every integer input, over some samples."""
+    found: dict[str, tuple[int, int]] = {}
+    for one in feeds:
+        for name, values in one.items():
+            if np.issubdtype(values.dtype, np.integer) and values.size:
+                least, most = found.get(name, (int(values.min()), int(values.max())))
+                found[name] = (min(least, int(values.min())), max(most, int(values.max())))
+    return found
 
 
 def _real_samples(run: Run) -> list[dict[str, NDArray[Any]]]:

@@ -1168,7 +1168,7 @@ def words(*values: Any) -> np.ndarray:
     return np.array(values, dtype=object)
 
 
-AT_ONE = b(1)[0]
+YES, NO = np.array(True), np.array(False)
 COUNT = g(
     "body (int64 n, bool c, float[2] s) => (bool go, float[2] next, float[2] seen) {"
     " go = Identity(c) next = Add(s, s) seen = Identity(next) }"
@@ -1218,7 +1218,6 @@ SAMPLES += [
     _s("Constant", 12, value_floats=[1.5, 2.5]),
     _s("Constant", 13, value_ints=[1, 2]),
     *[_s("Dropout", v, f(2, 3), ratio=0.4) for v in (7, 10)],
-    _s("Dropout", 10, f(2, 3), outputs=2),
     _s("Dropout", 12, f(2, 3), s(0.4), outputs=2),
     _s("GroupNormalization", 18, f(2, 6, 4, 4), f(2), f(2), num_groups=2),
     _s("RMSNormalization", 23, f(2, 3, 4), f(4), epsilon=1e-3),
@@ -1226,11 +1225,10 @@ SAMPLES += [
     _s("NegativeLogLikelihoodLoss", 12, f(3, 4), i([0, 3, 1]), f(4, low=0.1), ignore_index=3),
     _s("AffineGrid", 20, f(2, 2, 3), i([2, 1, 3, 4]), align_corners=1),
     *[_s(op, 17, i(9), periodic=0) for op in ("BlackmanWindow", "HammingWindow")],
-    _s("Upsample", 10, f(1, 2, 3, 4), np.array([1, 1, 2, 2], np.float32)),
     # control flow
-    *[_s("If", v, AT_ONE, then_branch=THEN, else_branch=ELSE) for v in (7, 11)],
-    _s("If", 13, b(0)[0], then_branch=THEN, else_branch=ELSE),
-    *[_s("Loop", v, i(3), AT_ONE, f(2), body=COUNT, outputs=2) for v in (7, 11)],
+    *[_s("If", v, YES, then_branch=THEN, else_branch=ELSE) for v in (7, 11)],
+    _s("If", 13, NO, then_branch=THEN, else_branch=ELSE),
+    *[_s("Loop", v, i(3), YES, f(2), body=COUNT, outputs=2) for v in (7, 11)],
     _s("Loop", 13, i(3), None, f(2), body=COUNT, outputs=2),
     _s("Scan", 8, None, f(1, 2), f(1, 4, 2), body=SUM_UP, num_scan_inputs=1, outputs=2),
     _s("Scan", 9, f(2), f(4, 2), body=SUM_UP, num_scan_inputs=1, outputs=2),
@@ -1257,7 +1255,8 @@ SAMPLES += [
     _s("SequenceLength", 11, [f(2), f(3)]),
     _s("ConcatFromSequence", 11, [f(2, 3), f(1, 3)], axis=0),
     _s("ConcatFromSequence", 11, [f(2, 3), f(2, 3)], axis=1, new_axis=1),
-    *[_s("SplitToSequence", 11, f(5, 2), i(2), keepdims=k) for k in (0, 1)],
+    _s("SplitToSequence", 11, f(5, 2), i(2)),
+    _s("SplitToSequence", 11, f(5, 2), i([1, 4]), axis=0),
     _s("SplitToSequence", 11, f(3, 2), keepdims=0),
     _s(
         "SequenceMap",
@@ -1272,12 +1271,13 @@ SAMPLES += [
     _s("StringSplit", 20, words("a b", " c  d e"), outputs=2),
     _s("StringSplit", 20, words("a,b", ",c"), delimiter=",", maxsplit=1, outputs=2),
     _s("RegexFullMatch", 20, words("www.a.com", "b"), pattern=r"www\.[a-z]+\.com"),
-    _s("StringNormalizer", 10, words("The", "the", "Cat"), case_change_action="UPPER"),
+    _s("StringNormalizer", 10, words("The", "the", "Cat"), case_change_action="UPPER", locale="C"),
     _s(
         "StringNormalizer",
         10,
         words("The", "the", "Cat"),
         case_change_action="LOWER",
+        locale="C",
         is_case_sensitive=1,
         stopwords=["the"],
     ),
@@ -1384,41 +1384,41 @@ SAMPLES += [
             kernel_shape=[2, 2],
             domain=MS,
         )
-        for z, y in ((120, 110), (0, 3))
+        for z, y in ((120, 110), (0, 3), (7, 101))
     ],
     *[
         _s(
             "QLinearGlobalAveragePool",
             1,
             u8(4, 16, 2, 2),
-            s(0.5),
+            s(x),
             s(z, np.uint8),
             s(y),
-            s(110, np.uint8),
+            s(111, np.uint8),
             domain=MS,
         )
-        for z, y in ((120, 0.25), (7, 1.0))
+        for x, z, y in ((0.5, 120, 0.25), (0.5, 7, 1.0), (0.1, 7, 0.2))
     ],
     *[
         _s(
             op,
             1,
-            u8(9, 40),
-            s(0.5),
+            u8(9, 400),
+            s(x),
             s(120, np.uint8),
-            u8(9, 40),
+            u8(9, 400),
             s(0.25),
-            s(110, np.uint8),
-            s(1.0),
-            s(100, np.uint8),
+            s(111, np.uint8),
+            s(y),
+            s(101, np.uint8),
             domain=MS,
         )
         for op in ("QLinearAdd", "QLinearMul")
+        for x, y in ((0.5, 1.0), (0.1, 0.8), (0.037, 0.304))
     ],
     # ai.onnx.ml
     _s("CastMap", 1, {1: 0.5, 3: 2.0, 0: 7.0}, domain=ML),
     _s("CastMap", 1, {1: 0.5, 3: 2.0}, map_form="SPARSE", max_map=5, domain=ML),
-    _s("CastMap", 1, {1: "2", 3: "4"}, cast_to="TO_INT64", domain=ML),
     *[
         _s("CategoryMapper", 1, x, cats_int64s=[1, 2], cats_strings=["a", "b"], domain=ML)
         for x in (i([1, 2, 9]), words("a", "z"))
@@ -1488,6 +1488,46 @@ SAMPLES += [
         outputs=2,
         domain=ML,
     ),
+    *[
+        _s(
+            "SVMClassifier",
+            1,
+            f(7, 3),
+            classlabels_ints=[int(v) for v in range(3, 3 + c)],
+            coefficients=[float(v) for v in f(4 * (c - 1))],
+            support_vectors=[float(v) for v in f(12)],
+            vectors_per_class=[1, 3] if c == 2 else [1, 2, 1],
+            kernel_type="RBF",
+            kernel_params=[0.5, 0.2, 2.0],
+            rho=[0.3, -0.2, 0.1][: c * (c - 1) // 2],
+            post_transform=p,
+            outputs=2,
+            domain=ML,
+            **(
+                {"prob_a": [-1.5, 0.7, 2.0][: 2 * c - 3], "prob_b": [0.2, 0.1, 0.0][: 2 * c - 3]}
+                if proba
+                else {}
+            ),
+        )
+        for c in (2, 3)
+        for p in ("NONE", "LOGISTIC", "SOFTMAX")
+        for proba in (False, True)
+    ],
+    *[
+        _s(
+            "SVMClassifier",
+            1,
+            f(7, 3),
+            classlabels_strings=["no", "yes"],
+            coefficients=[float(v) for v in f(6, low=low)],
+            kernel_type="LINEAR",
+            kernel_params=[0.0, 0.0, 0.0],
+            rho=[0.1],
+            outputs=2,
+            domain=ML,
+        )
+        for low in (0.1, -2)
+    ],
     _s("ZipMap", 1, f(2, 3), classlabels_int64s=[4, 5, 6], domain=ML),
     _s("ZipMap", 1, f(2, 2), classlabels_strings=["a", "b"], domain=ML),
     *[

@@ -190,6 +190,22 @@ BY_HAND: list[Sample] = [
     ),
     *_h("Dropout", (1, 6), f(2, 3), is_test=1, ratio=0.4, expected=lambda x: x),
     *_h(
+        "Dropout", 10, f(2, 3), outputs=2,  # ONNX Runtime leaves the mask of this version unset
+        expected=lambda x: (x, np.ones_like(x, bool)),
+    ),
+    *_h(
+        "Upsample", 10, f(1, 2, 3, 4), np.array([1, 1, 2, 3], np.float32),
+        expected=lambda x, scales: x.repeat(2, 2).repeat(3, 3),
+    ),
+    *_h(
+        "Scatter", 11, f(1, 4), i([[2, 0]]), f(1, 2), axis=1,
+        expected=lambda x, at, new: np.array([[new[0, 1], x[0, 1], new[0, 0], x[0, 3]]]),
+    ),
+    *_h(
+        "SplitToSequence", (11, 24), f(5, 2), i(2), keepdims=0,  # keepdims counts without split
+        expected=lambda x, size: ([x[:2], x[2:4], x[4:]],),
+    ),
+    *_h(
         "BatchNormalization", 1, f(2, 3, 4), f(3), f(3), f(3), f(3, low=0.5),
         is_test=1, epsilon=1e-3, consumed_inputs=[0, 0, 0, 1, 1],
         expected=lambda *v: _normal(*v, epsilon=1e-3),
@@ -228,6 +244,10 @@ BY_HAND: list[Sample] = [
     ),
     *_h(
         "ImageDecoder", 20, _png(_PIXELS), pixel_format="RGB", expected=lambda data: _PIXELS,
+    ),
+    *_h(
+        "CastMap", 1, {1: "2", 3: "4"}, cast_to="TO_INT64", domain=ML,
+        expected=lambda x: np.array([[2, 4]]),
     ),
     # drawn numbers
     *_h(
