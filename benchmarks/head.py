@@ -113,7 +113,7 @@ def compare(name: str, count: int) -> dict:
 def compute_features(name: str, count: int) -> tuple[np.ndarray, np.ndarray]:
     """Return the frozen part's output [n, 1280] and the classes [n] of a stratified part."""
     import surgeon
-    from surgeon import operation
+    from surgeon import inputs
     from surgeon.data.read import open_data
     from surgeon.graph.frontier import split
     from surgeon.runtime.features import extract
@@ -125,8 +125,8 @@ def compute_features(name: str, count: int) -> tuple[np.ndarray, np.ndarray]:
         folder = Path(scratch) / "pictures"
         datasets.write_folder(data.images[chosen], data.labels[chosen], folder)
         model = surgeon.load(get(MODEL))
-        preprocess = operation.find_preprocess(model, None, SIZE)
-        model = operation.resized(model, preprocess)
+        preprocess = inputs.find_preprocess(model, None, SIZE)
+        model = inputs.resized(model, preprocess)
         patient = surgeon.operate(model, case="small-similar", classes=len(data.classes))
         front = split(patient.proto, patient.trainable, patient.anatomy().shapes)
         samples = open_data(str(folder), patient.inputs, preprocess=preprocess)

@@ -72,6 +72,11 @@ class Model:
         return input_infos(self.proto)
 
     @property
+    def where(self) -> str | None:
+        """The path messages and documents show, or None."""
+        return None if self.path is None else str(self.path)
+
+    @property
     def index_entry(self) -> Any:
         """The entry of the model index for this very file, or None."""
         if "entry" not in self._studied:

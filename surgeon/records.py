@@ -143,7 +143,8 @@ class Plan:
 
     def as_dict(self) -> dict[str, Any]:
         """Return the JSON form kept in the file's metadata and in documents."""
-        return as_json(self)
+        document: dict[str, Any] = as_json(self)
+        return document
 
     @classmethod
     def from_dict(cls, document: Mapping[str, Any]) -> Plan:

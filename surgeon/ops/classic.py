@@ -286,7 +286,12 @@ def linear_classifier(
 ) -> tuple[Any, Tensor]:
     """Labels and scores of a linear model; one row of weights stands for two classes."""
     rows = X.float().reshape(-1, X.shape[-1])
-    weights = _matrix(coefficients, len(coefficients) // rows.shape[1], X.device)
+    features = rows.shape[1]
+    # Real files carry more coefficients than are used; ONNX Runtime counts the intercepts, too.
+    count = len(intercepts) if intercepts else len(coefficients) // features
+    if len(coefficients) < count * features:
+        refuse(f"{len(coefficients)} coefficients for {count} rows of {features}")
+    weights = _matrix(coefficients[: count * features], count, X.device)
     scores = rows @ weights.T
     if intercepts:
         scores = scores + torch.tensor(intercepts, device=X.device)
@@ -406,8 +411,9 @@ def svm_classifier(
     if classes == 2:
         if post_transform == "PROBIT":
             refuse("post_transform='PROBIT' of two classes")
-        first = -scores if post_transform == "NONE" else 1 - scores
-        return labels, torch.cat([first, scores], 1)
+        if post_transform in {"NONE", "LOGISTIC"}:
+            return labels, transformed(torch.cat([-scores, scores], 1), post_transform)
+        return labels, torch.cat([1 - scores, scores], 1)
     return labels, transformed(scores, post_transform)
 
 
