@@ -226,14 +226,23 @@ def converted(model, path: Path, data: dict) -> dict:
     got = got if isinstance(got, tuple) else (got,)
     worst = 0.0
     for one, other in zip(got, wanted, strict=True):
-        if not isinstance(other, np.ndarray) or other.dtype.kind != "f":
-            continue
-        near, far = one.numpy().astype(np.float64), other.astype(np.float64)
+        near, far = flattened(one), flattened(other)
+        if near.shape != far.shape:
+            raise CheckError(f"torch gives {near.shape}, ONNX Runtime {far.shape}")
         worst = max(worst, float(np.abs(near - far).max() / max(np.abs(far).max(), 1e-6)))
     bound = model.bound
     if not worst <= bound:
         raise CheckError(f"torch differs from ONNX Runtime by {worst:.1e}, more than {bound:.0e}")
     return {"max_relative": worst, "outputs": len(got)}
+
+
+def flattened(value) -> np.ndarray:
+    """Return the numbers in an output: a tensor, or a list of them, or of maps from labels."""
+    if isinstance(value, dict):
+        value = [value[key] for key in sorted(value)]
+    if isinstance(value, list):
+        return np.concatenate([np.atleast_1d(flattened(one)) for one in value])
+    return np.asarray(value, np.float64)
 
 
 def first_samples(model, data: dict) -> dict:
