@@ -10,7 +10,7 @@ INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c c
 # Each worker on one core: two of them with two threads each would only get in each other's way.
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS)
 
-.PHONY: demo test test-all check clean
+.PHONY: demo test test-all check docs clean
 demo: $(VENV)/.runtime
 	$(BIN)/surgeon demo
 
@@ -25,6 +25,10 @@ check: $(VENV)/.tools
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy --strict
 	$(BIN)/lint-imports
+
+# The pages that are made from the code.
+docs: $(VENV)/.tools
+	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/conformance.py --write
 
 clean:
 	rm -rf build dist demo-out .mypy_cache .pytest_cache .ruff_cache .hypothesis .import_linter_cache

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:  # what the table below names, for type checkers
+    from surgeon.advice import Advice, advise
     from surgeon.model import Model, load
     from surgeon.operation import (
         evaluate,
@@ -35,6 +36,7 @@ if TYPE_CHECKING:  # what the table below names, for type checkers
     from surgeon.tune.module import tensors
 
 _NAMES = {
+    "Advice": "surgeon.advice:Advice",
     "Case": "surgeon.records:Case",
     "Head": "surgeon.records:Head",
     "Model": "surgeon.model:Model",
@@ -43,6 +45,7 @@ _NAMES = {
     "Prediction": "surgeon.outcome:Prediction",
     "Stage": "surgeon.records:Stage",
     "Verification": "surgeon.outcome:Verification",
+    "advise": "surgeon.advice:advise",
     "evaluate": "surgeon.operation:evaluate",
     "finetune": "surgeon.operation:finetune",
     "hookimpl": "surgeon.plugin.hooks:hookimpl",

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import onnx
 
+from surgeon import advice
 from surgeon.documents import (
     Clock,
     counts,
@@ -60,6 +61,7 @@ from surgeon.planning import (
     draw_anew,
     dropped_inputs,
     loaded_plugins,
+    require_opset,
     require_runs_at_all,
     resolve_trainable,
     start_only,
@@ -236,6 +238,7 @@ def operate(
     for option, text in (("--case", case), ("--cut", cut), ("--start", start)):
         if not isinstance(text, str | None):
             raise UsageError(f"{text!r} is not text", where=option, remedy="give a name")
+    require_opset(model)
     constants = constant_inputs(model, inputs)
     model = model.with_constants(constants)
     anatomy = model.anatomy(constants)
@@ -269,7 +272,7 @@ def operate(
     if plan.init == "random":
         patient = patient.with_proto(draw_anew(patient, plan, head, seed))
     proto = patient.proto
-    for key in (envelope.LABELS, envelope.PROOF):
+    for key in (envelope.LABELS, envelope.PROOF, envelope.ADVICE):
         envelope.put(proto, key, None)
     document = plan.as_dict() | {"source_sha256": model.file_sha256}
     envelope.put(proto, envelope.PLAN, document)
@@ -336,7 +339,7 @@ def finetune(
             given.
         data: folder, table, data set, `.npz`, or `{name: array}` (see docs/data.md).
         out: file to write; None writes nothing.
-        case: see `operate`.
+        case: see `operate`; `auto` = what `advise` finds best.
         cut: see `operate`.
         classes: see `operate`; the data says it.
         init: see `operate`.
@@ -391,15 +394,22 @@ def finetune(
         raise UsageError(
             "no case is given, and the file carries no plan to go on with",
             where="--case",
-            remedy="`surgeon cases` lists the cases",
+            remedy="`--case auto` chooses by measurement, `surgeon cases` lists the cases",
         )
     # What goes in: preprocessing, samples, labels.
     pre = find_preprocess(
         model, preprocess, size, tokenizer=tokenizer, max_length=max_length, audio=audio
     )
+    constants = constant_inputs(model, inputs)
+    detected = None
+    if case == "auto" and pre is None:
+        detected = advice.detect_preprocess(
+            model, data, size=size, label_column=label_column, constants=constants, seed=seed,
+            device=chosen, threads=threads, progress=progress,
+        )  # fmt: skip
+        pre = None if detected is None else detected.preprocess
     if isinstance(pre, Preprocess):
         model = resized(model, pre)
-    constants = constant_inputs(model, inputs)
     bound = model if goes_on else model.with_constants(constants)
     data = without(data, set(bound.bound_inputs) | gone_inputs(model))
     model, constants = (
@@ -410,6 +420,7 @@ def finetune(
     pre = samples.encoding or pre  # the data may have settled the length of texts
     check_trainable(samples.labels or [])
     # What is operated on: the file's own plan, or a new one.
+    advised = None
     first = samples.load(0)
     model = model.sized_like(first) if isinstance(first, dict) else model
     if goes_on:
@@ -423,14 +434,28 @@ def finetune(
                 where="--classes",
                 remedy="leave it out: the data says it",
             )
+        if case == "auto":
+            advised = advice.choose(
+                model, samples, cut=cut, init=init, seed=seed, validation=validation,
+                device=chosen, threads=threads, constants=constants, progress=progress,
+                plugins=plugins,
+            )  # fmt: skip
+            advised = replace(advised, detected=detected)
+            case, cut = advised.plan.case, advised.plan.cut
         patient = operate(
             model, case, len(labels), cut, init=init, seed=seed, inputs=constants,
-            evidence=Evidence(samples=samples.n, classes=len(labels)), plugins=plugins,
+            evidence=advised.evidence
+            if advised is not None
+            else Evidence(samples=samples.n, classes=len(labels)),
+            plugins=plugins,
         )  # fmt: skip
     assert patient.plan is not None
     codes = label_codes(samples, labels)
     parts = split_samples(samples, codes, validation, seed, labels)
     body = start_body(patient, samples, labels, parts, chosen, precision, seed, out)
+    if advised is not None:
+        body["advice"] = advised.brief()
+        body["warnings"] += [*advised.warnings, *([detected.note] if detected else [])]
     if dry_run:
         return _dry(patient, body, clock)
     checkpoint = None if out is None else Path(f"{out}.checkpoint")
@@ -454,6 +479,8 @@ def finetune(
     envelope.put(tuned, envelope.LABELS, labels)
     if pre is not None:
         envelope.put(tuned, envelope.PREPROCESS, encodings.as_document(pre))
+    if advised is not None:
+        envelope.put(tuned, envelope.ADVICE, advised.brief())
     proof = stages.prove(run, tuned, trained, golden_samples=golden_samples, constants=constants)
     envelope.put(tuned, envelope.PROOF, proof)
     result = replace(patient.with_proto(tuned), plan=patient.plan)

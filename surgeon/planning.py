@@ -11,10 +11,12 @@ from typing import TYPE_CHECKING, Any
 from surgeon.errors import (
     SurgeonError,
     UnknownNameError,
+    UnsupportedError,
     UsageError,
 )
 from surgeon.graph import cuts as graph_cuts
 from surgeon.graph import envelope
+from surgeon.graph.schema import opsets
 from surgeon.graph.walk import data_inputs
 from surgeon.graph.weights import write_back
 from surgeon.records import (
@@ -38,6 +40,9 @@ if TYPE_CHECKING:
 
     Source = str | os.PathLike[str] | onnx.ModelProto | Model
     Report = Callable[..., None]
+
+OLDEST_HEAD = 7
+"""The first opset whose Gemm ONNX Runtime implements."""
 
 
 def decide(
@@ -185,6 +190,23 @@ def require_runs_at_all(model: Model) -> None:
     from surgeon.runtime.observe import require_runs
 
     require_runs(model.stored or model.proto, model.where or "the model")
+
+
+def require_opset(model: Model) -> None:
+    """Refuse an opset in which the new head could not run; opsets are never raised on the way.
+
+    Raises:
+        UnsupportedError: the file is of an opset below 7.
+    """
+    opset = opsets(model.proto).get("", OLDEST_HEAD)
+    if opset < OLDEST_HEAD:
+        raise UnsupportedError(
+            f"the file is of opset {opset}, and before opset {OLDEST_HEAD} ONNX Runtime has no "
+            "Gemm, which the new head is",
+            where=model.where or "opset_import",
+            remedy=f"export it again for opset {OLDEST_HEAD} or later, or raise a copy with "
+            "onnx.version_converter and compare what both compute",
+        )
 
 
 def dropped_inputs(model: Model, proto: onnx.ModelProto) -> list[str]:

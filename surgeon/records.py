@@ -196,6 +196,10 @@ class Evidence:
     accuracy_by_depth: tuple[tuple[float, float], ...] = ()
     similar: float | None = None
     large: float | None = None
+    error_by_depth: tuple[tuple[float, float], ...] = ()
+    logme_by_depth: tuple[tuple[float, float], ...] = ()
+    learning_curve: tuple[tuple[int, float, float], ...] = ()
+    leep: float | None = None
 
 
 @dataclass(frozen=True)

@@ -22,6 +22,7 @@ VERBS = {
     "cuts": ("surgeon.cli.cuts:cuts", "Where the graph may be cut, by depth."),
     "check": ("surgeon.cli.check:check", "Everything that will not convert or train, at once."),
     "cases": ("surgeon.cli.cases:cases", "The cases of transfer learning there are."),
+    "advise": ("surgeon.cli.advise:advise", "Which case and cut suit the data, by measurement."),
     "operate": ("surgeon.cli.operate:operate", "Cut a model and give it a new head."),
     "finetune": ("surgeon.cli.finetune:finetune", "Train on data; a proven ONNX file comes out."),
     "evaluate": ("surgeon.cli.evaluate:evaluate", "Metrics and confusion on labelled data."),

@@ -47,7 +47,7 @@ def finetune(
 
     DATA is a folder with one sub-folder per class, a table (CSV, Parquet, JSON-lines), an .npz,
     or a data set of the `datasets` library. Without --case, a file that carries a plan goes on
-    with it; any other needs one.
+    with it; any other needs one, and --case auto chooses it by measurement.
     """
     if out is None and not dry_run:
         raise UsageError(
@@ -74,6 +74,8 @@ def finetune(
 def show(screen: Screen, body: Mapping[str, Any]) -> None:
     """What was trained on what, how good it is, and where it lies."""
     plan, data = body["plan"], body["data"] or {}
+    for line in (body.get("advice") or {}).get("why", ()):
+        screen.line(line)
     screen.facts(
         {
             "case": body["case"],

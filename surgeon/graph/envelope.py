@@ -17,11 +17,12 @@ from surgeon.records import Plan
 if TYPE_CHECKING:
     from onnx import ModelProto
 
-PLAN, LABELS, PREPROCESS, PROOF = (
+PLAN, LABELS, PREPROCESS, PROOF, ADVICE = (
     "surgeon.plan",
     "surgeon.labels",
     "surgeon.preprocess",
     "surgeon.proof",
+    "surgeon.advice",
 )
 KINDS = {PLAN: dict, LABELS: list, PREPROCESS: dict | str, PROOF: dict}
 LABEL_KEYS = (LABELS, "labels", "classes", "class_names", "names", "id2label", "label_names")

@@ -69,11 +69,18 @@ def read_model(path: str | os.PathLike[str]) -> ModelProto:
 
 
 def check_model(model: ModelProto, where: str) -> None:
-    """Refuse a graph that cannot mean anything: no opset, no outputs, values nobody makes.
+    """Refuse a graph that cannot mean anything: no opset, no outputs, weights left elsewhere.
 
     Raises:
-        ModelError: listing every value that is read and never made.
+        ModelError: saying which of these it is.
     """
+    outside = [tensor.name for tensor in _tensors(model) if uses_external_data(tensor)]
+    if outside:
+        raise ModelError(
+            f"{len(outside)} tensors of the model lie in another file",
+            where=f"{where}: {', '.join(map(repr, outside[:5]))}",
+            remedy="give the path of the file, or load it with its external data",
+        )
     if not model.opset_import:
         raise ModelError("the model states no operator set", where=where, remedy="export it again")
     if not model.graph.output:

@@ -25,6 +25,7 @@ from surgeon.graph.walk import (
     reads,
     subgraphs,
 )
+from surgeon.graph.weights import hash_tensors
 from surgeon.records import Change
 
 if TYPE_CHECKING:
@@ -37,7 +38,8 @@ def normalize(model: ModelProto) -> tuple[ModelProto, tuple[Change, ...]]:
     """Return the normalized copy of a model and what was done to it.
 
     Raises:
-        ModelError: the graph has a cycle, or a value is read that nobody makes.
+        ModelError: the graph has a cycle, a value is read that nobody makes, or two initializers of
+            one name differ.
     """
     result = ModelProto()
     result.CopyFrom(model)
@@ -48,6 +50,7 @@ def normalize(model: ModelProto) -> tuple[ModelProto, tuple[Change, ...]]:
         result = inline_local_functions(result)
     graph = result.graph
     counts["sparse initializer made dense"] = sum(_densify(g) for g in all_graphs(graph))
+    counts["initializer stated twice"] = sum(_state_once(g) for g in all_graphs(graph))
     counts["node moved into topological order"] = _sort(graph)
     counts["initializer taken off the inputs"] = _hide_initializers(result)
     counts["weight lifted out of a subgraph"] = _lift(graph)
@@ -92,6 +95,30 @@ def _densify(graph: GraphProto) -> int:
         graph.initializer.append(numpy_helper.from_array(dense, sparse.values.name))
     del graph.sparse_initializer[:]
     return count
+
+
+def _state_once(graph: GraphProto) -> int:
+    """Keep one of several initializers that have the same name and content.
+
+    Raises:
+        ModelError: they differ, so that no one knows which is meant.
+    """
+    first: dict[str, int] = {}
+    again = []
+    for index, tensor in enumerate(graph.initializer):
+        if first.setdefault(tensor.name, index) != index:
+            again.append(index)
+    for index in reversed(again):
+        tensor = graph.initializer[index]
+        kept = graph.initializer[first[tensor.name]]
+        if hash_tensors([tensor]) != hash_tensors([kept]):
+            raise ModelError(
+                "two initializers have one name and different values",
+                where=repr(tensor.name),
+                remedy="export the model again; a value has one name",
+            )
+        del graph.initializer[index]
+    return len(again)
 
 
 def _sort(graph: GraphProto) -> int:

@@ -17,7 +17,7 @@ import torch
 import torch.nn.functional as F  # noqa: N812 - torch's own name for it
 from torch import Tensor
 
-from surgeon.ops.convert import from_numpy, torch_dtype
+from surgeon.ops.convert import torch_dtype
 from surgeon.ops.registry import op, refuse
 
 if TYPE_CHECKING:

@@ -755,7 +755,7 @@ def _depends_on_batch(name: str, measured: float | None) -> CheckError:
     return CheckError(
         f"{name!r} depends on which samples share a batch ({told}): it may not be cached",
         where=f"tensor {name!r}",
-        remedy="choose another cut, or train everything (--case large-similar)",
+        remedy="choose a cut in front of what mixes the samples (`surgeon cuts` lists them)",
     )
 
 

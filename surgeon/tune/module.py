@@ -4,24 +4,26 @@ What must not enter: training (`surgeon.tune.fit`), files, the meaning of operat
 
 Names: an ONNX name is split at its dots into a tree of empty `Scope`s, so that torch's own tools
 (strict `load_state_dict`, `functional_call`, parametrizations, `deepcopy`) see exactly those names.
-The one exception: torch's `functional_call` refuses a name that ends in a dot.
+The one exception: torch's `functional_call` refuses a name that begins or ends in a dot.
 """
 
 # ruff: noqa: SLF001 - torch's own containers of members are the interface here
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
 import torch
 from torch import Tensor, nn
 
 from surgeon.errors import ModelError
+from surgeon.graph import precision
 from surgeon.ops import convert
 from surgeon.tune.program import Context, Program, build, run
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Iterable, Iterator, Mapping
 
     import onnx
 
@@ -75,8 +77,14 @@ class GraphModule(Scope):
     _onnx_constant_names: tuple[str, ...]
     _onnx_sites: dict[str, tuple[Scope, str]]
     _onnx_used: tuple[tuple[str, Scope, str], ...]
+    _onnx_wide: Wide | None
 
-    def __init__(self, program: Program, weights: Mapping[str, nn.Parameter | Tensor]) -> None:
+    def __init__(
+        self,
+        program: Program,
+        weights: Mapping[str, nn.Parameter | Tensor],
+        wide: Wide | None = None,
+    ) -> None:
         super().__init__()
         sites: dict[str, tuple[Scope, str]] = {}
         for name, tensor in weights.items():
@@ -92,11 +100,35 @@ class GraphModule(Scope):
         self.__dict__["_onnx_sites"] = sites
         self.__dict__["_onnx_used"] = tuple((n, *sites[n]) for n in program.weights)
         self.__dict__["_onnx_program"] = program.without_constants()
+        self.__dict__["_onnx_wide"] = wide
 
     @property
     def input_names(self) -> tuple[str, ...]:
         """Names of the graph's inputs, in the order `forward` takes them."""
         return self._onnx_program.inputs
+
+    def _named_members(
+        self,
+        get_members_fn: Callable[[nn.Module], Iterable[tuple[str, Any]]],
+        prefix: str = "",
+        recurse: bool = True,
+        remove_duplicate: bool = True,
+    ) -> Iterator[tuple[str, Any]]:
+        """As torch does, but exact for a name that begins with a dot, which torch cuts off."""
+        seen: set[Any] = set()
+
+        def walk(module: nn.Module, before: str) -> Iterator[tuple[str, Any]]:
+            for name, value in get_members_fn(module):
+                if value is None or value in seen:
+                    continue
+                if remove_duplicate:
+                    seen.add(value)
+                yield before + name, value
+            for name, child in module._modules.items() if recurse else ():
+                if child is not None:
+                    yield from walk(child, f"{before}{name}.")
+
+        return walk(self, f"{prefix}." if prefix else "")
 
     def train(self, mode: bool = True) -> GraphModule:
         """Set training or evaluation mode for the whole graph."""
@@ -118,6 +150,11 @@ class GraphModule(Scope):
                 remedy="give them by position, None for an absent optional one",
             )
         environment: dict[str, Any] = dict(zip(program.inputs, inputs, strict=True))
+        wide = self._onnx_wide
+        if wide is not None and not self.training and _device(environment).type == "cpu":
+            for name, scope, leaf in self._onnx_used:
+                environment[name] = read(scope, leaf)
+            return wide.run(environment)
         buffers = self._onnx_constants._buffers
         for name in self._onnx_constant_names:
             environment[name] = buffers[name]
@@ -125,6 +162,52 @@ class GraphModule(Scope):
             environment[name] = read(scope, leaf)
         outputs = run(program, environment, Context(self.training, _device(environment)))
         return outputs[0] if len(outputs) == 1 else tuple(outputs)
+
+
+@dataclass(frozen=True)
+class Wide:
+    """The same graph computed in float32, for half-precision weights in evaluation on a CPU.
+
+    Neither torch nor ONNX Runtime has fast half-precision kernels there; ONNX Runtime computes such
+    a graph in float32, and rounding after every operator instead drifts away from it by per cents.
+
+    Attributes:
+        program: of the widened graph.
+        outputs: element type of every output, as declared.
+    """
+
+    program: Program
+    outputs: tuple[torch.dtype | None, ...]
+
+    def run(self, environment: Mapping[str, Any]) -> Any:
+        """Return the outputs in their declared types."""
+        values = {name: _single(value) for name, value in environment.items()}
+        values |= self.program.constants
+        found = run(self.program, values, Context(training=False, device=torch.device("cpu")))
+        results = [
+            value.to(dtype) if dtype is not None and isinstance(value, Tensor) else value
+            for value, dtype in zip(found, self.outputs, strict=True)
+        ]
+        return results[0] if len(results) == 1 else tuple(results)
+
+
+def _single(value: Any) -> Any:
+    half = isinstance(value, Tensor) and value.dtype in (torch.float16, torch.bfloat16)
+    return value.float() if half else value
+
+
+def _widened(proto: onnx.ModelProto, roles: Mapping[str, str]) -> Wide | None:
+    """Return the graph in float32 where weights that learn are stored in half precision."""
+    halves = {t.name for t in proto.graph.initializer if t.data_type in precision.HALVES}
+    if not any(roles.get(name) == "parameter" for name in halves):
+        return None
+    types = [
+        convert.torch_dtype(value.type.tensor_type.elem_type)
+        if value.type.tensor_type.elem_type in precision.HALVES
+        else None
+        for value in proto.graph.output
+    ]
+    return Wide(build(precision.widen(proto), roles), tuple(types))
 
 
 def read(scope: Scope, leaf: str) -> Tensor:
@@ -205,7 +288,7 @@ def to_module(proto: onnx.ModelProto, *, roles: Mapping[str, str]) -> GraphModul
         if roles.get(initializer.name) == "parameter":
             value = nn.Parameter(value)
         weights[initializer.name] = value
-    module = GraphModule(program, weights)
+    module = GraphModule(program, weights, _widened(proto, roles))
     module.eval()
     return module
 

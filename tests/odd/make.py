@@ -7,6 +7,7 @@ Each network takes 8 numbers, 8 token ids, or a small picture per sample, so tha
 from __future__ import annotations
 
 import sys
+from functools import partial
 from pathlib import Path
 
 if __name__ == "__main__":
@@ -23,6 +24,7 @@ ODD_NAMES = (
     "with blanks and\ttab",
     "trailing.dot.",
     "..",
+    ".leading",
     "Größe/重み",
 )
 
@@ -82,47 +84,43 @@ def odd_names():
     net = nw.Net()
     x = net.input("serving:0/x y", ["N", 8])
     for number, name in enumerate(ODD_NAMES):
-        x = net.node("MatMul", x, net.weight(name, 8, 8), out=f'{{"value": "{number};a/b:{number}"}}')
+        x = net.node(
+            "MatMul", x, net.weight(name, 8, 8), out=f'{{"value": "{number};a/b:{number}"}}'
+        )
         x = net.node("Tanh", x, out=f"act;{number}:/ .")
     net.node("Gemm", x, net.weight("fc/w:0", 8, 4), net.weight("fc/b:0;fc", 4), out="logits")
     return net.model("logits", shape=["N", 4])
 
 
 def same_names_in_subgraphs():
-    """A weight called `w` outside and another one in each branch, three levels deep."""
+    """A weight called `w` outside and another one in each branch, one level deeper too.
+
+    And a Constant called `v` in both branches.
+    """
 
     def branch(name, seed, inner=None):
         net = nw.Net(seed=seed)
-        y = net.node("MatMul", "h", net.weight("w", 6, 6), out="t")
-        if inner is not None:
-            y = net.node("If", "flag", then_branch=inner, else_branch=_constant_branch(), out="d")
+        y = net.node("MatMul", "h", net.weight("w", 6, 6), out=f"{name}_first")
+        if inner is None:
+            constant = numpy_helper.from_array(net.random.standard_normal((6, 6)).astype("f4"))
+            y = net.node("MatMul", y, net.node("Constant", out="v", value=constant))
+        else:
+            other = branch(f"{name}_other", seed + 10)
+            net.node("If", "flag", then_branch=inner, else_branch=other, out=f"{name}_chosen")
+            y = net.node("Add", y, f"{name}_chosen", out=f"{name}_sum")
         net.node("Tanh", y, out=name)
         return net.model(name).graph
 
-    def _constant_branch():
-        net = nw.Net(seed=9)
-        net.nodes.append(
-            helper.make_node("Constant", [], ["w"], value=numpy_helper.from_array(_values(6, 6, 5)))
-        )
-        return _with(net, net.node("MatMul", "h", "w", out="t2"))
-
     net = nw.Net()
-    x = net.input("x", ["N", 8])
-    net.node("MatMul", net.node("MatMul", x, net.weight("front", 8, 6)), net.weight("w", 6, 6), out="h")
-    net.node("Greater", net.node("ReduceSum", "h", keepdims=0), net.weight("z", values=0), out="flag")
-    deep = branch("deep", 3)
-    x = net.node("If", "flag", then_branch=branch("a", 1, deep), else_branch=branch("b", 2), out="f")
+    x = net.node("MatMul", net.input("x", ["N", 8]), net.weight("front", 8, 6))
+    net.node("MatMul", x, net.weight("w", 6, 6), out="h")
+    # True for any data, so that samples do not decide for each other, but not known beforehand.
+    total = net.node("ReduceSum", net.node("Abs", "h"), keepdims=0)
+    net.node("Greater", total, net.weight("threshold", values=-1), out="flag")
+    then = branch("then", 1, branch("deep", 3))
+    x = net.node("If", "flag", then_branch=then, else_branch=branch("else", 2), out="features")
     net.node("Gemm", x, net.weight("fc.w", 6, 3), net.weight("fc.b", 3), out="y")
     return net.model("y", shape=["N", 3])
-
-
-def _values(*shape_and_seed):
-    *shape, seed = shape_and_seed
-    return np.random.default_rng(seed).standard_normal(shape).astype(np.float32) / 3
-
-
-def _with(net, output):
-    return net.model(output).graph
 
 
 def tied_embedding_head():
@@ -249,26 +247,35 @@ def sequence_output():
 
 
 def old_opset(version):
-    """A convolutional classifier with the forms that opsets 1 to 6 had and later ones dropped."""
+    """A convolutional classifier with the forms that opsets 1 to 6 had and later ones dropped.
+
+    Version 7 is the same network in the forms that ONNX Runtime implements.
+    """
     net = nw.Net(opset=version, ir=3)
+    old = version < 7
+    in_place = {"consumed_inputs": [0]} if version < 6 else {}
+    test = {"is_test": 1} if old else {}
+    legacy = {"broadcast": 1} if old else {}
     x = net.input("x", ["N", 3, 8, 8])
     x = net.node("Conv", x, net.weight("c1.w", 6, 3, 3, 3), net.weight("c1.b", 6), pads=[1] * 4)
-    bn = [net.weight("bn.scale", values=net.random.uniform(0.5, 1.5, 6)), net.weight("bn.bias", 6),
-          net.weight("bn.mean", 6), net.weight("bn.var", values=net.random.uniform(0.5, 1.5, 6))]  # fmt: skip
-    old = {"consumed_inputs": [0, 0, 0, 1, 1]} if version < 6 else {}
-    x = net.node("BatchNormalization", x, *bn, is_test=1, **old)
-    old = {"consumed_inputs": [0]} if version < 6 else {}
-    x = net.node("Relu", x, **old)
-    x = net.node("Mul", x, net.weight("gain", 6), broadcast=1, axis=1, **old)
+    normal = [
+        net.weight(f"bn.{what}", values=net.random.uniform(0.5, 1.5, 6))
+        for what in ("scale", "bias", "mean", "var")
+    ]
+    more = {"consumed_inputs": [0, 0, 0, 1, 1]} if version < 6 else {}
+    x = net.node("BatchNormalization", x, *normal, **test, **more)
+    x = net.node("Relu", x, **in_place)
+    gain = net.weight("gain", *([6] if old else [6, 1, 1]))
+    x = net.node("Mul", x, gain, **legacy, **in_place, **({"axis": 1} if old else {}))
     x = net.node("MaxPool", x, kernel_shape=[2, 2], strides=[2, 2])
-    x = net.node("Dropout", x, is_test=1, **old)
+    x = net.node("Dropout", x, **test, **in_place)
     if version < 5:
-        x = net.node("Reshape", x, shape=[0, -1], **old)
+        x = net.node("Reshape", x, shape=[0, -1], **in_place)
     else:
         x = net.node("Reshape", x, net.ints("flat", 0, -1))
-    x = net.node("Gemm", x, net.weight("fc1.w", 96, 8), net.weight("fc1.b", 8), broadcast=1)
-    x = net.node("Sigmoid", x, out="features", **old)
-    x = net.node("Gemm", x, net.weight("fc2.w", 8, 4), net.weight("fc2.b", 4), broadcast=1)
+    x = net.node("Gemm", x, net.weight("fc1.w", 96, 8), net.weight("fc1.b", 8), **legacy)
+    x = net.node("Sigmoid", x, out="features", **in_place)
+    x = net.node("Gemm", x, net.weight("fc2.w", 8, 4), net.weight("fc2.b", 4), **legacy)
     net.node("Softmax", x, out="y")
     model = net.model("y", shape=["N", 4])
     for tensor in model.graph.initializer:
@@ -284,7 +291,9 @@ def thousand_way_split():
     x = net.input("x", ["N", 8])
     x = net.node("MatMul", x, net.weight("wide", 8, 1000), out="before")
     slices = net.node("Split", x, out=[f"slice.{number}" for number in range(1000)], axis=1)
-    ends = [net.node(("Relu", "Tanh")[n % 2], part, out=f"act.{n}") for n, part in enumerate(slices)]
+    ends = [
+        net.node(("Relu", "Tanh")[n % 2], part, out=f"act.{n}") for n, part in enumerate(slices)
+    ]
     x = net.node("Concat", *ends, axis=1, out="joined")
     net.node("Gemm", x, net.weight("fc.w", 1000, 3), net.weight("fc.b", 3), out="y")
     model = net.model("y", shape=["N", 3])
@@ -301,7 +310,8 @@ ODD = {
         tied_embedding_head, identity_chains, initializers_as_inputs, empty_optional_inputs,
         local_functions, sequence_output, thousand_way_split,
     )
-} | {f"opset_{version}": lambda version=version: old_opset(version) for version in range(1, 7)}  # fmt: skip
+}  # fmt: skip
+ODD |= {f"opset_{version}": partial(old_opset, version) for version in range(1, 7)}
 """Eleven oddities and the twelfth, opsets 1 to 6, once for each."""
 
 

@@ -11,9 +11,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import onnx
+from architectures import networks
 from differentiable import WITHOUT, learned
 from official import DRAWS
-from versions import SHOWN_BY_SUITE, every, version
+from versions import SHOWN_BY_SUITE, every, judged_at_neighbour, version
 
 from surgeon.ops.registry import AUDITED, coverage
 
@@ -32,8 +33,9 @@ Written by `make docs`; a test fails where it is stale. `surgeon ops` lists the 
 - **how**: *native* is written for torch; *function* follows the definition in the specification;
   *missing* is refused with its remedy. Every version up to opset {audited} was read and compared.
 - **forward**: who says what is right. *runtime* = ONNX Runtime; *hand* = an expectation written out
-  in numpy (opsets below 7, operators without a CPU kernel); *same* = ONNX Runtime at a neighbouring
-  version, where this one differs in its types only; *suite* = cases of the official suite.
+  in numpy (opsets below 7, operators without a CPU kernel); *same* = ONNX Runtime, which does not
+  know the version, at a neighbouring one that differs in its types only; *suite* = cases of the
+  official suite.
 - **gradient**: *yes* = compared with finite differences in float64.
 """
 
@@ -46,15 +48,15 @@ def figures(outcomes: Mapping[str, int]) -> str:
     rest = ", ".join(f"{count} {how}" for how, count in sorted(others.items())) or "none"
     return f"""## The official suite
 
-ONNX's own runner (`onnx.backend.test`, onnx {onnx.__version__}) over `surgeon.onnx_backend`, `expanded` variants
-included, by `python benchmarks/conformance.py`:
+ONNX's own runner (`onnx.backend.test`, onnx {onnx.__version__}) over `surgeon.onnx_backend`,
+`expanded` variants included, by `python benchmarks/conformance.py`:
 
 | cases | passed | wrong without an error | refused, crashed or skipped | drawn numbers |
 |---|---|---|---|---|
 | {total:,} | {passed:,} | {wrong} | {rest} | {len(DRAWS)} |
 
-- *Drawn numbers*: the six Bernoulli cases compare the draws of one generator with those of
-  another. Their distribution and what their seeds do is tested instead (`tests/ops/test_random.py`).
+- *Drawn numbers*: the six Bernoulli cases compare the draws of one generator with those of another.
+  Their distribution and what their seeds do is tested instead (`tests/ops/test_random.py`).
 - The runner iterates over the elements of a sequence to compare them, which a tensor without axes
   does not allow (`test_loop16_seq_none`, after our result is there). The subclass in
   `tests/ops/official.py` compares such an element as the runner compares an output: shape, type,
@@ -68,7 +70,7 @@ def rows() -> list[str]:
     checked = set()
     for sample in every():
         key = version(sample)
-        how = "hand" if sample.expected else "same" if _is_same(sample.opset, sample.origin) else ""
+        how = "hand" if sample.expected else "same" if judged_at_neighbour(sample) else ""
         shown[key] = "runtime" if not how or shown.get(key) == "runtime" else how
         if learned(sample):
             checked.add(key)
@@ -90,9 +92,24 @@ def rows() -> list[str]:
     return lines
 
 
-def _is_same(opset: int, origin: int | None) -> bool:
-    """Tell whether a derived sample is judged at its neighbour: below ONNX Runtime's reach."""
-    return origin is not None and opset < 7
+def architectures() -> str:
+    """Return the paragraph on whole networks."""
+    names = ", ".join(networks())
+    return f"""## Whole networks
+
+{len(networks())} small networks: {names}.
+Exported by torch's TorchScript exporter (opsets 13, 17, 20; at 17 with BatchNormalization folded
+and kept) and by its dynamo exporter (13, 17, 20, 23); shown by `tests/ops/test_architectures.py`:
+
+| | |
+|---|---|
+| converts | all |
+| agrees with ONNX Runtime to 1e-4, before and after a step | all |
+| one SGD step changes every weight | all |
+| write-back keeps every node and every name | all |
+| gradient agrees with finite differences through ONNX Runtime | the smooth ones |
+| `torch.compile(fullgraph=True)` | all, at one opset per exporter |
+"""
 
 
 def page(outcomes: Mapping[str, int]) -> str:
@@ -115,12 +132,12 @@ def page(outcomes: Mapping[str, int]) -> str:
             summary,
             "",
             figures(outcomes),
+            architectures(),
             "## Operator by operator",
             "",
             *table,
             "",
-            "No gradient is checked where there is none to check, or none that finite differences "
-            "would show:",
+            "No gradient is checked where finite differences show none:",
             "",
             without,
             "- classic models (`ai.onnx.ml`): they run in float32, and trees have none",

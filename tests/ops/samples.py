@@ -53,7 +53,9 @@ class Sample:
 
     @property
     def name(self) -> str:
-        plain = {k: v for k, v in self.attributes.items() if isinstance(v, int | float | str | list)}
+        plain = {
+            k: v for k, v in self.attributes.items() if isinstance(v, int | float | str | list)
+        }
         text = "-".join(f"{k}={v}" for k, v in plain.items())
         return f"{self.domain}{self.op}-{self.opset}-{text}"[:120]
 

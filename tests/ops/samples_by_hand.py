@@ -35,7 +35,7 @@ class Drawn:
         assert abs(found.std() / self.std - 1) < 0.05
 
 
-def _h(
+def hand(
     op: str,
     versions: int | tuple[int, ...],
     *inputs: Any,
@@ -114,34 +114,34 @@ BY_HAND: list[Sample] = [
     *[
         sample
         for op, function in _ALONG_AXIS.items()
-        for sample in _h(
+        for sample in hand(
             op, (1, 6), f(2, 3, 4), f(3, low=0.5), expected=_along(function), broadcast=1, axis=1
         )
     ],
     *[
         sample
         for op, function in _ALONG_AXIS.items()
-        for sample in _h(
+        for sample in hand(
             op, (1, 6), f(2, 3, 4), f(3, 4, low=0.5), expected=function, broadcast=1
         )
     ],
-    *_h(
+    *hand(
         "Pow", 1, f(2, 3, 4, low=0.1), f(3), expected=_along(np.power), broadcast=1, axis=1
     ),
-    *_h("Pow", 7, f(2, 3, low=0.1), f(3), expected=np.power),
+    *hand("Pow", 7, f(2, 3, low=0.1), f(3), expected=np.power),
     *[
         sample
         for op, function in _COMPARED.items()
-        for sample in _h(op, 1, f(2, 3, 4), f(3), expected=_along(function), broadcast=1, axis=1)
+        for sample in hand(op, 1, f(2, 3, 4), f(3), expected=_along(function), broadcast=1, axis=1)
     ],
-    *_h(
+    *hand(
         "Equal", 1, i([[1, 2], [3, 4]]), i([1, 4]), broadcast=1, axis=0,
         expected=lambda a, c: a == c[:, None],
     ),
     *[
         sample
         for op, function in _LOGICAL.items()
-        for sample in _h(
+        for sample in hand(
             op, 1, b(1, 0, 1, 0).reshape(2, 2), b(1, 0), broadcast=1, axis=0,
             expected=lambda a, c, function=function: function(a, c[:, None]),
         )
@@ -149,68 +149,68 @@ BY_HAND: list[Sample] = [
     *[
         sample
         for op, function in _TOGETHER.items()
-        for sample in _h(op, (1, 6), f(2, 3), f(2, 3), f(2, 3), expected=function)
+        for sample in hand(op, (1, 6), f(2, 3), f(2, 3), f(2, 3), expected=function)
     ],
-    *_h(
+    *hand(
         "Gemm", (1, 6), f(4, 3), f(4, 5), f(5), alpha=0.5, beta=2.0, transA=1, broadcast=1,
         expected=lambda a, w, c: 0.5 * a.T @ w + 2 * c,
     ),
-    *_h(
+    *hand(
         "PRelu", (1, 6), f(2, 3, 4), f(3),
         expected=lambda x, slope: np.where(x < 0, x * slope[None, :, None], x),
     ),
     # what later became an input, or changed its type
-    *_h("Reshape", 1, f(2, 3, 4), shape=[0, -1], expected=lambda x: x.reshape(2, 12)),
-    *_h("Tile", 1, f(2, 3), i(2), i(1), expected=lambda x, n, axis: np.tile(x, (1, 2))),
-    *_h(
+    *hand("Reshape", 1, f(2, 3, 4), shape=[0, -1], expected=lambda x: x.reshape(2, 12)),
+    *hand("Tile", 1, f(2, 3), i(2), i(1), expected=lambda x, n, axis: np.tile(x, (1, 2))),
+    *hand(
         "Pad", 1, f(2, 3), paddings=[0, 1, 1, 2], value=0.5,
         expected=lambda x: np.pad(x, [(0, 1), (1, 2)], constant_values=0.5),
     ),
-    *_h(
+    *hand(
         "Upsample", 1, f(1, 2, 3, 4), height_scale=2.0, width_scale=3.0,
         expected=lambda x: x.repeat(2, 2).repeat(3, 3),
     ),
-    *_h("Cast", 1, f(2, 3), to="DOUBLE", expected=lambda x: x.astype(np.float64)),
-    *_h("Cast", 6, f(2, 3), to=7, expected=lambda x: x.astype(np.int64)),
-    *_h("Clip", (1, 6), f(3, 4), min=-0.5, max=0.5, expected=lambda x: x.clip(-0.5, 0.5)),
-    *_h("Concat", 1, f(2, 3), f(2, 1), expected=lambda x, y: np.concatenate([x, y], 1)),
-    *_h("Concat", 4, f(2, 3), f(1, 3), axis=0, expected=lambda x, y: np.concatenate([x, y])),
-    *_h(
+    *hand("Cast", 1, f(2, 3), to="DOUBLE", expected=lambda x: x.astype(np.float64)),
+    *hand("Cast", 6, f(2, 3), to=7, expected=lambda x: x.astype(np.int64)),
+    *hand("Clip", (1, 6), f(3, 4), min=-0.5, max=0.5, expected=lambda x: x.clip(-0.5, 0.5)),
+    *hand("Concat", 1, f(2, 3), f(2, 1), expected=lambda x, y: np.concatenate([x, y], 1)),
+    *hand("Concat", 4, f(2, 3), f(1, 3), axis=0, expected=lambda x, y: np.concatenate([x, y])),
+    *hand(
         "Split", 1, f(6, 2), i([4, 2]), axis=0, outputs=2,
         expected=lambda x, n: (x[:4], x[4:]),
     ),
-    *_h("Split", 2, f(2, 6), axis=1, outputs=2, expected=lambda x: (x[:, :3], x[:, 3:])),
-    *_h(
+    *hand("Split", 2, f(2, 6), axis=1, outputs=2, expected=lambda x: (x[:, :3], x[:, 3:])),
+    *hand(
         "LpPool", 1, f(1, 1, 4, 4), kernel_shape=[2, 2], strides=[2, 2], p=3.0,
         expected=lambda x: _windows(x, 3),
     ),
-    *_h(
+    *hand(
         "GlobalLpPool", 1, f(1, 1, 2, 2), p=1.0,
         expected=lambda x: np.abs(x).sum((2, 3), keepdims=True),
     ),
-    *_h("Dropout", (1, 6), f(2, 3), is_test=1, ratio=0.4, expected=lambda x: x),
-    *_h(
+    *hand("Dropout", (1, 6), f(2, 3), is_test=1, ratio=0.4, expected=lambda x: x),
+    *hand(
         "Dropout", 10, f(2, 3), outputs=2,  # ONNX Runtime leaves the mask of this version unset
         expected=lambda x: (x, np.ones_like(x, bool)),
     ),
-    *_h(
+    *hand(
         "Upsample", 10, f(1, 2, 3, 4), np.array([1, 1, 2, 3], np.float32),
         expected=lambda x, scales: x.repeat(2, 2).repeat(3, 3),
     ),
-    *_h(
+    *hand(
         "Scatter", 11, f(1, 4), i([[2, 0]]), f(1, 2), axis=1,
         expected=lambda x, at, new: np.array([[new[0, 1], x[0, 1], new[0, 0], x[0, 3]]]),
     ),
-    *_h(
+    *hand(
         "SplitToSequence", (11, 24), f(5, 2), i(2), keepdims=0,  # keepdims counts without split
         expected=lambda x, size: ([x[:2], x[2:4], x[4:]],),
     ),
-    *_h(
+    *hand(
         "BatchNormalization", 1, f(2, 3, 4), f(3), f(3), f(3), f(3, low=0.5),
         is_test=1, epsilon=1e-3, consumed_inputs=[0, 0, 0, 1, 1],
         expected=lambda *v: _normal(*v, epsilon=1e-3),
     ),
-    *_h(
+    *hand(
         "BatchNormalization", 6, f(2, 3, 4), f(3), f(3), f(3), f(3, low=0.5), is_test=1,
         expected=_normal,
     ),
@@ -226,92 +226,92 @@ BY_HAND: list[Sample] = [
             "Selu": lambda x: 1.0507 * np.where(x < 0, 1.6732 * (np.exp(x) - 1), x).astype("f"),
             "HardSigmoid": lambda x: (0.2 * x + 0.5).clip(0, 1),
         }.items()
-        for sample in _h(op, (1, 6), f(2, 3), expected=function)
+        for sample in hand(op, (1, 6), f(2, 3), expected=function)
     ],
     *[
         sample
         for op, function in {
             "Log": np.log, "Sqrt": np.sqrt, "Reciprocal": np.reciprocal,
         }.items()
-        for sample in _h(op, (1, 6), f(2, 3, low=0.1), expected=function)
+        for sample in hand(op, (1, 6), f(2, 3, low=0.1), expected=function)
     ],
     # newer than ONNX Runtime's kernels
-    *_h("BitCast", 26, f(2, 3), to=6, expected=lambda x: x.view(np.int32)),
-    *_h("CumProd", 26, f(3, 4), i(1), expected=lambda x, axis: np.cumprod(x, 1)),
-    *_h(
+    *hand("BitCast", 26, f(2, 3), to=6, expected=lambda x: x.view(np.int32)),
+    *hand("CumProd", 26, f(3, 4), i(1), expected=lambda x, axis: np.cumprod(x, 1)),
+    *hand(
         "CumProd", 26, f(3, 4), i(0), exclusive=1, reverse=1,
         expected=lambda x, axis: np.stack([x[1] * x[2], x[2], np.ones(4, np.float32)]),
     ),
-    *_h(
+    *hand(
         "ImageDecoder", 20, _png(_PIXELS), pixel_format="RGB", expected=lambda data: _PIXELS,
     ),
-    *_h(
+    *hand(
         "CastMap", 1, {1: "2", 3: "4"}, cast_to="TO_INT64", domain=ML,
         expected=lambda x: np.array([[2, 4]]),
     ),
     # drawn numbers
-    *_h(
+    *hand(
         "Bernoulli", (15, 22), np.full((100, 200), 0.3, np.float32),
         expected=lambda p: Drawn((100, 200), np.float32, 0.3, np.sqrt(0.21)),
     ),
-    *_h(
+    *hand(
         "Multinomial", (7, 22), _ROWS, sample_size=1,
         expected=lambda x: Drawn((20000, 1), np.int32, 0.8, 0.4),
     ),
-    *_h(
+    *hand(
         "RandomNormal", (1, 22), shape=[100, 200], mean=1.0, scale=2.0,
         expected=lambda: Drawn((100, 200), np.float32, 1, 2),
     ),
-    *_h(
+    *hand(
         "RandomUniform", (1, 22), shape=[100, 200], low=-1.0, high=3.0,
         expected=lambda: Drawn((100, 200), np.float32, 1, 4 / np.sqrt(12)),
     ),
-    *_h(
+    *hand(
         "RandomNormalLike", (1, 22), f(100, 200), dtype=11,
         expected=lambda x: Drawn((100, 200), np.float64, 0, 1),
     ),
-    *_h(
+    *hand(
         "RandomUniformLike", (1, 22), f(100, 200),
         expected=lambda x: Drawn((100, 200), np.float32, 0.5, 1 / np.sqrt(12)),
     ),
     # com.microsoft, without a kernel in the CPU build
-    *_h(
+    *hand(
         "BiasAdd", 1, f(2, 3, 4), f(4), f(2, 3, 4), domain=MS,
         expected=lambda x, bias, skip: x + bias + skip,
     ),
-    *_h(
+    *hand(
         "BiasDropout", 1, f(2, 3, 4), f(4), f(2, 3, 4), s(0.4), domain=MS, outputs=2,
         expected=lambda x, bias, rest, ratio: (x + bias + rest, np.ones_like(x, bool)),
     ),
-    *_h(
+    *hand(
         "BiasSoftmax", 1, f(2, 3, 4, 5), f(2, 1, 1, 5), domain=MS, axis=3, is_inner_broadcast=1,
         expected=lambda x, bias: _softmax(x + bias),
     ),
-    *_h(
+    *hand(
         "BiasSoftmax", 1, f(2, 3, 4, 5), f(4, 5), domain=MS, axis=2, is_inner_broadcast=0,
         expected=lambda x, bias: _softmax((x + bias).reshape(2, 3, 20)).reshape(x.shape),
     ),
-    *_h(
+    *hand(
         "BiasSplitGelu", 1, f(2, 3, 8), f(8), domain=MS,
         expected=lambda x, bias: (x + bias)[..., :4] * _gelu((x + bias)[..., 4:]),
     ),
-    *_h(
+    *hand(
         "NhwcConv", 1, f(2, 5, 6, 3), f(4, 3, 2, 3), f(4), domain=MS, kernel_shape=[3, 2],
         expected=_channels_last,
     ),
-    *_h(
+    *hand(
         "Rfft", 1, f(2, 3, 8), domain=MS, normalized=0, onesided=1, signal_ndim=1,
         expected=lambda x: np.fft.rfft(x).astype(np.complex64).view(np.float32).reshape(2, 3, 5, 2),
     ),
-    *_h(
+    *hand(
         "Irfft", 1, f(2, 3, 5, 2), domain=MS, normalized=0, onesided=1, signal_ndim=1,
         expected=lambda x: np.fft.irfft(x[..., 0] + 1j * x[..., 1]).astype(np.float32),
     ),
-    *_h(
+    *hand(
         "SimplifiedLayerNormalization", 1, f(2, 3, 8), f(8), domain=MS,
         expected=lambda x, scale: x / np.sqrt((x * x).mean(-1, keepdims=True) + 1e-5) * scale,
     ),
-    *_h(
+    *hand(
         "LayerNormalization", 1, f(2, 3, 8), f(8), f(8), domain=MS, epsilon=1e-3,
         expected=lambda x, scale, bias: (
             (x - x.mean(-1, keepdims=True)) / np.sqrt(x.var(-1, keepdims=True) + 1e-3) * scale

@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import onnx
 import onnxruntime
 import pytest
 from onnx import TypeProto, helper
-from samples import Sample
 from samples_by_hand import Drawn
-from versions import every
+from versions import every, judged_at_neighbour
 
 from surgeon.tune.backend import SurgeonBackend
+
+if TYPE_CHECKING:
+    from samples import Sample
 
 CARRIER = 17  # the opset of ai.onnx beside a sample of another domain
 
@@ -28,9 +30,7 @@ def kind_of(value: Any) -> TypeProto:
         numbers = [
             8 if a.dtype.kind == "U" else {"i": 7, "f": 1}[a.dtype.kind] for a in (key, item)
         ]
-        return helper.make_map_type_proto(
-            numbers[0], helper.make_tensor_type_proto(numbers[1], [])
-        )
+        return helper.make_map_type_proto(numbers[0], helper.make_tensor_type_proto(numbers[1], []))
     number = 8 if value.dtype == object else helper.np_dtype_to_tensor_dtype(value.dtype)
     return helper.make_tensor_type_proto(number, value.shape)
 
@@ -79,14 +79,9 @@ def expected_of(sample: Sample) -> list[Any]:
     if sample.expected is not None:
         found = sample.expected(*sample.inputs)
         return list(found) if isinstance(found, tuple) else [found]
-    if sample.origin is None or sample.opset >= 7:
-        try:
-            return of_runtime(sample)
-        except Exception:
-            if sample.origin is None:
-                raise
-    # A version ONNX Runtime has no kernel for, whose definition only allows fewer or more types.
-    return of_runtime(replace(sample, opset=sample.origin, origin=None))
+    if judged_at_neighbour(sample):
+        return of_runtime(replace(sample, opset=sample.origin, origin=None))
+    return of_runtime(sample)
 
 
 def same(ours: Any, theirs: Any, rtol: float) -> None:

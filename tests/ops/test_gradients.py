@@ -68,7 +68,9 @@ def test_gradient_is_right(sample: Sample) -> None:
     sample = in_double(sample)
     model, _ = model_of(sample)
     module = to_module(model, roles={})
-    positions = [n for n, v in enumerate(sample.inputs) if v is not None and n not in sample.constant]
+    positions = [
+        n for n, v in enumerate(sample.inputs) if v is not None and n not in sample.constant
+    ]
     wanted = learned(sample)
 
     def as_tensors(value: Any) -> Any:

@@ -12,6 +12,11 @@ from official import DRAWS, cases, tally
 SHARDS = 8
 
 
+def test_a_part_of_them_passes() -> None:
+    names = [name for name in list(cases())[::12] if name not in DRAWS]
+    assert tally(names)[1] == {}
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("shard", range(SHARDS))
 def test_every_case_passes(shard: int) -> None:

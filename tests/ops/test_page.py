@@ -26,8 +26,7 @@ def test_every_version_has_a_sample() -> None:
     without = {
         (line.domain, line.name, line.version)
         for line in coverage()
-        if line.status != "missing"
-        and (line.domain, line.name, line.version) not in shown
+        if line.status != "missing" and (line.domain, line.name, line.version) not in shown
     }
     assert without == set(SHOWN_BY_SUITE)
 

@@ -2,14 +2,23 @@
 
 from __future__ import annotations
 
+import warnings
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from official import DRAWS
 from onnx import helper
+from onnx.backend.test.loader import load_model_tests
 
 from surgeon.tune.backend import SurgeonBackend
+
+
+def node_cases() -> list[Any]:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return load_model_tests(kind="node")
 
 
 def draw(op: str, *inputs: np.ndarray, **attributes: Any) -> np.ndarray:
@@ -57,3 +66,20 @@ def test_multinomial_follows_the_logits() -> None:
     rate = np.bincount(drawn[0], minlength=3) / 30000
     np.testing.assert_allclose(rate, [0.2, 0.3, 0.5], atol=0.02)
     assert drawn.dtype == np.int32
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", sorted(DRAWS))
+def test_the_official_bernoulli_cases_draw_as_they_should(name: str) -> None:
+    case = next(c for c in node_cases() if f"{c.name}_cpu" == name)
+    ((probabilities,), (expected,)) = case.data_sets[0]
+    torch.manual_seed(0)
+    prepared = SurgeonBackend.prepare(case.model)
+    draws = np.stack([prepared.run([probabilities])[0] for _ in range(1500)])
+    assert draws.dtype == expected.dtype
+    assert set(np.unique(draws)) <= {0, 1}
+    if "seed" in name:  # a seed repeats, whatever torch's generator does
+        assert (draws == draws[0]).all()
+    else:  # the specification's own definition compares the other way round than its text
+        right = 1 - probabilities if "expanded" in name else probabilities
+        np.testing.assert_allclose(draws.mean(0), right, atol=0.06)

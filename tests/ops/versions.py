@@ -59,7 +59,11 @@ def _fits(sample: Sample, schema: Any) -> bool:
         return False
     for number, value in enumerate(sample.inputs):
         formal = schema.inputs[min(number, len(schema.inputs) - 1)]
-        if value is None or not hasattr(value, "dtype"):
+        if value is None:
+            continue
+        if isinstance(value, list):
+            if "seq(tensor(float))" not in formal.types:
+                return False
             continue
         kind = helper.np_dtype_to_tensor_dtype(value.dtype)
         name = helper.tensor_dtype_to_string(kind).removeprefix("TensorProto.").lower()
@@ -68,12 +72,28 @@ def _fits(sample: Sample, schema: Any) -> bool:
     return True
 
 
+RUNTIME_OPSETS = range(7, 27)  # of ai.onnx, as ONNX Runtime 1.31 takes them
+WITHOUT_KERNEL = {("GlobalLpPool", 22), ("MaxRoiPool", 22), ("RoiAlign", 22)}
+
+
+def judged_at_neighbour(sample: Sample) -> bool:
+    """Tell whether ONNX Runtime cannot run a derived sample and runs the one it was made of.
+
+    The versions it does not know differ from their neighbours in the types they allow only.
+    """
+    if sample.origin is None:
+        return False
+    if sample.domain:
+        return sample.opset == 5  # which deprecates the operators of trees
+    return sample.opset not in RUNTIME_OPSETS or (sample.op, sample.opset) in WITHOUT_KERNEL
+
+
 def derived(samples: Iterable[Sample]) -> list[Sample]:
     """Return a sample for every version that has none, made of one that fits, where one does."""
     by_operator: dict[tuple[str, str], list[Sample]] = {}
     shown: set[Version] = set()
     for sample in samples:
-        if not sample.only:
+        if not sample.only and sample.origin is None:
             by_operator.setdefault((sample.domain, sample.op), []).append(sample)
         shown.add(version(sample))
     made = []
@@ -84,8 +104,7 @@ def derived(samples: Iterable[Sample]) -> list[Sample]:
             fitting = [sample for sample in candidates if _fits(sample, schema)]
             if fitting:
                 nearest = min(fitting, key=lambda s: (s.opset < since, abs(s.opset - since)))
-                origin = nearest.opset
-                made.append(replace(nearest, opset=since, origin=origin))
+                made.append(replace(nearest, opset=since, origin=nearest.opset))
     return made
 
 

@@ -21,6 +21,8 @@ ODD_NAMES = [
     "a.b.weight",
     "deep..empty",
     "trailing.",
+    ".leading",
+    "..",
     "layer.training",
     "layer.forward.weight",
     "layer.type",
@@ -58,8 +60,8 @@ def parameters_of(names: list[str]) -> GraphModule:
     return to_module(chain(names), roles=dict.fromkeys(names, "parameter"))
 
 
-CALLABLE_NAMES = [name for name in ODD_NAMES if not name.endswith(".")]
-"""torch refuses an empty last component in functional_call."""
+CALLABLE_NAMES = [name for name in ODD_NAMES if name.strip(".") == name]
+"""torch refuses an empty first or last component in functional_call."""
 
 
 @pytest.fixture

@@ -1,0 +1,235 @@
+"""Advice: the rules on figures that are known, and the verb on networks and data made for them."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+
+import jsonschema
+import networks as nw
+import numpy as np
+import onnx
+import pytest
+from PIL import Image
+from sklearn.datasets import load_digits
+
+import surgeon
+from surgeon import advice, schemas
+from surgeon.cli import main
+from surgeon.errors import SurgeonError, UsageError
+from surgeon.records import CutPoint, TensorInfo, as_json
+from surgeon.tune.evidence import Probe
+
+
+@pytest.fixture(autouse=True)
+def own_cache(tmp_path, monkeypatch):
+    monkeypatch.setenv("SURGEON_CACHE", str(tmp_path / "cache"))
+
+
+def probe(depth, right, n=1000, seed=0):
+    """A probe that gets `right` of `n` samples right, the same ones as far as possible."""
+    correct = np.zeros(n)
+    correct[:right] = 1.0
+    flips = np.random.default_rng(seed).choice(right, 10, replace=False)
+    correct[flips] = 0.0
+    correct[right : right + 10] = 1.0
+    cut = CutPoint(f"t{depth}", depth, ("N", 8), "float", 0, 10, int(1000 * depth), 40)
+    share = correct.mean()
+    return Probe(cut, 8, share, 0.01, 1.0, 0.0, correct, correct.astype(np.int64), 1.0)
+
+
+def pictures(folder, classes=3, each=14, size=12):
+    """Pictures whose class is their colour, with noise."""
+    random = np.random.default_rng(0)
+    for code in range(classes):
+        (folder / f"c{code}").mkdir(parents=True)
+        for number in range(each):
+            pixels = random.integers(0, 120, (size, size, 3))
+            pixels[..., code] += 60
+            Image.fromarray(pixels.astype(np.uint8)).save(folder / f"c{code}" / f"{number}.png")
+    return folder
+
+
+# ── the rules ────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_a_tie_goes_to_the_earlier_cut_and_means_different():
+    probes = [probe(0.2, 700), probe(0.5, 899, seed=1), probe(1.0, 900, seed=2)]
+    best, at, similar = advice._compare(probes)
+    assert best is probes[2]
+    assert at == 1
+    assert similar < 0.5
+
+
+def test_a_late_cut_that_is_clearly_better_means_similar():
+    probes = [probe(0.2, 700), probe(0.5, 850, seed=1), probe(1.0, 900, seed=2)]
+    _, at, similar = advice._compare(probes)
+    assert at == 2
+    assert similar > 0.99
+
+
+def test_a_loss_of_more_than_a_point_is_no_tie_however_few_the_samples():
+    few = [probe(0.5, 32, n=50), probe(1.0, 34, n=50, seed=1)]
+    _, at, similar = advice._compare(few)
+    assert at == 1
+    assert similar > 0.5
+
+
+def test_a_single_cut_says_nothing_of_similarity():
+    assert advice._compare([probe(1.0, 900)])[2] is None
+
+
+@pytest.mark.parametrize("power", [0.0, 0.25, 0.5, 1.0])
+def test_what_doubling_removes_follows_the_power_law(power):
+    curve = [(n, 1 - 0.4 * (n / 100) ** -power, 0.01) for n in (100, 200, 400, 800)]
+    assert advice.removed_by_doubling(curve) == pytest.approx(1 - 2.0**-power, abs=1e-6)
+
+
+def test_more_data_than_needed_is_large():
+    flat, steep = (advice.samples_needed(4_000_000, 10, r, 0.2) for r in (0.0, 0.5))
+    assert (flat, steep) == (1000, 4000)
+    assert advice.samples_needed(4_000_000, 500, 0.0, 0.2) == 500 * advice.PER_CLASS
+    assert advice.samples_needed(4_000_000, 10, 0.0, 0.001) is None
+    assert advice.samples_needed(16_000_000, 10, 0.0, 0.2) == 2 * flat
+
+
+# ── the verb ─────────────────────────────────────────────────────────────────────────────────────
+
+
+@pytest.mark.parametrize(
+    "name", ["convnet", "residual", "nhwc", "transformer", "mlp", "two_inputs"]
+)
+def test_advice_can_be_followed(name):
+    model = surgeon.load(nw.ZOO[name]())
+    free = model.anatomy().model
+    data = nw.feeds(free, batch=30, seed=1) | {"labels": np.arange(30) % 3}
+    found = surgeon.advise(model, data)
+    assert found.plan.case in advice.FOUR
+    assert len(found.why) == 3
+    assert found.plan.case in found.why[2]
+    assert found.evidence.samples == 30
+    assert [c.cut.depth for c in found.candidates] == [
+        depth for depth, _ in found.evidence.accuracy_by_depth
+    ]
+    patient = surgeon.operate(model, found.plan.case, 3, found.plan.cut, evidence=found.evidence)
+    assert patient.plan.cut == found.plan.cut
+    assert patient.plan.depth == found.plan.depth
+    document = {"schema": 1, "verb": "advise", "surgeon": "0.1", **as_json(found.document())}
+    jsonschema.Draft202012Validator(schemas.load("advise")).validate(document)
+
+
+def test_the_test_split_is_not_looked_at():
+    model = surgeon.load(nw.mlp())
+    data = nw.feeds(model.proto, batch=600, seed=1) | {"labels": np.arange(600) % 3}
+    assert surgeon.advise(model, data).looked_at == 480
+    own = np.array(["train"] * 400 + ["validation"] * 100 + ["test"] * 100)
+    assert surgeon.advise(model, data | {"split": own}).looked_at == 500
+
+
+def test_values_that_decide_nothing_are_small_and_repeat():
+    model = surgeon.load(nw.convnet())
+    data = nw.feeds(model.proto, batch=40, seed=1) | {"labels": np.arange(40) % 2}
+    first, again = surgeon.advise(model, data), surgeon.advise(model, data)
+    assert first.plan == again.plan
+    assert first.candidates == again.candidates
+    assert first.evidence.large < 0.5
+    assert first.plan.case.startswith("small-")
+
+
+def test_data_of_one_class_are_refused():
+    with pytest.raises(SurgeonError, match="class"):
+        surgeon.advise(nw.mlp(), nw.feeds(nw.mlp(), batch=20) | {"labels": np.zeros(20, int)})
+
+
+# ── preprocessing ────────────────────────────────────────────────────────────────────────────────
+
+
+def test_candidates_fit_the_input():
+    rgb = TensorInfo("x", "float", ("N", 3, 32, 32), 0)
+    found = advice.preprocess_candidates(rgb)
+    assert len(found) == 12
+    assert {how.layout for how in found.values()} == {"NCHW"}
+    assert found["imagenet BGR"].mean == (0.406, 0.456, 0.485)
+    assert found["caffe BGR"].mean == (104.0, 117.0, 123.0)
+    grey = advice.preprocess_candidates(replace(rgb, shape=("N", 28, 28, 1)))
+    assert {how.channels for how in grey.values()} == {"L"}
+    assert list(advice.preprocess_candidates(replace(rgb, dtype="uint8"))) == ["raw RGB", "raw BGR"]
+    with pytest.raises(UsageError, match="size"):
+        advice.preprocess_candidates(replace(rgb, shape=("N", 3, "h", "w")))
+
+
+def test_unknown_preprocessing_is_measured_and_said(tmp_path):
+    found = surgeon.advise(nw.convnet(), pictures(tmp_path / "photos"))
+    assert found.preprocess.source == "measured"
+    assert found.detected.samples <= advice.DETECTIVE_SAMPLES
+    accuracies = [row["accuracy"] for row in found.detected.ranking]
+    assert accuracies == sorted(accuracies, reverse=True)
+    assert any("measured" in line and "--preprocess" in line for line in found.warnings)
+
+
+def test_what_is_known_is_not_measured(tmp_path):
+    found = surgeon.advise(nw.convnet(), pictures(tmp_path / "photos"), preprocess="zero-one")
+    assert found.detected is None
+    assert found.preprocess.source == "option"
+
+
+# ── --case auto ──────────────────────────────────────────────────────────────────────────────────
+
+
+def test_auto_trains_what_is_advised_and_keeps_the_evidence(tmp_path):
+    folder, out = pictures(tmp_path / "photos"), tmp_path / "tuned.onnx"
+    outcome = surgeon.finetune(nw.convnet(), folder, out, case="auto", epochs=1)
+    told = outcome.document()["advice"]
+    assert outcome.model.plan.case == told["case"]
+    assert outcome.model.plan.cut == told["cut"]
+    assert len(told["why"]) == 3
+    entries = {entry.key: entry.value for entry in onnx.load(out).metadata_props}
+    assert json.loads(entries["surgeon.advice"])["why"] == told["why"]
+    assert json.loads(entries["surgeon.preprocess"])["source"] == "measured"
+    assert surgeon.verify(out).passed
+    assert surgeon.predict(out, folder).labels[0] in {"c0", "c1", "c2"}
+    again = surgeon.operate(out, "small-similar", 3)
+    assert "surgeon.advice" not in {entry.key for entry in again.proto.metadata_props}
+
+
+def test_auto_leaves_the_cut_to_whoever_names_one(tmp_path):
+    outcome = surgeon.finetune(
+        nw.convnet(), pictures(tmp_path / "photos"), case="auto", cut="@0.3", dry_run=True,
+        preprocess="raw",
+    )  # fmt: skip
+    wanted = surgeon.operate(nw.convnet(), "small-different", 3, "@0.3").plan.cut
+    assert outcome.model.plan.cut == wanted
+
+
+# ── the command line ─────────────────────────────────────────────────────────────────────────────
+
+
+@pytest.fixture
+def command(tmp_path):
+    x, y = load_digits(return_X_y=True)
+    network = tmp_path / "net.onnx"
+    onnx.save(nw.mlp(), network)
+    width = surgeon.load(network).inputs[0].shape[1]
+    np.savez(tmp_path / "d.npz", x=x[:200, -width:].astype(np.float32), labels=y[:200])
+    return ["advise", str(network), str(tmp_path / "d.npz"), "-q"]
+
+
+def test_the_command_answers_people_and_machines(command, capsys):
+    assert main(command) == 0
+    told = capsys.readouterr().out
+    assert "so " in told
+    assert "chosen" in told
+    assert main([*command, "--json"]) == 0
+    document = json.loads(capsys.readouterr().out)
+    jsonschema.Draft202012Validator(schemas.load("advise")).validate(document)
+    assert document["why"][0] in told
+
+
+@pytest.mark.parametrize(("name", "start"), [("p.svg", b"<?xml"), ("p.png", b"\x89PNG")])
+def test_a_plot_is_drawn(command, tmp_path, name, start, capsys):
+    pytest.importorskip("matplotlib")
+    assert main([*command, "--plot", str(tmp_path / name)]) == 0
+    assert (tmp_path / name).read_bytes().startswith(start)
+    assert main([*command, "--plot", str(tmp_path / name)]) == 2  # it exists
+    assert main([*command, "--plot", str(tmp_path / "p.txt")]) == 2
+    capsys.readouterr()
