@@ -32,7 +32,7 @@ if TYPE_CHECKING:  # what the table below names, for type checkers
     from surgeon.outcome import Outcome, Prediction, Verification
     from surgeon.plugin.hooks import hookimpl
     from surgeon.records import Case, Head, Plan, Stage
-    from surgeon.tune import backend as onnx_backend
+    from surgeon.tune.backend import SurgeonBackend as onnx_backend  # noqa: N813 - the contract's name
     from surgeon.tune.module import tensors
 
 _NAMES = {

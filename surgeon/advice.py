@@ -56,6 +56,8 @@ PER_CLASS = 20
 """Samples of each class below which training everything is not advised."""
 NOTHING_TO_GAIN = 0.005
 """Error of the probe below which more capacity has nothing to win."""
+UNKNOWN_REMOVED = 0.5
+"""Taken where a probe learns nothing: its flat curve says nothing of capacity."""
 DETECTIVE_SAMPLES = 256
 REPETITIONS = 5
 """Cross-validations of each candidate preprocessing: so few samples depend on their folds."""
@@ -351,6 +353,8 @@ def choose(
     best, at, similar = _compare(measured.probes)
     parameters = late_cut(anatomy).parameters
     removed = removed_by_doubling(measured.curve)
+    if not _learns(best, measured.codes):
+        removed = UNKNOWN_REMOVED
     needed = samples_needed(parameters, len(labels), removed, 1 - best.accuracy)
     evidence = Evidence(
         samples=samples.n,
@@ -472,6 +476,12 @@ def _best_case(evidence: Evidence, plugins: Plugins | None) -> str:
             remedy="advice chooses between them; let surgeon's own plugin load",
         )
     return max(suits, key=lambda name: suits[name])
+
+
+def _learns(best: Probe, codes: NDArray[np.int64]) -> bool:
+    """Say whether a probe is clearly better than naming the commonest class every time."""
+    commonest = float(np.bincount(codes).max()) / len(codes)
+    return best.accuracy > commonest + 2 * best.error
 
 
 def _tensors(measured: Measured) -> set[str]:

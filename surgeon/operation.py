@@ -60,6 +60,7 @@ from surgeon.planning import (
     decide,
     draw_anew,
     dropped_inputs,
+    load_operators,
     loaded_plugins,
     require_opset,
     require_runs_at_all,
@@ -168,6 +169,7 @@ def check(
             raise
         except SurgeonError as error:
             findings.append(Finding("error", error.kind, error.message, error.remedy))
+    load_operators(patient.proto, plugins)
     trainable = patient.trainable if case is not None and patient is not model else None
     findings += examine(patient.proto, trainable, patient.roles())
     return {
@@ -469,6 +471,7 @@ def finetune(
         epochs=epochs, budget=budget, augment=augment, resume=resume, progress=progress,
         checkpoint=checkpoint,
     )  # fmt: skip
+    load_operators(patient.proto, plugins)
     trained = stages.train(run)
     clock.features, clock.train = trained.seconds_features, trained.seconds_train
 
@@ -790,6 +793,7 @@ def to_torch(source: Source) -> Any:
     from surgeon.tune.module import to_module
 
     model = load(source)
+    load_operators(model.proto, None)
     return to_module(model.proto, roles=model.roles())
 
 

@@ -17,7 +17,7 @@ from surgeon.errors import (
 from surgeon.graph import cuts as graph_cuts
 from surgeon.graph import envelope
 from surgeon.graph.schema import opsets
-from surgeon.graph.walk import data_inputs
+from surgeon.graph.walk import all_graphs, data_inputs
 from surgeon.graph.weights import write_back
 from surgeon.records import (
     Context,
@@ -222,3 +222,16 @@ def loaded_plugins(plugins: Plugins | None) -> Plugins:
     from surgeon.plugin.manager import load_plugins
 
     return load_plugins()
+
+
+def load_operators(model: onnx.ModelProto, plugins: Plugins | None) -> None:
+    """Let plugins declare their operators, where a graph has nodes of a domain that is not ours."""
+    known = {"", "ai.onnx", "ai.onnx.ml", "com.microsoft", "ai.onnx.preview.training"}
+    foreign = {node.domain for graph in all_graphs(model.graph) for node in graph.node} - known
+    if not foreign:
+        return
+    from surgeon.ops.registry import load_plugin
+
+    for names in loaded_plugins(plugins).hook.surgeon_ops():
+        for name in names:
+            load_plugin(name)
