@@ -57,7 +57,7 @@ PER_CLASS = 20
 NOTHING_TO_GAIN = 0.005
 """Error of the probe below which more capacity has nothing to win."""
 UNKNOWN_REMOVED = 0.5
-"""Taken where a probe learns nothing: its flat curve says nothing of capacity."""
+"""Taken where there is no curve, or where a probe learns nothing and its curve is flat for that."""
 DETECTIVE_SAMPLES = 256
 REPETITIONS = 5
 """Cross-validations of each candidate preprocessing: so few samples depend on their folds."""
@@ -436,14 +436,14 @@ def removed_by_doubling(curve: Sequence[tuple[int, float, float]]) -> float:
     """
     points = [(log2(n), max(1 - share, error / 2), error) for n, share, error in curve if n > 0]
     if len(points) < 2:
-        return 0.0
+        return UNKNOWN_REMOVED
     x = np.array([point[0] for point in points])
     y = np.array([log2(point[1]) for point in points])
     weight = np.array([(point[1] / point[2]) ** 2 for point in points])
     centre = (weight * x).sum() / weight.sum()
     spread = (weight * (x - centre) ** 2).sum()
     if spread <= 0:
-        return 0.0
+        return UNKNOWN_REMOVED
     slope = (weight * (x - centre) * y).sum() / spread
     return float(1 - 2.0 ** -min(max(-slope, 0.0), 2.0))
 

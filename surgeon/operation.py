@@ -240,10 +240,11 @@ def operate(
     for option, text in (("--case", case), ("--cut", cut), ("--start", start)):
         if not isinstance(text, str | None):
             raise UsageError(f"{text!r} is not text", where=option, remedy="give a name")
-    require_opset(model)
     constants = constant_inputs(model, inputs)
     model = model.with_constants(constants)
     anatomy = model.anatomy(constants)
+    if not anatomy.shapes.dtype(anatomy.end):
+        require_opset(model)  # types of the oldest operators cannot be inferred
     decided = decide(model, anatomy, case, classes, cut, init, evidence, plugins)
     if not anatomy.cuts:
         require_runs_at_all(
@@ -398,6 +399,7 @@ def finetune(
             where="--case",
             remedy="`--case auto` chooses by measurement, `surgeon cases` lists the cases",
         )
+    require_opset(model)
     # What goes in: preprocessing, samples, labels.
     pre = find_preprocess(
         model, preprocess, size, tokenizer=tokenizer, max_length=max_length, audio=audio

@@ -193,7 +193,7 @@ def require_runs_at_all(model: Model) -> None:
 
 
 def require_opset(model: Model) -> None:
-    """Refuse an opset in which the new head could not run; opsets are never raised on the way.
+    """Refuse an opset in which the new head does not run; opsets are never raised on the way.
 
     Raises:
         UnsupportedError: the file is of an opset below 7.

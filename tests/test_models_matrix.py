@@ -64,7 +64,7 @@ def model(request):
     """One model, few samples of its kind, all cases one after another on the same worker."""
     name = request.param
     loaded = surgeon.load(get(name))
-    samples = 8 if loaded.anatomy().total > bench.HEAVY_MACS else 12
+    samples = 4 if loaded.anatomy().total > bench.HEAVY_MACS else 12
     return name, loaded, sample_data(name, samples=samples)
 
 

@@ -381,14 +381,13 @@ def _cross_validate(
     classes = int(codes.max()) + 1
     train = np.ones(len(codes), bool) if use is None else use
     whole = _Moments.of(values[train], codes[train], classes)
-    held = np.empty((len(PENALTIES), len(codes), classes))
+    held = np.zeros((len(PENALTIES), len(codes), classes))
     for part in range(int(fold.max()) + 1):
         out = fold == part
         both = out & train
         rest = whole - _Moments.of(values[both], codes[both], classes)
-        if rest.n == 0:
-            rest = whole
-        held[:, out] = _Ridge.fit(rest).scores(values[out], PENALTIES)
+        if rest.n:  # of very few samples a fold may leave none to fit: its scores stay 0
+            held[:, out] = _Ridge.fit(rest).scores(values[out], PENALTIES)
     squared = (held**2).sum(axis=(1, 2)) - 2 * held[:, np.arange(len(codes)), codes].sum(axis=1)
     best = int(squared.argmin())
     return held[best], PENALTIES[best]

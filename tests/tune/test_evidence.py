@@ -159,6 +159,13 @@ def test_a_rare_class_is_held_out_in_fewer_folds():
         evidence.stratified_folds(np.arange(5), 0)
 
 
+def test_two_samples_of_each_class_are_survived():
+    y = np.arange(10) % 5
+    values = evidence.project(np.random.default_rng(0).standard_normal((10, 4)), 0)
+    assert np.isfinite(evidence.probe(values, y, CUT, 4).accuracy)
+    assert all(np.isfinite(point[1]) for point in evidence.learning_curve(values, y, 0))
+
+
 def test_a_sample_keeps_every_class():
     codes = np.array([0] * 5000 + [1] * 50 + [2] * 3)
     rows = evidence.stratified(np.arange(len(codes)), codes, 500, 0)
