@@ -382,6 +382,7 @@ def section(document: dict) -> str:
         ]
         wanted = f"wanted: not below −{POINTS:.0f}"
         lines += ["", f"int8 (QOperator) against float32, paired: {', '.join(told)} ({wanted})."]
+        lines += ["`small-different` is cut at the same place in both, where int8 has it."]
     return "\n".join([*lines, END]) + "\n"
 
 

@@ -24,7 +24,6 @@ LIBRARIES = (
     "safetensors",
     "pillow",
     "datasets",
-    "accelerate",
     "kornia",
     "pluggy",
     "click",
