@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 FORMAT = 1  # raise it when the meaning of an entry changes
 PER_SAMPLE_BOUND = 1e-4  # relative error between a batch of n and n batches of one
 PER_SAMPLE_BOUND_HALF = 1e-2  # the same where values are float16
-_PROBED = 4  # samples of the per-sample check
+_PROBED = 2  # samples of the per-sample check: enough to have another neighbour
 _NO_ROOM = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 _SAFETENSORS = {
     "float16": "F16",
