@@ -62,6 +62,7 @@ from surgeon.planning import (
     dropped_inputs,
     load_operators,
     loaded_plugins,
+    opened_by_plugin,
     require_opset,
     require_runs_at_all,
     resolve_trainable,
@@ -401,6 +402,7 @@ def finetune(
         )
     require_opset(model)
     # What goes in: preprocessing, samples, labels.
+    data = opened_by_plugin(data, plugins)
     pre = find_preprocess(
         model, preprocess, size, tokenizer=tokenizer, max_length=max_length, audio=audio
     )
@@ -638,7 +640,7 @@ def evaluate(
     threads: int | None = None,
     ignore_unknown: bool = False,
     progress: Report | None = None,
-    plugins: Plugins | None = None,  # noqa: ARG001 - all verbs take them
+    plugins: Plugins | None = None,
 ) -> dict[str, Any]:
     """Return the body of `evaluate`: metrics and confusion by ONNX Runtime.
 
@@ -657,7 +659,7 @@ def evaluate(
         model, preprocess, size, tokenizer=tokenizer, max_length=max_length, audio=audio
     )
     fixed = constant_inputs(model, inputs)
-    data = without(data, gone_inputs(model))
+    data = without(opened_by_plugin(data, plugins), gone_inputs(model))
     if pre is None and needs_preprocess(data, model.inputs, fixed):
         raise missing_preprocess(model.where)
     samples = open_data(

@@ -6,6 +6,7 @@ The case is a plugin and pure; everything it says is checked here before the cor
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from surgeon.errors import (
@@ -235,3 +236,11 @@ def load_operators(model: onnx.ModelProto, plugins: Plugins | None) -> None:
     for names in loaded_plugins(plugins).hook.surgeon_ops():
         for name in names:
             load_plugin(name)
+
+
+def opened_by_plugin(data: Any, plugins: Plugins | None) -> Any:
+    """Return what a plugin makes of a data URI; a path, and what no plugin knows, stay as given."""
+    if not isinstance(data, str) or ":" not in data or Path(data).exists():
+        return data
+    found = loaded_plugins(plugins).hook.surgeon_open_data(uri=data)
+    return data if found is None else found

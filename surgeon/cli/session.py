@@ -73,9 +73,9 @@ class Session:
     def plugins(self) -> Plugins:
         """The plugins, loaded on first use; a broken one becomes one warning line."""
         if self._plugins is None:
-            from surgeon.plugin.manager import manager
+            from surgeon.plugin.manager import load_plugins
 
-            self._plugins = manager(enabled=self.plugins_enabled)
+            self._plugins = load_plugins(enabled=self.plugins_enabled)
             for line in self._plugins.warnings:
                 self.warn(line)
         return self._plugins

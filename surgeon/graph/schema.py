@@ -6,19 +6,14 @@ slots carry no gradient.
 
 from __future__ import annotations
 
-from functools import lru_cache
 from typing import TYPE_CHECKING
 
-import onnx
 from onnx import TensorProto
 
 from surgeon.graph.walk import FLOATS, attribute
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-
     from onnx import ModelProto, NodeProto
-    from onnx.defs import OpSchema
 
 STANDARD = ("", "ai.onnx")
 
@@ -29,21 +24,6 @@ def opsets(model: ModelProto) -> dict[str, int]:
         ("" if item.domain in STANDARD else item.domain): item.version
         for item in model.opset_import
     }
-
-
-@lru_cache(maxsize=4096)
-def _schema(operator: str, version: int, domain: str) -> OpSchema | None:
-    try:
-        return onnx.defs.get_schema(operator, version, domain)
-    except onnx.defs.SchemaError:
-        return None
-
-
-def schema_of(node: NodeProto, versions: Mapping[str, int]) -> OpSchema | None:
-    """Return the schema of the exact version a node means, or None for an unknown operator."""
-    domain = "" if node.domain in STANDARD else node.domain
-    version = versions.get(domain)
-    return None if version is None else _schema(node.op_type, version, domain)
 
 
 WEIGHT_SLOTS: dict[str, tuple[int, ...]] = {

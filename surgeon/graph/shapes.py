@@ -17,7 +17,7 @@ import onnx
 from onnx import ModelProto, TensorProto, helper, numpy_helper
 
 from surgeon.graph.fold import evaluate
-from surgeon.graph.schema import STANDARD, WITHOUT_GRADIENT, type_name
+from surgeon.graph.schema import STANDARD, type_name
 from surgeon.graph.walk import FLOATS, attribute, data_inputs, producers, reads
 from surgeon.records import TensorInfo
 
@@ -500,11 +500,6 @@ def macs(node: onnx.NodeProto, shapes: Concrete) -> int:
         length = data[-2] if len(data) > 1 else 1
         return (out * weight[0] if weight else out) + 2 * out * length
     return max(out, 0)
-
-
-def differentiable_output(node: onnx.NodeProto) -> bool:
-    """Say whether a node's output may carry a gradient."""
-    return node.op_type not in WITHOUT_GRADIENT
 
 
 def tensor_info(name: str, shapes: Shapes) -> TensorInfo:

@@ -59,7 +59,9 @@ def surgeon_ops() -> Iterable[str]:  # type: ignore[empty-body]
 
 @hookspec(firstresult=True)
 def surgeon_open_data(uri: str) -> Any:
-    """Return `{"values": arrays, "labels": labels}` for a data URI of one's own, else None.
+    """Return arrays in the `.npz` convention for a data URI of one's own, else None.
+
+    `{input name: array, "labels": [n]}`, as `surgeon.finetune` takes them.
 
     Example:
         >>> @hookimpl

@@ -106,8 +106,8 @@ def load_plugins(*, enabled: bool = True, disabled: Collection[str] = ()) -> Plu
         disabled: entry points or distributions to leave out, besides those that the environment
             variable SURGEON_DISABLE_PLUGINS names.
     """
-    registry = pluggy.PluginManager(hooks.PROJECT)
-    registry.add_hookspecs(hooks)
+    pm = pluggy.PluginManager(hooks.PROJECT)
+    pm.add_hookspecs(hooks)
     listed = os.environ.get(DISABLE, "").replace(" ", "").split(",")
     blocked = {_plain(name) for name in (*disabled, *filter(None, listed))}
     loaded: list[Loaded] = []
@@ -117,9 +117,9 @@ def load_plugins(*, enabled: bool = True, disabled: Collection[str] = ()) -> Plu
         if blocked & {_plain(point.name), _plain(distribution)} or not (enabled or _is_own(point)):
             continue
         # Two distributions may use one entry point name; their cases are told apart by their own.
-        taken = registry.has_plugin(point.name)
+        taken = pm.has_plugin(point.name)
         name = f"{point.name}@{distribution}" if taken else point.name
-        error = _load(registry, point, name)
+        error = _load(pm, point, name)
         loaded.append(Loaded(name, distribution, version, error))
         if error is not None:
             warnings.append(
@@ -127,7 +127,7 @@ def load_plugins(*, enabled: bool = True, disabled: Collection[str] = ()) -> Plu
                 f"{error}"
             )
     origins = {item.name: item for item in loaded if item.error is None}
-    return Plugins(registry, tuple(loaded), tuple(warnings), origins)
+    return Plugins(pm, tuple(loaded), tuple(warnings), origins)
 
 
 def _plain(name: str) -> str:
@@ -178,17 +178,17 @@ def _distribution(point: EntryPoint) -> tuple[str, str]:
     return point.dist.name, point.dist.version
 
 
-def _load(registry: pluggy.PluginManager, point: EntryPoint, name: str) -> str | None:
+def _load(pm: pluggy.PluginManager, point: EntryPoint, name: str) -> str | None:
     """Register one entry point under a name that is free; return why it failed, or None."""
     try:
         plugin = point.load()
         try:
-            registry.register(plugin, name=name)
-            registry.check_pending()
+            pm.register(plugin, name=name)
+            pm.check_pending()
             _check_names(plugin)
         except Exception:
-            if registry.has_plugin(name):
-                registry.unregister(name=name)
+            if pm.has_plugin(name):
+                pm.unregister(name=name)
             raise
     except (Exception, SystemExit) as error:  # noqa: BLE001 - whatever a plugin does, we go on
         words = " ".join(str(error).split())
@@ -202,7 +202,3 @@ def _check_names(plugin: Any) -> None:
     for name in dir(plugin):
         if name.startswith("surgeon_") and callable(getattr(plugin, name)) and name not in known:
             raise UnknownNameError("hook", name, known)
-
-
-manager = load_plugins
-"""The name the command line uses."""

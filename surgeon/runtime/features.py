@@ -250,12 +250,9 @@ def extract(
 
 def cache_root() -> Path:
     """Return the folder of everything cached: `SURGEON_CACHE`, or the user's cache directory."""
-    named = os.environ.get("SURGEON_CACHE")
-    if named:
-        return Path(named)
-    import platformdirs
+    from surgeon_models.store import root
 
-    return platformdirs.user_cache_path("surgeon", appauthor=False)
+    return root()
 
 
 @dataclass(frozen=True)

@@ -146,7 +146,7 @@ def solve(
     weights = _sample_weights(labels, classes, class_weights)
     if threads is None:
         threads = min(torch.get_num_threads(), max(1, features.size // NUMBERS_PER_THREAD))
-    with _threads(threads):
+    with torch_threads(threads):
         basis = _Basis.of(features, torch.device(device))
         target = torch.from_numpy(labels).to(basis.points.device)
         fold = _folds(labels, classes, folds, seed)
@@ -598,7 +598,8 @@ def _on(values: Floats, like: Tensor) -> Tensor:
 
 
 @contextmanager
-def _threads(count: int | None) -> Iterator[None]:
+def torch_threads(count: int | None) -> Iterator[None]:
+    """Compute on so many torch threads for a while; None = as they are."""
     before = torch.get_num_threads()
     torch.set_num_threads(count or before)
     try:

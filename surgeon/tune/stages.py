@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import time
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -30,7 +30,7 @@ from surgeon.runtime.sessions import open_session
 from surgeon.runtime.stream import Runner
 from surgeon.tune import arrays, batches
 from surgeon.tune.fit import FitSettings, Progress, fit
-from surgeon.tune.head import solve
+from surgeon.tune.head import solve, torch_threads
 from surgeon.tune.module import tensors, to_module
 
 if TYPE_CHECKING:
@@ -384,7 +384,7 @@ def _fit_stage(
         seed=run.seed,
     )
     begun = time.perf_counter()
-    with _thread_count(run.threads):
+    with torch_threads(run.threads):
         fitted = fit(
             module,
             train_set,
@@ -481,7 +481,7 @@ def _scale(run: Run, module: Any, proto: ModelProto, names: Sequence[str], train
     inputs = train_set.load(np.arange(min(train_set.n, 64)))
     if hasattr(train_set, "prepare"):
         inputs = train_set.prepare(inputs)
-    with _thread_count(run.threads):
+    with torch_threads(run.threads):
         randomize(module, scheme(proto), names, seed=run.seed, inputs=inputs)
 
 
@@ -497,21 +497,6 @@ def _report(run: Run, progress: Progress) -> None:
         accuracy=row.get("validation_accuracy"),
         throughput=progress.samples_per_second,
     )
-
-
-class _thread_count:  # noqa: N801 - a context manager, used like a function
-    """Torch threads for a while."""
-
-    def __init__(self, count: int | None) -> None:
-        self.count = count
-
-    def __enter__(self) -> None:
-        self.before = torch.get_num_threads()
-        if self.count is not None:
-            torch.set_num_threads(self.count)
-
-    def __exit__(self, *_: object) -> None:
-        torch.set_num_threads(self.before)
 
 
 # ── measuring and proving ────────────────────────────────────────────────────────────────────────
@@ -657,4 +642,4 @@ def clean(run: Run) -> None:
         shutil.rmtree(run.checkpoint)
 
 
-__all__ = ["Run", "Trained", "clean", "measure", "parity", "prove", "replace", "train"]
+__all__ = ["Run", "Trained", "clean", "measure", "parity", "prove", "train"]

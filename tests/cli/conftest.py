@@ -109,5 +109,5 @@ def plugins(monkeypatch):
         loaded = (manager.Loaded("mine", "their-dist", "1.0"),)
         return manager.Plugins(pluggy_manager, loaded, state.warnings)
 
-    monkeypatch.setattr(manager, "manager", loading)
+    monkeypatch.setattr(manager, "load_plugins", loading)
     return state

@@ -106,14 +106,14 @@ def test_operators_of_a_plugin_count(run, plugins, strange, monkeypatch, tmp_pat
         def surgeon_ops(self):
             return ["their_operators:thing"]
 
-    loading = manager.manager
+    loading = manager.load_plugins
 
     def with_theirs(**settings):
         found = loading(**settings)
         found.manager.register(Theirs(), name="theirs")
         return found
 
-    monkeypatch.setattr(manager, "manager", with_theirs)
+    monkeypatch.setattr(manager, "load_plugins", with_theirs)
     code, document = asked(run, strange)
     thing = next(o for o in document["operators"] if o["operator"] == "Thing")
     assert (code, thing["status"]) == (0, "native")
