@@ -2,17 +2,39 @@
 
 Training, prediction and evaluation read data alike, so the room lies below both. It imports
 `graph`, `records` and `errors` only. What must not enter: torch, onnxruntime, and any decision
-about training.
+about training. Names are loaded when they are first used: looking at a model reads no data.
 """
 
 from __future__ import annotations
 
-from surgeon.data.ahead import work_ahead
-from surgeon.data.arrays import parse_constants
-from surgeon.data.labels import check_trainable, encode_labels, sort_labels
-from surgeon.data.read import data_kind, needs_preprocess, open_data, open_inputs
-from surgeon.data.samples import Batch, Failure, JoinedSamples, Samples
-from surgeon.data.splits import Splits, folds, split
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:  # what the table below names, for type checkers
+    from surgeon.data.ahead import work_ahead
+    from surgeon.data.arrays import parse_constants
+    from surgeon.data.labels import check_trainable, encode_labels, sort_labels
+    from surgeon.data.read import data_kind, needs_preprocess, open_data, open_inputs
+    from surgeon.data.samples import Batch, Failure, JoinedSamples, Samples
+    from surgeon.data.splits import Splits, folds, split
+
+_MODULES = {
+    "Batch": "samples",
+    "Failure": "samples",
+    "JoinedSamples": "samples",
+    "Samples": "samples",
+    "Splits": "splits",
+    "check_trainable": "labels",
+    "data_kind": "read",
+    "encode_labels": "labels",
+    "folds": "splits",
+    "needs_preprocess": "read",
+    "open_data": "read",
+    "open_inputs": "read",
+    "parse_constants": "arrays",
+    "sort_labels": "labels",
+    "split": "splits",
+    "work_ahead": "ahead",
+}
 
 __all__ = [
     "Batch",
@@ -32,3 +54,12 @@ __all__ = [
     "split",
     "work_ahead",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    """Load a name on first use."""
+    if name not in _MODULES:
+        raise AttributeError(f"module 'surgeon.data' has no attribute {name!r}")
+    from importlib import import_module
+
+    return getattr(import_module(f"surgeon.data.{_MODULES[name]}"), name)

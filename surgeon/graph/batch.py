@@ -23,6 +23,7 @@ from surgeon.graph.shapes import (
     skeleton,
 )
 from surgeon.graph.walk import all_names, attribute, consumers, data_inputs
+from surgeon.graph.weights import to_array
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -245,7 +246,7 @@ def _add(model: ModelProto, name: str, values: list[int]) -> str:
 def _constant_targets(graph: GraphProto) -> dict[str, list[int]]:
     """Return small integer constants, which may be the targets of a Reshape."""
     found = {
-        tensor.name: numpy_helper.to_array(tensor).reshape(-1).tolist()
+        tensor.name: to_array(tensor).reshape(-1).tolist()
         for tensor in graph.initializer
         if tensor.data_type == TensorProto.INT64 and prod(tensor.dims) < 16
     }
@@ -259,7 +260,7 @@ def _constant_targets(graph: GraphProto) -> dict[str, list[int]]:
 def _free_reshapes(model: ModelProto, shapes: Concrete, fixed: int) -> int:
     graph = model.graph
     data = data_values(model)
-    constants = {t.name: numpy_helper.to_array(t) for t in graph.initializer if prod(t.dims) < 16}
+    constants = {t.name: to_array(t) for t in graph.initializer if prod(t.dims) < 16}
     for node in graph.node:
         value = attribute(node, "value") if node.op_type == "Constant" else None
         if value is not None:

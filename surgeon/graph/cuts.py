@@ -9,18 +9,19 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from functools import cached_property
 from math import prod
 from typing import TYPE_CHECKING
 
 from onnx import ModelProto
 
 from surgeon.errors import ModelError, UnknownNameError, UsageError
+from surgeon.graph.external import dense_size
 from surgeon.graph.head import find_head
 from surgeon.graph.quantized import INTEGERS, Scales
 from surgeon.graph.schema import type_name
 from surgeon.graph.shapes import Shapes, declared, macs, make_value, trace
-from surgeon.graph.walk import FLOATS, ancestors, data_inputs, producers, reads
-from surgeon.graph.weights import dense
+from surgeon.graph.walk import FLOATS, Links, ancestors, data_inputs, producers, reads
 from surgeon.records import CutPoint, OldHead
 
 if TYPE_CHECKING:
@@ -57,6 +58,11 @@ class Anatomy:
     total: int
     work: Mapping[str, int]
     """multiply-adds of the node that makes a value, keyed by its first output"""
+
+    @cached_property
+    def links(self) -> Links:
+        """Makers and readers of the values."""
+        return Links(self.model.graph)
 
     @property
     def late(self) -> str:
@@ -169,7 +175,7 @@ def _listed(
                 used.add(name)
                 tensor = weights[name]
                 parameters += prod(tensor.dims) if tensor.data_type in FLOATS else 0
-                stored += len(tensor.raw_data) or len(dense(tensor))
+                stored += dense_size(tensor)
         alive = {name for name in alive if last[name] > index}
         alive |= {name for name in node.output if last.get(name, -1) > index}
         if len(alive) != 1:

@@ -7,15 +7,16 @@ import hashlib
 import os
 import tempfile
 from pathlib import Path
+from threading import Thread
 from typing import TYPE_CHECKING
 
 import onnx
 from google.protobuf.message import DecodeError
-from onnx import AttributeProto
-from onnx.external_data_helper import load_external_data_for_model, uses_external_data
 
 from surgeon.errors import EnvironmentLacksError, ModelError, OutputError
+from surgeon.graph import external
 from surgeon.graph.walk import all_graphs
+from surgeon.graph.weights import hash_tensors
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -25,9 +26,22 @@ if TYPE_CHECKING:
 ONE_FILE_LIMIT = 2**31 - 2**20
 """Bytes one protobuf file may hold, with room for what is not a weight."""
 
+SMALL = 1024
+"""Bytes up to which a tensor stays in the graph's file when the others lie beside it."""
+
+PAGE = 4096
+"""Where tensors of a page or more begin in the file beside the graph."""
+
 
 def read_model(path: str | os.PathLike[str]) -> ModelProto:
-    """Read an `.onnx` file with its external data.
+    """Read an `.onnx` file; see `read_hashed`."""
+    return read_hashed(path)[0]
+
+
+def read_hashed(path: str | os.PathLike[str]) -> tuple[ModelProto, str]:
+    """Read an `.onnx` file and return it with the sha256 of the file's bytes.
+
+    Large external data stay where they are, see `surgeon.graph.external`.
 
     Raises:
         ModelError: the file is absent, empty, truncated, not ONNX, or its external data is absent,
@@ -50,6 +64,7 @@ def read_model(path: str | os.PathLike[str]) -> ModelProto:
     if not content:
         raise ModelError("the file is empty", where=where, remedy="download or export it again")
     model = onnx.ModelProto()
+    digest = _HashedAside(content)
     try:
         model.ParseFromString(content)
     except (DecodeError, RuntimeError, ValueError) as error:
@@ -64,8 +79,26 @@ def read_model(path: str | os.PathLike[str]) -> ModelProto:
             where=where,
             remedy="pass an .onnx file that was exported with its graph",
         )
-    _read_external(model, file)
-    return model
+    external.attach(model, file)
+    return model, digest.result()
+
+
+class _HashedAside(Thread):
+    """The sha256 of bytes, computed on another core while they are parsed."""
+
+    def __init__(self, content: bytes) -> None:
+        super().__init__(daemon=True)
+        self._content = content
+        self._digest = ""
+        self.start()
+
+    def run(self) -> None:
+        self._digest = hashlib.sha256(self._content).hexdigest()
+
+    def result(self) -> str:
+        """Return the digest, in hexadecimal."""
+        self.join()
+        return self._digest
 
 
 def check_model(model: ModelProto, where: str) -> None:
@@ -74,7 +107,11 @@ def check_model(model: ModelProto, where: str) -> None:
     Raises:
         ModelError: saying which of these it is.
     """
-    outside = [tensor.name for tensor in _tensors(model) if uses_external_data(tensor)]
+    outside = [
+        tensor.name
+        for tensor in external.all_tensors(model)
+        if external.is_external(tensor) and not external.is_attached(tensor)
+    ]
     if outside:
         raise ModelError(
             f"{len(outside)} tensors of the model lie in another file",
@@ -87,75 +124,27 @@ def check_model(model: ModelProto, where: str) -> None:
         raise ModelError("the graph has no outputs", where=where, remedy="export it with outputs")
 
 
-def _read_external(model: ModelProto, file: Path) -> None:
-    stored = [
-        (tensor, {item.key: item.value for item in tensor.external_data}.get("location", ""))
-        for tensor in _tensors(model)
-        if uses_external_data(tensor)
-    ]
-    if not stored:
-        return
-    folder = file.resolve().parent
-    for tensor, location in stored:
-        target = (folder / location).resolve()
-        if Path(location).is_absolute() or not target.is_relative_to(folder):
-            raise ModelError(
-                f"external data {location!r} lies outside the model's folder",
-                where=f"{file}: initializer {tensor.name!r}",
-                remedy="put the data file beside the model; other places are refused",
-            )
-        if not target.is_file():
-            raise ModelError(
-                f"external data file {location!r} is missing",
-                where=f"{file}: initializer {tensor.name!r}",
-                remedy=f"put {location!r} beside {file.name}",
-            )
-    try:
-        load_external_data_for_model(model, str(folder))
-    except Exception as error:
-        raise ModelError(
-            f"external data cannot be read: {error}",
-            where=f"{file}: {', '.join(sorted({location for _, location in stored}))}",
-            remedy="the data file is truncated or does not belong to this model",
-        ) from error
-    for tensor, location in stored:
-        if len(tensor.raw_data) != _dense_bytes(tensor):
-            raise ModelError(
-                f"external data {location!r} is shorter than the tensor it should hold",
-                where=f"{file}: initializer {tensor.name!r}",
-                remedy="the data file is truncated or does not belong to this model",
-            )
-
-
-def _tensors(model: ModelProto) -> Iterator[TensorProto]:
-    """Yield every tensor a file may keep outside: initializers, and those of attributes."""
-    for graph in all_graphs(model.graph):
-        yield from graph.initializer
-        for node in graph.node:
-            yield from (a.t for a in node.attribute if a.type == AttributeProto.TENSOR)
-    for function in model.functions:
-        for node in function.node:
-            yield from (a.t for a in node.attribute if a.type == AttributeProto.TENSOR)
-
-
-def _dense_bytes(tensor: onnx.TensorProto) -> int:
-    count = 1
-    for dim in tensor.dims:
-        count *= dim
-    packed = {"INT4": 2, "UINT4": 2, "FLOAT4E2M1": 2, "INT2": 4, "UINT2": 4}
-    kind = onnx.TensorProto.DataType.Name(tensor.data_type)
-    if kind in packed:
-        return -(-count // packed[kind])
-    return int(count * onnx.helper.tensor_dtype_to_np_dtype(tensor.data_type).itemsize)
-
-
 def weight_bytes(model: ModelProto) -> int:
-    """Return the bytes of all initializers, as stored."""
+    """Return the bytes of all initializers' dense values, wherever they lie."""
     return sum(
-        len(tensor.raw_data) or tensor.ByteSize()
+        external.dense_size(tensor)
         for graph in all_graphs(model.graph)
         for tensor in graph.initializer
     )
+
+
+def sha256_model(model: ModelProto) -> str:
+    """Return the sha256 of a model that has no file: of its bytes, or of what stands for them.
+
+    What lies outside, or does not fit into one message, enters by the hash of its tensors.
+    """
+    outside = any(external.is_external(tensor) for tensor in model.graph.initializer)
+    if not outside and weight_bytes(model) <= ONE_FILE_LIMIT:
+        return hashlib.sha256(model.SerializeToString(deterministic=True)).hexdigest()
+    light, pairs = external.light_copy(model, _is_large)
+    digest = hashlib.sha256(light.SerializeToString(deterministic=True))
+    digest.update(hash_tensors(tensor for _, tensor in pairs).encode())
+    return digest.hexdigest()
 
 
 def check_output(path: str | os.PathLike[str], *, force: bool = False) -> Path:
@@ -184,34 +173,111 @@ def check_output(path: str | os.PathLike[str], *, force: bool = False) -> Path:
 
 
 def save_model(model: ModelProto, path: str | os.PathLike[str], *, force: bool = False) -> Path:
-    """Write a model atomically: a temporary file beside it, then a rename.
+    """Write a model atomically: temporary files beside it, then renames.
 
-    A model past protobuf's 2 GB keeps its weights in `NAME.data` beside it.
+    A model past protobuf's 2 GB keeps its weights in `NAME.data` beside it, and so does one whose
+    weights lie outside already (see `external.INLINE_TOTAL`). They are copied tensor by tensor,
+    by the operating system where they come from a file, and are not forced to the disk as the graph
+    is. If anything fails, both files are what they were.
 
     Raises:
-        OutputError: see `check_output`.
+        OutputError: see `check_output`; or `NAME.data` exists.
         EnvironmentLacksError: the disk is full.
     """
     file = check_output(path, force=force)
     folder = file.resolve().parent
+    beside = folder / f"{file.name}.data"
+    apart = _lies_apart(model)
+    if apart and beside.exists() and not force:
+        raise OutputError(
+            "the file for the model's weights exists",
+            where=str(beside),
+            remedy="choose another name, or pass --force",
+        )
     try:
-        with tempfile.TemporaryDirectory(prefix=f".{file.name}.", dir=folder) as scratch:
-            part = Path(scratch) / file.name
-            if weight_bytes(model) > ONE_FILE_LIMIT:
-                data = f"{file.name}.data"
-                copy = onnx.ModelProto()
-                copy.CopyFrom(model)
-                onnx.save_model(copy, str(part), save_as_external_data=True, location=data)
-                (Path(scratch) / data).replace(folder / data)
+        with tempfile.TemporaryDirectory(prefix=f".{file.name}.", dir=folder) as name:
+            scratch = Path(name)
+            part = scratch / file.name
+            if apart:
+                light, pieces = _laid_out(model, beside.name)
+                _write_graph(light, part)
+                _write_weights(pieces, scratch / beside.name)
+                _put_in_place([(scratch / beside.name, beside), (part, file)], scratch)
             else:
-                with part.open("wb") as stream:
-                    stream.write(model.SerializeToString(deterministic=True))
-                    stream.flush()
-                    os.fsync(stream.fileno())
-            part.replace(file)
+                _write_graph(external.loaded(model), part)
+                part.replace(file)
     except OSError as error:
         raise write_error(error, file) from error
     return file
+
+
+def _lies_apart(model: ModelProto) -> bool:
+    size = weight_bytes(model)
+    outside = any(external.is_external(tensor) for tensor in model.graph.initializer)
+    return size > (external.INLINE_TOTAL if outside else ONE_FILE_LIMIT)
+
+
+def _is_large(tensor: TensorProto) -> bool:
+    """Say whether a tensor goes into the file beside the graph."""
+    if external.is_external(tensor):
+        return True
+    return tensor.HasField("raw_data") and external.dense_size(tensor) > SMALL
+
+
+def _laid_out(model: ModelProto, location: str) -> tuple[ModelProto, list[tuple[TensorProto, int]]]:
+    """Return the graph that refers to a file of weights, and what stands where in that file."""
+    light, pairs = external.light_copy(model, _is_large)
+    pieces = []
+    end = 0
+    for entry, tensor in pairs:
+        size = external.dense_size(tensor)
+        # Whole pages, so that they can be mapped, and shared by file systems that do.
+        start = -(-end // PAGE) * PAGE if size >= PAGE else end
+        external.point(entry, location, start, size)
+        pieces.append((tensor, start))
+        end = start + size
+    return light, pieces
+
+
+def _write_graph(model: ModelProto, part: Path) -> None:
+    with part.open("wb") as stream:
+        stream.write(model.SerializeToString(deterministic=True))
+        stream.flush()
+        os.fsync(stream.fileno())
+
+
+def _write_weights(pieces: list[tuple[TensorProto, int]], part: Path) -> None:
+    with part.open("wb", buffering=0) as stream:
+        for tensor, start in pieces:
+            external.copy_bytes(tensor, stream, start)
+
+
+def _put_in_place(files: list[tuple[Path, Path]], scratch: Path) -> None:
+    """Rename new files over old ones; where a later one fails, the earlier are put back."""
+    done: list[tuple[Path, Path | None]] = []
+    try:
+        for new, place in files:
+            kept = None
+            if place.exists():
+                kept = scratch / f"{place.name}.before"
+                _keep(place, kept)
+            done.append((place, kept))
+            new.replace(place)
+    except BaseException:
+        for place, kept in reversed(done):
+            if kept is not None:
+                kept.replace(place)
+            else:
+                place.unlink(missing_ok=True)
+        raise
+
+
+def _keep(place: Path, kept: Path) -> None:
+    """Give a file a second name, so that it can be put back; a rename where there are no links."""
+    try:
+        os.link(place, kept)
+    except OSError:
+        place.replace(kept)
 
 
 def write_error(error: OSError, file: Path) -> EnvironmentLacksError | OutputError:

@@ -14,6 +14,7 @@ from onnx import GraphProto, ModelProto, NodeProto, numpy_helper
 
 from surgeon.graph.normalize import drop_nodes, rename
 from surgeon.graph.walk import all_names, attribute, producers, reads, subgraphs
+from surgeon.graph.weights import to_array
 from surgeon.records import Change
 
 if TYPE_CHECKING:
@@ -87,7 +88,7 @@ def inline_decided(model: ModelProto) -> int:
 
 def _small_constants(graph: GraphProto) -> dict[str, NDArray[Any]]:
     known = {
-        tensor.name: numpy_helper.to_array(tensor)
+        tensor.name: to_array(tensor)
         for tensor in graph.initializer
         if int(np.prod(tensor.dims, dtype=np.int64)) <= LIMIT
     }

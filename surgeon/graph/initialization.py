@@ -15,9 +15,10 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, Literal
 
 import numpy as np
-from onnx import NodeProto, helper, numpy_helper
+from onnx import NodeProto, helper
 
 from surgeon.graph.walk import FLOATS, all_graphs
+from surgeon.graph.weights import to_array
 
 if TYPE_CHECKING:
     from onnx import GraphProto, ModelProto
@@ -144,7 +145,7 @@ def _reshaped(graph: GraphProto, node: NodeProto, shape: tuple[int, ...]) -> tup
         return None
     for tensor in graph.initializer:
         if tensor.name == node.input[1]:
-            wanted = [int(dim) for dim in numpy_helper.to_array(tensor).reshape(-1)]
+            wanted = [int(dim) for dim in to_array(tensor).reshape(-1)]
             try:
                 return np.empty(shape, dtype=np.bool_).reshape(wanted).shape
             except ValueError:

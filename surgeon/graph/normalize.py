@@ -8,6 +8,7 @@ initializer of the top graph under the name it had.
 
 from __future__ import annotations
 
+from heapq import heappop, heappush
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -25,7 +26,7 @@ from surgeon.graph.walk import (
     reads,
     subgraphs,
 )
-from surgeon.graph.weights import hash_tensors
+from surgeon.graph.weights import same_values, to_array
 from surgeon.records import Change
 
 if TYPE_CHECKING:
@@ -77,7 +78,7 @@ def _check_values(graph: GraphProto) -> None:
 def drop_nodes(graph: GraphProto, nodes: list[NodeProto]) -> None:
     """Remove nodes, told apart by what they make (`remove` would compare whole tensors)."""
     gone = {tuple(node.output) for node in nodes}
-    for index in reversed(range(len(graph.node))):
+    for index in reversed(range(len(graph.node) if gone else 0)):
         if tuple(graph.node[index].output) in gone:
             del graph.node[index]
 
@@ -111,7 +112,7 @@ def _state_once(graph: GraphProto) -> int:
     for index in reversed(again):
         tensor = graph.initializer[index]
         kept = graph.initializer[first[tensor.name]]
-        if hash_tensors([tensor]) != hash_tensors([kept]):
+        if not same_values(tensor, kept):
             raise ModelError(
                 "two initializers have one name and different values",
                 where=repr(tensor.name),
@@ -124,31 +125,45 @@ def _state_once(graph: GraphProto) -> int:
 def _sort(graph: GraphProto) -> int:
     moved = sum(_sort(inner) for node in graph.node for _, inner in subgraphs(node))
     made = {name for node in graph.node for name in node.output if name}
-    ready: set[str] = set()
-    order: list[int] = []
-    waiting = list(range(len(graph.node)))
     needs = [{name for name in reads(node) if name in made} for node in graph.node]
     if _in_order(graph, needs):
         return moved
-    while waiting:
-        rest = []
-        for index in waiting:
-            if needs[index] <= ready:
-                order.append(index)
-                ready |= set(graph.node[index].output)
-            else:
-                rest.append(index)
-        if len(rest) == len(waiting):
-            raise ModelError(
-                "the graph has a cycle",
-                where=", ".join(label(graph.node[i]) for i in rest[:5]),
-                remedy="export the model again; ONNX graphs are acyclic",
-            )
-        waiting = rest
+    order = _order(graph, needs)
+    if len(order) < len(needs):
+        rest = sorted(set(range(len(needs))) - set(order))
+        raise ModelError(
+            "the graph has a cycle",
+            where=", ".join(label(graph.node[i]) for i in rest[:5]),
+            remedy="export the model again; ONNX graphs are acyclic",
+        )
     nodes = [NodeProto.FromString(graph.node[i].SerializeToString()) for i in order]
     del graph.node[:]
     graph.node.extend(nodes)
     return moved + sum(index != place for place, index in enumerate(order))
+
+
+def _order(graph: GraphProto, needs: list[set[str]]) -> list[int]:
+    """Return the nodes in an order that computes them, as near to the file's as there is.
+
+    Of the nodes whose inputs are there the first in the file comes next (Kahn, "Topological sorting
+    of large networks", 1962); those on a cycle, or behind one, are left out.
+    """
+    missing = [len(needed) for needed in needs]
+    waiting: dict[str, list[int]] = {}
+    for index, needed in enumerate(needs):
+        for name in needed:
+            waiting.setdefault(name, []).append(index)
+    ready = [index for index, count in enumerate(missing) if not count]
+    order: list[int] = []
+    while ready:
+        index = heappop(ready)
+        order.append(index)
+        for name in dict.fromkeys(graph.node[index].output):
+            for user in waiting.pop(name, ()):
+                missing[user] -= 1
+                if not missing[user]:
+                    heappush(ready, user)
+    return order
 
 
 def _in_order(graph: GraphProto, needs: list[set[str]]) -> bool:
@@ -176,6 +191,8 @@ def _hide_initializers(model: ModelProto) -> int:
 
 def _lift(graph: GraphProto) -> int:
     """Move float initializers and weight Constants of subgraphs to the top graph."""
+    if not any(True for node in graph.node if node.attribute for _ in subgraphs(node)):
+        return 0
     taken = all_names(graph)
     seen = {tensor.name for tensor in graph.initializer} | {value.name for value in graph.input}
     seen |= {name for node in graph.node for name in node.output}
@@ -360,7 +377,7 @@ def _constant_value(node: NodeProto, name: str) -> TensorProto:
 def _static(graph: GraphProto, name: str) -> np.ndarray | None:
     for tensor in graph.initializer:
         if tensor.name == name:
-            return numpy_helper.to_array(tensor)
+            return to_array(tensor)
     for node in graph.node:
         if node.op_type == "Constant" and node.output[0] == name:
             item = attribute(node, "value")

@@ -10,6 +10,7 @@ import numpy as np
 from onnx import AttributeProto, ModelProto, TensorProto, numpy_helper
 
 from surgeon.graph.walk import all_graphs
+from surgeon.graph.weights import to_array
 
 HALVES = frozenset({TensorProto.FLOAT16, TensorProto.BFLOAT16})
 
@@ -41,5 +42,5 @@ def widen(model: ModelProto) -> ModelProto:
 
 def _widen(tensor: TensorProto) -> None:
     if tensor.data_type in HALVES:
-        values = numpy_helper.to_array(tensor).astype(np.float32)
+        values = to_array(tensor).astype(np.float32)
         tensor.CopyFrom(numpy_helper.from_array(values, tensor.name))

@@ -19,6 +19,7 @@ from onnx import ModelProto, TensorProto, helper, numpy_helper
 from surgeon.graph.fold import evaluate
 from surgeon.graph.schema import STANDARD, type_name
 from surgeon.graph.walk import FLOATS, attribute, data_inputs, producers, reads
+from surgeon.graph.weights import to_array
 from surgeon.records import TensorInfo
 
 if TYPE_CHECKING:
@@ -163,7 +164,7 @@ def _fold_shapes(bones: ModelProto, shapes: Concrete | None = None) -> int:
     """Compute what follows from small constants and known shapes alone; return how many nodes."""
     graph = bones.graph
     known = {
-        t.name: numpy_helper.to_array(t)
+        t.name: to_array(t)
         for t in graph.initializer
         if prod(t.dims) <= (SMALL if t.data_type not in FLOATS else 16)
     }

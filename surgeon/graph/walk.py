@@ -5,6 +5,8 @@ Everything here reads; nothing changes a graph.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING
 
 from onnx import AttributeProto, GraphProto, NodeProto, TensorProto
@@ -42,6 +44,8 @@ def captured(graph: GraphProto) -> set[str]:
 def reads(node: NodeProto) -> list[str]:
     """Return every value a node reads: its inputs in order, then what its subgraphs capture."""
     names = [name for name in node.input if name]
+    if not node.attribute:  # nearly every node, asked for often
+        return names
     for _, graph in subgraphs(node):
         names.extend(sorted(captured(graph) - set(names)))
     return names
@@ -51,8 +55,26 @@ def all_graphs(graph: GraphProto) -> Iterator[GraphProto]:
     """Yield the graph and every graph inside it."""
     yield graph
     for node in graph.node:
-        for _, inner in subgraphs(node):
-            yield from all_graphs(inner)
+        if node.attribute:  # a graph lies in an attribute, and most nodes of a long graph have none
+            for _, inner in subgraphs(node):
+                yield from all_graphs(inner)
+
+
+@dataclass(frozen=True)
+class Links:
+    """Who makes and who reads every value of a graph, found once for many questions."""
+
+    graph: GraphProto
+
+    @cached_property
+    def makers(self) -> dict[str, NodeProto]:
+        """{value: the node that makes it}."""
+        return producers(self.graph)
+
+    @cached_property
+    def users(self) -> dict[str, list[NodeProto]]:
+        """{value: the nodes that read it}, in graph order."""
+        return consumers(self.graph)
 
 
 def producers(graph: GraphProto) -> dict[str, NodeProto]:

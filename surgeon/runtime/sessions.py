@@ -12,17 +12,19 @@ import ctypes
 import io
 import os
 import sys
-import tempfile
 from dataclasses import dataclass, field
 from functools import cache
 from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import onnx
-from onnx import ModelProto
+import numpy as np
+from onnx import ModelProto, TensorProto
 
 from surgeon.errors import DataError, EnvironmentLacksError, ModelError, UsageError
+from surgeon.graph import external
+from surgeon.graph.files import ONE_FILE_LIMIT, weight_bytes
+from surgeon.graph.weights import to_array
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -31,9 +33,14 @@ if TYPE_CHECKING:
 
     from surgeon.records import Shape
 
-# A protobuf message ends at 2 GiB; beyond, weights travel in a file beside it.
-PROTO_BOUND = 2**31 - 2**20
-_SMALL = 1024  # bytes; initializers up to this size stay in the message
+# Weights of more bytes than this share of the free memory are not packed anew for speed.
+_PACKED_SHARE = 0.4
+_AS_BITS: dict[int, Any] = {TensorProto.BFLOAT16: np.uint16}
+_AS_THEY_ARE = frozenset(
+    {TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.DOUBLE, TensorProto.BOOL,
+     TensorProto.INT8, TensorProto.INT16, TensorProto.INT32, TensorProto.INT64,
+     TensorProto.UINT8, TensorProto.UINT16, TensorProto.UINT32, TensorProto.UINT64}
+)  # fmt: skip
 _VARIANTS = ("onnxruntime", "onnxruntime-gpu")
 _CPU, _CUDA = "CPUExecutionProvider", "CUDAExecutionProvider"
 _OUT_OF_MEMORY = (
@@ -77,6 +84,7 @@ class Session:
         inputs: name → (element type in lower case, shape) of the inputs that it takes.
         outputs: names, in order.
         threads: intra-op threads it was given; None = ONNX Runtime's own choice.
+        kept: weights that it reads where they lie, which must live as long as it does.
     """
 
     raw: Any = field(repr=False)
@@ -86,6 +94,7 @@ class Session:
     inputs: dict[str, tuple[str, Shape]]
     outputs: tuple[str, ...]
     threads: int | None = None
+    kept: tuple[Any, ...] = field(default=(), repr=False)
 
     def run(
         self, feeds: Mapping[str, NDArray[Any]], outputs: Sequence[str] | None = None
@@ -162,15 +171,18 @@ def open_session(
     device: str | Device = "auto",
     threads: int | None = None,
     spinning: bool = True,
+    optimised: bool = True,
     where: str | None = None,
 ) -> Session:
     """Load a graph into ONNX Runtime.
 
     Args:
-        model: a message with its weights in it, its bytes, or a path (for external data).
+        model: a graph whose weights lie in it or in files that `surgeon.load` found, its bytes,
+            or a path.
         device: `auto`, `cpu`, `cuda`, `cuda:N`, or what `choose_device` returned.
         threads: intra-op threads; None = all cores.
         spinning: whether idle threads wait actively. Off where other work shares the cores.
+        optimised: whether operators may be fused; else each computes as the graph has it.
         where: what messages call the model.
 
     Raises:
@@ -188,6 +200,8 @@ def open_session(
     options.inter_op_num_threads = 1
     if threads is not None:
         options.intra_op_num_threads = threads
+    if not optimised:
+        options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
     if not spinning:
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     providers: list[Any] = [_CPU]
@@ -195,7 +209,8 @@ def open_session(
         _preload_libraries()
         # TF32 keeps ten bits of mantissa: too few for parity with float32.
         providers = [(_CUDA, {"device_id": chosen.index, "use_tf32": "0"}), _CPU]
-    with _quiet(onnxruntime), _loadable(model) as source:
+    source, kept = _loadable(model, options, onnxruntime)
+    with _quiet(onnxruntime):
         try:
             raw = onnxruntime.InferenceSession(
                 source, options, providers=providers, enable_fallback=0
@@ -220,6 +235,7 @@ def open_session(
         inputs={item.name: (_element(item.type), tuple(item.shape)) for item in raw.get_inputs()},
         outputs=tuple(item.name for item in raw.get_outputs()),
         threads=threads,
+        kept=kept,
     )
 
 
@@ -279,59 +295,58 @@ def _quiet(onnxruntime: Any) -> Iterator[None]:
         onnxruntime.set_default_logger_severity(2)
 
 
-@contextlib.contextmanager
-def _loadable(model: ModelProto | bytes | Path) -> Iterator[bytes | str]:
-    """Give what ONNX Runtime loads; a message past 2 GiB goes through a temporary folder."""
+def _loadable(
+    model: ModelProto | bytes | Path, options: Any, onnxruntime: Any
+) -> tuple[bytes | str, tuple[Any, ...]]:
+    """Return what ONNX Runtime loads, and the weights that it was given apart from it.
+
+    Weights that lie in another file are handed over as views of it: no temporary file is written,
+    and nothing is copied. So are those of a graph that is past protobuf's 2 GB.
+    """
     if isinstance(model, bytes):
-        yield model
-    elif isinstance(model, Path):
-        yield str(model)
-    elif model.ByteSize() < PROTO_BOUND:
-        yield model.SerializeToString()
-    else:
-        with tempfile.TemporaryDirectory(prefix="surgeon-", ignore_cleanup_errors=True) as folder:
-            try:
-                yield str(_spill(model, Path(folder)))
-            except OSError as error:
-                message = f"the model of {model.ByteSize()} bytes cannot be handed over: {error}"
-                remedy = "free disk space, or point TMPDIR elsewhere"
-                raise EnvironmentLacksError(message, where=folder, remedy=remedy) from None
+        return model, ()
+    if isinstance(model, Path):
+        return str(model), ()
+    size = weight_bytes(model)
+    if _free_memory() * _PACKED_SHARE < size:
+        options.add_session_config_entry("session.disable_prepacking", "1")
+    apart = size > ONE_FILE_LIMIT
+
+    def outside(tensor: TensorProto) -> bool:
+        large = external.is_external(tensor) or (
+            apart and external.dense_size(tensor) > external.INLINE_TENSOR
+        )
+        return large and (tensor.data_type in _AS_THEY_ARE or tensor.data_type in _AS_BITS)
+
+    if not apart and not any(map(external.is_external, model.graph.initializer)):
+        return model.SerializeToString(), ()
+    light, pairs = external.light_copy(model, outside)
+    names, values = [], []
+    for entry, tensor in pairs:
+        external.point(entry, "weights", 0, external.dense_size(tensor))
+        array = to_array(tensor)
+        names.append(entry.name)
+        values.append(_handed_over(array, tensor.data_type, onnxruntime))
+    options.add_external_initializers(names, [value for _, value in values])
+    return external.loaded(light, but=set(names)).SerializeToString(), tuple(values)
 
 
-def _spill(model: ModelProto, folder: Path) -> Path:
-    """Write a message with its large initializers in a file beside it; `model` stays as it is."""
-    small = ModelProto()
-    for entry, value in model.ListFields():
-        if entry.name == "graph":
-            continue
-        if entry.is_repeated:
-            getattr(small, entry.name).extend(value)
-        else:
-            setattr(small, entry.name, value)
-    for entry, value in model.graph.ListFields():
-        if entry.name == "initializer":
-            continue
-        if entry.is_repeated:
-            getattr(small.graph, entry.name).extend(value)
-        else:
-            setattr(small.graph, entry.name, value)
-    with (folder / "weights").open("wb") as file:
-        for tensor in model.graph.initializer:
-            place = small.graph.initializer.add()
-            if not tensor.HasField("raw_data") or len(tensor.raw_data) <= _SMALL:
-                place.CopyFrom(tensor)
-                continue
-            place.name, place.data_type = tensor.name, tensor.data_type
-            place.dims.extend(tensor.dims)
-            place.data_location = onnx.TensorProto.EXTERNAL
-            file.seek(-file.tell() % 4096, os.SEEK_CUR)
-            described = {"location": "weights", "offset": file.tell()}
-            for key, text in {**described, "length": len(tensor.raw_data)}.items():
-                place.external_data.add(key=key, value=str(text))
-            file.write(tensor.raw_data)
-    path = folder / "model.onnx"
-    path.write_bytes(small.SerializeToString())
-    return path
+def _handed_over(array: NDArray[Any], kind: int, onnxruntime: Any) -> tuple[Any, Any]:
+    """Return (memory, ONNX Runtime's view of it); the memory must outlive the view."""
+    array = np.require(array, requirements=["C_CONTIGUOUS", "ALIGNED"])
+    if kind not in _AS_BITS:
+        return array, onnxruntime.OrtValue.ortvalue_from_numpy(array)
+    bits = array.view(_AS_BITS[kind])
+    return bits, onnxruntime.OrtValue.ortvalue_from_numpy_with_onnx_type(bits, kind)
+
+
+def _free_memory() -> int:
+    """Return the bytes of memory that are available; very many where that is not known."""
+    with contextlib.suppress(OSError, ValueError):
+        for line in Path("/proc/meminfo").read_text("ascii").splitlines():
+            if line.startswith("MemAvailable:"):
+                return int(line.split()[1]) * 1024
+    return 1 << 60
 
 
 def _load_error(error: Exception, where: str | None) -> ModelError | EnvironmentLacksError:

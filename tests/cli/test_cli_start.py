@@ -35,6 +35,35 @@ def test_help_loads_nothing_heavy():
         assert f"\n  {verb} " in done.stdout
 
 
+def test_looking_at_a_model_loads_neither_torch_nor_a_runtime(tmp_path):
+    import networks as nw
+    import onnx
+
+    path = tmp_path / "net.onnx"
+    onnx.save(nw.convnet(), path)
+    heavy = ["torch", "onnxruntime", "sklearn", "datasets", "onnx_graphsurgeon", "PIL"]
+    program = PROBE.replace(repr(HEAVY), repr(heavy))
+    for words in (["inspect", path], ["cuts", path], ["cases"], ["models", "list"]):
+        done = start(*map(str, words), program=program)
+        assert done.returncode == 0, (words, done.stderr)
+
+
+def test_a_fixed_batch_is_told_without_running_the_graph(tmp_path):
+    import networks as nw
+    import onnx
+
+    model = nw.convnet()
+    model.graph.input[0].type.tensor_type.shape.dim[0].dim_value = 1
+    path = tmp_path / "net.onnx"
+    onnx.save(model, path)
+    program = PROBE.replace(repr(HEAVY), repr(["torch", "onnxruntime"]))
+    done = start("inspect", str(path), "--json", program=program)
+    assert done.returncode == 0, done.stderr
+    document = json.loads(done.stdout)
+    assert document["warnings"] == ["the batch is fixed at 1"]
+    assert document["outputs"][0]["batch_axis"] == 0
+
+
 def test_help_takes_at_most_three_tenths_of_a_second():
     program = "import sys; from surgeon.cli import main; main(sys.argv[1:])"
     seconds = []

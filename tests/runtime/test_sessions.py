@@ -134,14 +134,14 @@ def test_two_packages_of_the_runtime_are_refused(monkeypatch, relu):
         open_session(relu, device="cpu")
 
 
-def test_messages_past_two_gigabytes_go_through_a_file(build, monkeypatch):
+def test_weights_past_two_gigabytes_are_handed_over_apart(build, monkeypatch):
     weight = np.random.default_rng(0).random((300, 200), np.float32)
     model = build("g (float[N,300] x) => (float[N,200] y) { z = MatMul(x, w) y = Add(z, b) }")
     model.graph.initializer.append(numpy_helper.from_array(weight, "w"))
     model.graph.initializer.append(numpy_helper.from_array(np.ones(200, np.float32), "b"))
     model.producer_name = "test"
     before = model.SerializeToString(deterministic=True)
-    monkeypatch.setattr(sessions, "PROTO_BOUND", 1000)
+    monkeypatch.setattr(sessions, "ONE_FILE_LIMIT", 1000)
     session = open_session(model, device="cpu")
     x = np.random.default_rng(1).random((2, 300), np.float32)
     np.testing.assert_allclose(session.run({"x": x})[0], x @ weight + 1, rtol=1e-5)
