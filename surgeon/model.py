@@ -5,7 +5,6 @@ A Model is never changed in place; each operation returns a new one.
 
 from __future__ import annotations
 
-import hashlib
 import os
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -20,7 +19,7 @@ from surgeon.graph.cuts import Anatomy, study
 from surgeon.graph.normalize import normalize
 from surgeon.graph.shapes import fixed_batch, input_infos, input_sizes
 from surgeon.graph.walk import data_inputs
-from surgeon.graph.weights import roles, sizes
+from surgeon.graph.weights import quantized_weights, roles, sizes
 from surgeon.records import Change, Encoding, Plan, Preprocess
 
 if TYPE_CHECKING:
@@ -28,6 +27,8 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
+    from surgeon.graph.quantized_weights import QuantizedWeight
+    from surgeon.graph.shapes import Observe
     from surgeon.records import CutPoint, TensorInfo
 
 HALF_BOUND, BOUND = 1e-2, 1e-4
@@ -142,6 +143,16 @@ class Model:
         anatomy: Anatomy = self._studied["anatomy"]
         return anatomy
 
+    def sketch(self) -> Anatomy:
+        """Understand the graph as it is: a fixed batch stays, and nothing is run to prove more."""
+        if "anatomy" in self._studied:
+            return self.anatomy()
+        if "sketch" not in self._studied:
+            known = {**_picture_sizes(self), **self.sizes}
+            self._studied["sketch"] = study(self.proto, observe=_observer(None), known=known)
+        sketch: Anatomy = self._studied["sketch"]
+        return sketch
+
     @property
     def batch_note(self) -> str | None:
         """What became of a fixed batch: freed, or why it stays; None where it is free."""
@@ -155,12 +166,22 @@ class Model:
             self._studied["roles"] = roles(self.proto)
         return dict(self._studied["roles"])
 
+    def quantized(self) -> dict[str, QuantizedWeight]:
+        """Return the integer initializers that can learn as what they stand for."""
+        if "quantized" not in self._studied:
+            self._studied["quantized"] = quantized_weights(self.proto)
+        return dict(self._studied["quantized"])
+
+    def learnable(self) -> list[str]:
+        """Return what a plan may train, in graph order: parameters and quantised weights."""
+        learns = {name for name, role in self.roles().items() if role == "parameter"}
+        learns |= set(self.quantized())
+        return [tensor.name for tensor in self.proto.graph.initializer if tensor.name in learns]
+
     def parameters(self) -> list[str]:
-        """Return the parameters with more than one element: what `everything` means in a case."""
+        """Return what `everything` means in a case: what can learn and has several elements."""
         count = sizes(self.proto)
-        return [
-            name for name, role in self.roles().items() if role == "parameter" and count[name] > 1
-        ]
+        return [name for name in self.learnable() if count[name] > 1]
 
     def with_constants(self, constants: Mapping[str, NDArray[Any]]) -> Model:
         """Return the model with constant inputs as what they are: initializers.
@@ -221,11 +242,13 @@ class Model:
         }
 
 
-def load(source: str | os.PathLike[str] | onnx.ModelProto | Model) -> Model:
+def load(source: str | os.PathLike[str] | onnx.ModelProto | Model, *, hashed: bool = True) -> Model:
     """Load any pretrained network and bring it to normal form.
 
     Args:
         source: path of an `.onnx` file, or a ModelProto with its weights in it.
+        hashed: False leaves a ModelProto without its sha256, which takes longer than all the rest;
+            for what is done with the model at once and leaves no file.
 
     Raises:
         ModelError: the file is absent, damaged, or no ONNX graph.
@@ -234,18 +257,18 @@ def load(source: str | os.PathLike[str] | onnx.ModelProto | Model) -> Model:
         return source
     path: Path | None = None
     if isinstance(source, onnx.ModelProto):
-        stored = source
-        digest = hashlib.sha256(_bytes(stored)).hexdigest()
+        stored, digest = source, ""
     elif isinstance(source, str | os.PathLike):
         path = Path(source)
-        stored = files.read_model(path)
-        digest = files.sha256_file(path)
+        stored, digest = files.read_hashed(path)
     else:
         raise UsageError(
             f"a model cannot be loaded from a {type(source).__name__}",
             remedy="pass a path, an onnx.ModelProto or a surgeon Model",
         )
     files.check_model(stored, str(path or "the ModelProto"))
+    if hashed and not digest:
+        digest = files.sha256_model(stored)
     proto, changes = normalize(stored)
     if any(node.op_type == "If" for node in proto.graph.node):
         from surgeon.graph.fold import bind
@@ -257,10 +280,6 @@ def load(source: str | os.PathLike[str] | onnx.ModelProto | Model) -> Model:
         document = envelope.get(proto, envelope.PLAN)
         source_digest = str(document.get("source_sha256") or digest)
     return Model(proto, source_digest, digest, path, changes, plan, stored=stored)
-
-
-def _bytes(proto: onnx.ModelProto) -> bytes:
-    return bytes(proto.SerializeToString(deterministic=True))
 
 
 def _picture_sizes(model: Model) -> dict[str, int]:
@@ -279,16 +298,22 @@ def _picture_sizes(model: Model) -> dict[str, int]:
     }
 
 
-def _study(
-    model: Model, constants: Mapping[str, NDArray[Any]] | None
-) -> tuple[Anatomy, str | None]:
-    """Understand a graph, freeing its batch if the freed graph computes the same."""
+def _observer(constants: Mapping[str, NDArray[Any]] | None) -> Observe:
+    """Return what runs a graph to see shapes, with constant inputs as they are."""
 
     def observe(proto: onnx.ModelProto, sizes: Mapping[str, tuple[int, ...]]) -> Any:
         from surgeon.runtime.observe import observe_shapes
 
         return observe_shapes(proto, sizes, constants)
 
+    return observe
+
+
+def _study(
+    model: Model, constants: Mapping[str, NDArray[Any]] | None
+) -> tuple[Anatomy, str | None]:
+    """Understand a graph, freeing its batch if the freed graph computes the same."""
+    observe = _observer(constants)
     infos = input_infos(model.proto)
     known = {**_picture_sizes(model), **model.sizes}
     fixed = fixed_batch(infos)

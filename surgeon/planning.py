@@ -18,6 +18,7 @@ from surgeon.errors import (
 from surgeon.graph import cuts as graph_cuts
 from surgeon.graph import envelope
 from surgeon.graph.schema import opsets
+from surgeon.graph.taps import choose_cuts
 from surgeon.graph.walk import all_graphs, data_inputs
 from surgeon.graph.weights import write_back
 from surgeon.records import (
@@ -38,10 +39,12 @@ if TYPE_CHECKING:
     from surgeon.graph.cuts import Anatomy
     from surgeon.model import Model
     from surgeon.plugin.manager import Plugins
+    from surgeon.records import CutPoint
 
     Source = str | os.PathLike[str] | onnx.ModelProto | Model
     Report = Callable[..., None]
 
+INITS = ("pretrained", "random", "race")
 OLDEST_HEAD = 7
 """The first opset whose Gemm ONNX Runtime implements."""
 
@@ -58,9 +61,9 @@ def decide(
 ) -> Plan:
     """Ask the case for its plan; what the user said by name wins."""
     chosen = loaded_plugins(plugins).case(case)
-    if init not in (None, "pretrained", "random"):
+    if init not in (None, *INITS):
         raise UsageError(
-            f"init is {init!r}", where="--init", remedy="give `pretrained` or `random`"
+            f"init is {init!r}", where="--init", remedy="give `pretrained`, `random` or `race`"
         )
     wanted = None if cut is None else graph_cuts.resolve(anatomy, cut)
     context = Context(
@@ -70,6 +73,7 @@ def decide(
         late=anatomy.late,
         early=anatomy.early,
         cuts=anatomy.cuts,
+        taps=_taps(anatomy),
         parameters=tuple(_parameters(model, anatomy)),
         old_head=anatomy.head,
         evidence=evidence or Evidence(classes=classes),
@@ -88,6 +92,13 @@ def decide(
     return replace(
         plan, case=plan.case or case, cut=wanted or plan.cut, init=context.init or plan.init
     )
+
+
+def _taps(anatomy: Anatomy) -> tuple[CutPoint, ...]:
+    try:
+        return tuple(choose_cuts(anatomy))
+    except UnsupportedError:
+        return ()
 
 
 def _check_plan(plan: Any, case: str) -> None:
@@ -109,12 +120,16 @@ def _check_plan(plan: Any, case: str) -> None:
         raise refuse(f"trainable {names!r}, not `head`, `all`, or names")
     if not isinstance(plan.cut, str | None) or not isinstance(plan.case, str):
         raise refuse(f"cut {plan.cut!r} and case {plan.case!r}, not text")
-    if plan.init not in ("pretrained", "random"):
-        raise refuse(f"init {plan.init!r}, not `pretrained` or `random`")
+    if plan.init not in INITS:
+        raise refuse(f"init {plan.init!r}, not `pretrained`, `random` or `race`")
     if not isinstance(plan.head, Head) or plan.head.kind != "gemm":
         raise refuse(f"the head {plan.head!r}, not a Head of kind `gemm`")
     if plan.head.pool not in ("mean", "max", "first", "last", "flatten"):
         raise refuse(f"the pool {plan.head.pool!r}, not mean, max, first, last or flatten")
+    if not isinstance(plan.head.taps, tuple | list) or not all(
+        isinstance(tap, str) for tap in plan.head.taps
+    ):
+        raise refuse(f"the taps {plan.head.taps!r}, not names")
     if not isinstance(plan.stages, tuple | list) or not all(
         isinstance(stage, Stage) for stage in plan.stages
     ):
@@ -127,8 +142,8 @@ def _parameters(model: Model, anatomy: Anatomy) -> list[Parameter]:
     shapes = {t.name: tuple(t.dims) for t in anatomy.model.graph.initializer}
     return [
         Parameter(name, shapes[name], first.get(name, 1.0))
-        for name, role in model.roles().items()
-        if role == "parameter" and name in shapes
+        for name in model.learnable()
+        if name in shapes
     ]
 
 
@@ -152,27 +167,56 @@ def resolve_trainable(
             remedy="`head`, `all`, or the names of initializers",
         )
     wanted = {*plan.trainable, *head}
-    kept = [name for name, role in patient.roles().items() if role == "parameter"]
-    known = {*kept, *(name for name, role in source.roles().items() if role == "parameter")}
+    kept = patient.learnable()
+    known = {*kept, *source.learnable()}
     for name in plan.trainable:
         if name not in known:
             raise UnknownNameError("parameter", name, known, where=f"case {plan.case!r}")
     return tuple(name for name in kept if name in wanted and name not in head) + head
 
 
+def resolve_taps(anatomy: Anatomy, plan: Plan, cut: str) -> tuple[str, ...]:
+    """Turn the taps of a plan's head into tensor names by ascending depth, those in front of `cut`.
+
+    Raises:
+        UnknownNameError, UsageError: see `graph.cuts.resolve`.
+    """
+    names = {graph_cuts.resolve(anatomy, tap) for tap in plan.head.taps} - {cut}
+    depths = {name: graph_cuts.depth_of(anatomy, name) for name in names}
+    end = graph_cuts.depth_of(anatomy, cut)
+    return tuple(sorted((n for n in names if depths[n] < end), key=lambda n: (depths[n], n)))
+
+
+def settle_start(plan: Plan, patient: Model, head: tuple[str, str]) -> tuple[Plan, str | None]:
+    """Make sure that a start from random weights is possible; a race without one is no race.
+
+    Returns:
+        The plan, and what people should know.
+
+    Raises:
+        UnsupportedError: `random` was asked for, and quantised weights would have to be drawn.
+    """
+    quantised = [name for name in plan.trainable if name in patient.quantized()]
+    if plan.init == "race" and (quantised or set(plan.trainable) <= set(head)):
+        why = "quantised weights cannot start at random" if quantised else "only a head is trained"
+        return replace(plan, init="pretrained"), f"no race of two starts: {why}"
+    if plan.init == "random" and quantised:
+        raise UnsupportedError(
+            f"{len(quantised)} quantised weights cannot start at random: their scales, and those "
+            "of what flows between them, fit the weights they were measured with",
+            where=quantised[0],
+            remedy="--init pretrained, or start from the float network and quantise the result",
+        )
+    return plan, None
+
+
 def draw_anew(patient: Model, plan: Plan, head: tuple[str, str], seed: int) -> onnx.ModelProto:
     """Draw every trainable weight anew; the head has its random weights already."""
-    from surgeon.graph.initialization import scheme
     from surgeon.runtime.proof import tuned_names
-    from surgeon.tune.initialize import draw
+    from surgeon.tune.initialize import draw_all
 
-    rules = scheme(patient.proto)
-    tensors = {tensor.name: tensor for tensor in patient.proto.graph.initializer}
-    drawn = {}
-    for name in tuned_names(patient.proto, plan.trainable):
-        if name not in head and rules[name].draw != "keep":
-            drawn[name] = draw(rules[name], tuple(tensors[name].dims), seed=seed, name=name)
-    return write_back(patient.proto, drawn, partial=True)
+    names = [name for name in tuned_names(patient.proto, plan.trainable) if name not in head]
+    return write_back(patient.proto, draw_all(patient.proto, names, seed=seed), partial=True)
 
 
 def start_only(model: Model, start: str) -> Model:
@@ -214,6 +258,15 @@ def dropped_inputs(model: Model, proto: onnx.ModelProto) -> list[str]:
     """Return the inputs of a model that an operated graph no longer takes."""
     left = set(data_inputs(proto.graph))
     return [info.name for info in model.inputs if info.name not in left]
+
+
+def measures(case: str | None, plugins: Plugins | None) -> bool:
+    """Say whether a case wants evidence measured before it plans.
+
+    Raises:
+        UnknownNameError: there is no such case.
+    """
+    return isinstance(case, str) and loaded_plugins(plugins).case(case).measures
 
 
 def loaded_plugins(plugins: Plugins | None) -> Plugins:

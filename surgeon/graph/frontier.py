@@ -17,6 +17,7 @@ from onnx import ModelProto, ValueInfoProto, numpy_helper
 from surgeon.graph.cuts import id_of
 from surgeon.graph.shapes import Shapes, make_value, tensor_info
 from surgeon.graph.walk import FLOATS, attribute, data_inputs, producers, reads
+from surgeon.graph.weights import quantized_weights
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping
@@ -62,7 +63,7 @@ def split(
 
     Args:
         model: operated model.
-        trainable: names of initializers; a tied one counts at its first use.
+        trainable: names of initializers, quantised ones too; a tied one counts at its first use.
         shapes: shapes of the model.
         keep_weightless: whether a frozen part without any weight (a Pad in front of the first
             convolution) stands; otherwise it joins the trained part, and nothing is cached.
@@ -132,7 +133,8 @@ def _weightless_front(model: ModelProto, trainable: set[str]) -> bool:
         tensor.name
         for tensor in model.graph.initializer
         if tensor.data_type in FLOATS and prod(tensor.dims) > 1
-    } - trainable
+    } | set(quantized_weights(model))
+    weights -= trainable
     learning = set(trainable)
     for node in model.graph.node:
         if learning.intersection(reads(node)):

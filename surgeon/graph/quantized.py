@@ -7,6 +7,7 @@ like floats, because a DequantizeLinear makes them floats, exactly.
 from __future__ import annotations
 
 from dataclasses import replace
+from itertools import chain, count
 from typing import TYPE_CHECKING
 
 from onnx import ModelProto, TensorProto, helper
@@ -92,14 +93,15 @@ def dequantize(
     result = ModelProto()
     result.CopyFrom(model)
     taken = all_names(result.graph)
-    name = "surgeon.dequantized"
-    while name in taken:
-        name += ".2"
+    endings = chain([""], (f".{number}" for number in count(2)))
+    ending = next(e for e in endings if f"surgeon.dequantized{e}" not in taken)
+    name = f"surgeon.dequantized{ending}"
     there = {item.name for item in result.graph.initializer}
     for item in original.graph.initializer:
         if item.name in pair and item.name not in there:
             result.graph.initializer.append(item)
-    node = helper.make_node("DequantizeLinear", [tensor, *pair], [name], "surgeon.dequantizelinear")
+    called = f"surgeon.dequantizelinear{ending}"
+    node = helper.make_node("DequantizeLinear", [tensor, *pair], [name], called)
     result.graph.node.append(node)
     dims = shapes.one[tensor][1]
     return (

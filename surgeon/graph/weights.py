@@ -9,10 +9,14 @@ import hashlib
 import struct
 from typing import TYPE_CHECKING, Literal
 
+import ml_dtypes
 import numpy as np
 from onnx import ModelProto, TensorProto, helper, numpy_helper
 
 from surgeon.errors import ModelError, UnknownNameError, UsageError
+from surgeon.graph import external
+from surgeon.graph import quantized_weights as quantized
+from surgeon.graph.external import PIECE, is_external
 from surgeon.graph.schema import SETTING_SLOTS, STATISTICS_SLOTS, carries_gradient
 from surgeon.graph.walk import FLOATS, all_graphs, captured, subgraphs
 
@@ -20,6 +24,14 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
     from onnx import GraphProto
+
+    from surgeon.graph.quantized_weights import QuantizedWeight
+
+_PACKED = frozenset(
+    {TensorProto.INT4, TensorProto.UINT4, TensorProto.INT2, TensorProto.UINT2,
+     TensorProto.FLOAT4E2M1}
+)  # fmt: skip
+"""Element types of less than a byte."""
 
 Role = Literal["parameter", "statistics", "setting", "constant"]
 
@@ -34,8 +46,9 @@ def roles(model: ModelProto) -> dict[str, Role]:
 
     `parameter`: at least one differentiable use. `statistics`: BatchNormalization mean or variance.
     `setting`: a bound, scale, exponent, pad value or ratio. `constant`: any other (unused, or only
-    where no gradient flows).
+    where no gradient flows). Quantised weights are no floats: see `quantized_weights`.
     """
+    by_hand = quantized.written_by_hand(model, quantized_weights(model).values())
     floats = [tensor.name for tensor in model.graph.initializer if tensor.data_type in FLOATS]
     learnable = _reached(model.graph, {value.name for value in model.graph.output})
     statistics: set[str] = set()
@@ -48,6 +61,8 @@ def roles(model: ModelProto) -> dict[str, Role]:
                         names.add(node.input[slot])
 
     def role(name: str) -> Role:
+        if name in by_hand:
+            return "setting"
         if name in learnable:
             return "parameter"
         if name in statistics:
@@ -72,13 +87,27 @@ def _reached(graph: GraphProto, outputs: set[str]) -> set[str]:
     return reached
 
 
+def quantized_weights(model: ModelProto) -> dict[str, QuantizedWeight]:
+    """Return the integer initializers that can learn as what they stand for, in graph order.
+
+    They are no parameters by default: who trains them names them (`surgeon.tune.module`).
+    """
+    found = quantized.find(model, to_array)
+    if not found:
+        return {}
+    learnable = _reached(model.graph, {value.name for value in model.graph.output})
+    return {name: weight for name, weight in found.items() if name in learnable}
+
+
 def sizes(model: ModelProto) -> dict[str, int]:
     """Return {initializer: number of elements}."""
     return {t.name: int(np.prod(t.dims, dtype=np.int64)) for t in model.graph.initializer}
 
 
-def dense(tensor: TensorProto) -> bytes:
-    """Return a tensor's little-endian dense bytes, whatever field stores it."""
+def dense(tensor: TensorProto) -> bytes | memoryview:
+    """Return a tensor's little-endian dense bytes, whatever field or file stores it."""
+    if is_external(tensor):
+        return external.view(tensor).data
     if tensor.HasField("raw_data"):
         return bytes(tensor.raw_data)
     if tensor.data_type == TensorProto.STRING:
@@ -88,6 +117,24 @@ def dense(tensor: TensorProto) -> bytes:
         filled.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(tensor)))
         return bytes(filled.raw_data)
     return b""
+
+
+def same_bytes(one: bytes | memoryview, other: bytes | memoryview) -> bool:
+    """Say whether two runs of bytes are equal, a piece at a time, so that mapped ones stay so."""
+    if len(one) != len(other):
+        return False
+    left, right = (np.asarray(memoryview(item)) for item in (one, other))
+    return all(
+        np.array_equal(left[start : start + PIECE], right[start : start + PIECE])
+        for start in range(0, len(left), PIECE)
+    )
+
+
+def same_values(one: TensorProto, other: TensorProto) -> bool:
+    """Say whether two tensors have the same type, shape and bytes."""
+    if one.data_type != other.data_type or list(one.dims) != list(other.dims):
+        return False
+    return external.same_place(one, other) or same_bytes(dense(one), dense(other))
 
 
 def hash_tensors(tensors: Iterable[TensorProto]) -> str:
@@ -106,8 +153,11 @@ def hash_tensors(tensors: Iterable[TensorProto]) -> str:
 
 
 def to_array(tensor: TensorProto) -> np.ndarray:
-    """Return a tensor's values; bfloat16 and smaller floats come in their ml_dtypes type."""
-    return numpy_helper.to_array(tensor)
+    """Return a tensor's values; bfloat16 and smaller floats come in their ml_dtypes type.
+
+    Those of an external tensor are a read-only view of its file.
+    """
+    return external.array(tensor) if is_external(tensor) else numpy_helper.to_array(tensor)
 
 
 def store(tensor: TensorProto, values: np.ndarray) -> None:
@@ -124,7 +174,10 @@ def store(tensor: TensorProto, values: np.ndarray) -> None:
         )
     wanted = helper.tensor_dtype_to_np_dtype(tensor.data_type)
     values = np.ascontiguousarray(values.astype(wanted, copy=False))
-    if tensor.HasField("raw_data"):
+    if is_external(tensor):
+        tensor.raw_data = numpy_helper.from_array(values).raw_data
+        external.forget(tensor)
+    elif tensor.HasField("raw_data"):
         tensor.raw_data = numpy_helper.from_array(values).raw_data
     elif tensor.data_type == TensorProto.FLOAT:
         tensor.float_data[:] = values.reshape(-1).tolist()
@@ -132,6 +185,8 @@ def store(tensor: TensorProto, values: np.ndarray) -> None:
         tensor.double_data[:] = values.reshape(-1).tolist()
     elif tensor.data_type in (TensorProto.FLOAT16, TensorProto.BFLOAT16):
         tensor.int32_data[:] = values.reshape(-1).view(np.uint16).astype(np.int32).tolist()
+    elif tensor.data_type in quantized.INTEGERS and tensor.data_type not in _PACKED:
+        tensor.int32_data[:] = values.reshape(-1).astype(np.int32).tolist()
     else:
         tensor.CopyFrom(numpy_helper.from_array(values, tensor.name))
 
@@ -142,7 +197,8 @@ def write_back(
     """Return a copy of a normalized model with the named float initializers replaced.
 
     Nothing else changes: nodes, other initializers, metadata stay byte for byte; a tensor whose
-    values are the stored ones stays byte for byte too.
+    values are the stored ones stays byte for byte too. Quantised weights may be named: their
+    integers are replaced, their scales stay.
 
     Args:
         model: normalized model.
@@ -150,16 +206,21 @@ def write_back(
         partial: allow that some float initializers are not named (they stay).
 
     Raises:
-        UnknownNameError: a name is no float initializer of the model.
+        UnknownNameError: a name is no float initializer of the model, and no quantised weight.
+        UsageError: values for a quantised weight that its type cannot hold.
         ModelError: float initializers are missing from `tensors` (unless `partial`).
     """
     result = ModelProto()
     result.CopyFrom(model)
     floats = {t.name: t for t in result.graph.initializer if t.data_type in FLOATS}
-    unknown = [name for name in tensors if name not in floats]
+    known = dict(floats)
+    if any(name not in floats for name in tensors):
+        integers = quantized_weights(model)
+        known |= {t.name: t for t in result.graph.initializer if t.name in integers}
+    unknown = [name for name in tensors if name not in known]
     if unknown:
         raise UnknownNameError(
-            "initializer", unknown[0], floats, where=f"{len(unknown)} of {len(tensors)} names"
+            "initializer", unknown[0], known, where=f"{len(unknown)} of {len(tensors)} names"
         )
     missing = [name for name in floats if name not in tensors]
     if missing and not partial:
@@ -169,11 +230,33 @@ def write_back(
             remedy="pass every tensor of surgeon.tensors(module), or the module itself",
         )
     for name, values in tensors.items():
-        tensor = floats[name]
+        tensor = known[name]
         array = np.asarray(values)
+        if name not in floats:
+            array = _fitting(tensor, array)
         if not same_bits(tensor, array):
             store(tensor, array)
     return result
+
+
+def _fitting(tensor: TensorProto, values: np.ndarray) -> np.ndarray:
+    """Return values for a quantised weight in its stored type, in which all of them must fit."""
+    wanted = helper.tensor_dtype_to_np_dtype(tensor.data_type)
+    if values.dtype == wanted:
+        return values
+    if tensor.data_type not in quantized.INTEGERS or values.dtype.kind not in "iu":
+        raise UsageError(
+            f"tensor {tensor.name!r} is stored as {wanted}, the values are {values.dtype}",
+            remedy="give the integers, as surgeon.tensors(module) has them",
+        )
+    limits = ml_dtypes.iinfo(wanted)  # type: ignore[no-untyped-call]
+    if values.size and not limits.min <= int(values.min()) <= int(values.max()) <= limits.max:
+        raise UsageError(
+            f"tensor {tensor.name!r} is stored as {wanted}, from {limits.min} to {limits.max}; the "
+            f"values go from {values.min()} to {values.max()}",
+            remedy="saturate them first",
+        )
+    return values.astype(wanted)
 
 
 def same_bits(tensor: TensorProto, values: np.ndarray) -> bool:
@@ -183,7 +266,10 @@ def same_bits(tensor: TensorProto, values: np.ndarray) -> bool:
     wanted = helper.tensor_dtype_to_np_dtype(tensor.data_type)
     if values.dtype != wanted:
         return False
-    return np.ascontiguousarray(values).tobytes() == dense(tensor)
+    if tensor.data_type in _PACKED:  # several to a byte in the file, one to a byte in an array
+        return bool((values == to_array(tensor)).all())
+    content = np.ascontiguousarray(values).reshape(-1)
+    return same_bytes(content.view(np.uint8).data, dense(tensor))
 
 
 def non_finite(model: ModelProto) -> list[str]:

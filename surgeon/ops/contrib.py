@@ -1054,10 +1054,13 @@ def quantize_linear(
     axis: int = 1,
     block_size: int = 0,
     input_types: tuple[int, ...],
+    carried: bool = False,
 ) -> Tensor:
     """Quantise per tensor, axis or block."""
     target = 2 if y_zero_point is None else input_types[2] or ONNX[y_zero_point.dtype]
-    return quantize(x, y_scale, y_zero_point, target, axis=axis, block_size=block_size)
+    return quantize(
+        x, y_scale, y_zero_point, target, axis=axis, block_size=block_size, carried=carried
+    )
 
 
 @op("DequantizeLinear", domain=_MS)

@@ -176,6 +176,18 @@ def sparse_tensor(proto: onnx.SparseTensorProto) -> Tensor:
     return dense.reshape(shape)
 
 
+_FITTING: Final = {
+    **dict.fromkeys(("bool", "dtype", "int"), (onnx.AttributeProto.INT,)),
+    **dict.fromkeys(("float", "number"), (onnx.AttributeProto.FLOAT, onnx.AttributeProto.INT)),
+    "floats": (onnx.AttributeProto.FLOATS,),
+    "ints": (onnx.AttributeProto.INTS,),
+    "str": (onnx.AttributeProto.STRING,),
+    "strings": (onnx.AttributeProto.STRINGS,),
+    "fill": (onnx.AttributeProto.TENSOR,),
+}
+"""Types of attributes that each kind of parameter takes; the kinds that are not here take any."""
+
+
 def attribute(
     proto: onnx.AttributeProto,
     kind: str = "any",
@@ -194,6 +206,12 @@ def attribute(
     """
     types = onnx.AttributeProto
     value: Any
+    if kind in _FITTING and proto.type not in _FITTING[kind]:
+        wanted = types.AttributeType.Name(_FITTING[kind][0])
+        raise ModelError(
+            f"attribute {proto.name!r} is {types.AttributeType.Name(proto.type)}, not {wanted}",
+            remedy="the file is not valid for the opset it declares",
+        )
     if proto.type == types.INT:
         value = proto.i
         if kind == "bool":

@@ -78,13 +78,13 @@ def _roi_align(
         refuse(f"mode={mode!r} is not in the specification")
     pooled = []
     rows, columns = X.shape[2:]
-    for index, roi in zip(batch_indices.tolist(), rois.detach(), strict=True):
+    for index, roi in zip(batch_indices.tolist(), rois, strict=True):
         x1, y1, x2, y2 = (roi * spatial_scale - offset).unbind()
         w, h = x2 - x1, y2 - y1
         if offset == 0:  # the form of version 10 keeps malformed regions at least one pixel large
             w, h = w.clamp(min=1), h.clamp(min=1)
-        gh = sampling_ratio or max(math.ceil(float(h) / height), 0)
-        gw = sampling_ratio or max(math.ceil(float(w) / width), 0)
+        gh = sampling_ratio or max(math.ceil(float(h.detach()) / height), 0)
+        gw = sampling_ratio or max(math.ceil(float(w.detach()) / width), 0)
         if gh == 0 or gw == 0:
             pooled.append(X.new_zeros(X.shape[1], height, width))
             continue

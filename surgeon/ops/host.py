@@ -31,9 +31,18 @@ class Host(NamedTuple):
     dtype: torch.dtype
 
     def tensor(self, device: torch.device | None = None) -> Tensor:
-        """Return it as a tensor of its shape on a device."""
-        made = torch.tensor(list(self.values), dtype=self.dtype, device=device)
-        return made.reshape(self.shape)
+        """Return it as a tensor of its shape on a device.
+
+        Elsewhere than on the CPU it is filled in there: numbers copied to a device are waited for.
+        """
+        if device is None or device.type == "cpu" or not self.values:
+            made = torch.tensor(list(self.values), dtype=self.dtype, device=device)
+            return made.reshape(self.shape)
+        first, *others = self.values
+        if all([value == first for value in others]):  # noqa: C419 - a tracer knows no generators
+            return torch.full(self.shape, first, dtype=self.dtype, device=device)
+        filled = [torch.full((), v, dtype=self.dtype, device=device) for v in self.values]
+        return torch.stack(filled).reshape(self.shape)
 
 
 EXACT: Final = frozenset({torch.int64, torch.int32, torch.bool, torch.float32})

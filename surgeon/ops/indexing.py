@@ -183,8 +183,8 @@ def unique(
     along = 0 if axis is None else axis
     if axis is None:
         work = work.flatten()
-    found, inverse, counts = torch.unique(
-        work, sorted=True, return_inverse=True, return_counts=True, dim=along
+    _, inverse, counts = torch.unique(
+        work.detach(), sorted=True, return_inverse=True, return_counts=True, dim=along
     )
     inverse = inverse.flatten()
     order = torch.arange(inverse.shape[0], device=X.device)
@@ -192,8 +192,10 @@ def unique(
     first = first.scatter_reduce(0, inverse, order, "amin")
     if not sorted:
         rank = first.argsort()
-        found, first, counts = found.index_select(along, rank), first[rank], counts[rank]
+        first, counts = first[rank], counts[rank]
         inverse = torch.empty_like(rank).scatter(0, rank, torch.arange(len(rank), device=X.device))[
             inverse
         ]
-    return found.to(X.dtype), first, inverse, counts
+    # Taken from X, so that a gradient flows to where each value first stands.
+    found = (X.flatten() if axis is None else X).index_select(along, first)
+    return found, first, inverse, counts

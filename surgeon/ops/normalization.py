@@ -12,6 +12,7 @@ import torch.nn.functional as F  # noqa: N812 - torch's own name for it
 from torch import Tensor
 
 from surgeon.ops.convert import torch_dtype
+from surgeon.ops.host import elements
 from surgeon.ops.registry import op, refuse
 
 
@@ -59,6 +60,19 @@ def _train(
 
     As ONNX states it: running · momentum + batch · (1 − momentum), with the population variance.
     """
+    count = elements([X.shape[0], *X.shape[2:]]) if X.dim() >= 2 else 0
+    same = X.dtype == scale.dtype == B.dtype == mean.dtype == var.dtype
+    constants = not (mean.requires_grad or var.requires_grad)
+    if same and constants and count > 1:
+        # One pass over X: torch moves statistics too, by the variance of a sample, not of a
+        # population. It moves copies: what it is given, its backward pass wants untouched.
+        moved_mean, moved_var = mean.detach().clone(), var.detach().clone()
+        result = F.batch_norm(X, moved_mean, moved_var, scale, B, True, 1 - momentum, epsilon)
+        share = (count - 1) / count
+        with torch.no_grad():
+            mean.copy_(moved_mean)
+            var.mul_((1 - share) * momentum).add_(moved_var, alpha=share)
+        return result
     batch_mean, batch_var = _batch_statistics(X)
     with torch.no_grad():
         for running, batch in ((mean, batch_mean), (var, batch_var)):

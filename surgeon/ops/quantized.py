@@ -17,7 +17,7 @@ from surgeon.ops.convolution import conv
 from surgeon.ops.creation import cast_to
 from surgeon.ops.registry import op, refuse
 
-_LIMITS: dict[int, tuple[int, int]] = {
+LIMITS: dict[int, tuple[int, int]] = {
     TensorProto.UINT8: (0, 255),
     TensorProto.INT8: (-128, 127),
     TensorProto.UINT16: (0, 65535),
@@ -28,6 +28,7 @@ _LIMITS: dict[int, tuple[int, int]] = {
     TensorProto.INT2: (-2, 1),
     TensorProto.INT32: (-(2**31), 2**31 - 1),
 }
+_MOST_FLOAT4 = 6.0
 
 
 def _spread(parameter: Tensor, x: Tensor, axis: int, block_size: int) -> Tensor:
@@ -52,6 +53,17 @@ def _whole(tensor: Tensor) -> Tensor:
     return tensor if tensor.dtype == torch.int32 else tensor.to(torch.int64)
 
 
+def pass_through(ratio: Tensor, whole: Tensor, low: Tensor | float, high: Tensor | float) -> Tensor:
+    """Return rounded numbers with the gradient of what they were rounded from.
+
+    It stops where rounding ended below `low` or above `high` (arXiv 1712.05877).
+    """
+    if not ratio.requires_grad:
+        return whole
+    passed = ratio.clamp(low - 0.5, high + 0.5)  # type: ignore[arg-type]
+    return whole + (passed - passed.detach())
+
+
 def quantize(
     x: Tensor,
     scale: Tensor,
@@ -62,8 +74,12 @@ def quantize(
     block_size: int = 0,
     saturate: bool = True,
     precision: int = 0,
+    carried: bool = False,
 ) -> Tensor:
-    """Return saturate(round(x / scale) + zero_point) as an ONNX element type."""
+    """Return saturate(round(x / scale) + zero_point) as an ONNX element type.
+
+    With `carried`, where a gradient flows: the same numbers as floats, so that it flows on.
+    """
     factor = _spread(scale, x, axis, block_size)
     if precision:
         wide = torch_dtype(precision)
@@ -72,15 +88,26 @@ def quantize(
     else:
         wide = factor.dtype
     ratio = x.to(wide) / factor.to(wide)
-    if to not in _LIMITS:
-        return cast_to(ratio, to, saturate=saturate)  # type: ignore[no-any-return]
-    low, high = _LIMITS[to]
-    whole = ratio.float().round() if ratio.dtype != torch.float64 else ratio.round()
-    if zero_point is not None:
-        whole = whole + _spread(zero_point, x, axis, block_size).to(whole.dtype)
-    bounded = whole.clamp(low, high)
+    carried = carried and ratio.requires_grad
+    if to not in LIMITS:
+        made: Tensor = cast_to(ratio, to, saturate=saturate)
+        if not carried:
+            return made
+        most = torch.finfo(made.dtype).max if made.dtype.itemsize == 1 else _MOST_FLOAT4
+        return pass_through(ratio.float(), made.detach().float(), -most, most)
+    low, high = LIMITS[to]
+    ratio = ratio if ratio.dtype == torch.float64 else ratio.float()
+    with torch.no_grad():
+        whole = ratio.round()
+        zero: Tensor | float = 0.0
+        if zero_point is not None:
+            zero = _spread(zero_point, x, axis, block_size).to(whole.dtype)
+            whole = whole + zero
+        whole = whole.clamp(low, high)
+    if carried:
+        return pass_through(ratio, whole, low - zero, high - zero)
     dtype = torch_dtype(to)
-    return (bounded.to(torch.int32) if dtype == torch.uint16 else bounded).to(dtype)
+    return (whole.to(torch.int32) if dtype == torch.uint16 else whole).to(dtype)
 
 
 def dequantize(
@@ -95,10 +122,11 @@ def dequantize(
     """Return (x − zero_point) · scale in the scale's type, or in `output`."""
     factor = _spread(scale, x, axis, block_size)
     wide = torch.float32 if factor.dtype.itemsize == 1 else factor.dtype
-    if x.is_floating_point():
-        shifted = x.to(wide)
+    if x.is_floating_point():  # 8-bit floats, or whole numbers that carry a gradient
+        shifted = x if x.dtype in {torch.float32, torch.float64} else x.float()
         if zero_point is not None:
-            shifted = shifted - _spread(zero_point, x, axis, block_size).to(wide)
+            shifted = shifted - _spread(zero_point, x, axis, block_size).to(shifted.dtype)
+        shifted = shifted.to(wide)
     elif zero_point is None:
         shifted = (x.to(torch.int32) if x.dtype == torch.uint16 else x).to(wide)
     else:
@@ -109,10 +137,16 @@ def dequantize(
 
 @op("QuantizeLinear", 10)
 def quantize_linear_10(
-    x: Tensor, y_scale: Tensor, y_zero_point: Tensor | None = None, *, input_types: tuple[int, ...]
+    x: Tensor,
+    y_scale: Tensor,
+    y_zero_point: Tensor | None = None,
+    *,
+    input_types: tuple[int, ...],
+    carried: bool = False,
 ) -> Tensor:
     """Quantise with one scale for the whole tensor."""
-    return quantize(x, y_scale, y_zero_point, _target(y_zero_point, input_types, 0))
+    target = _target(y_zero_point, input_types, 0)
+    return quantize(x, y_scale, y_zero_point, target, carried=carried)
 
 
 def _target(zero_point: Tensor | None, input_types: tuple[int, ...], output_dtype: int) -> int:
@@ -135,12 +169,13 @@ def quantize_linear(
     precision: int = 0,
     saturate: bool = True,
     input_types: tuple[int, ...],
+    carried: bool = False,
 ) -> Tensor:
     """Quantise per tensor, per axis or per block."""
     target = _target(y_zero_point, input_types, output_dtype)
     return quantize(
         x, y_scale, y_zero_point, target, axis=axis, block_size=block_size, saturate=saturate,
-        precision=precision,
+        precision=precision, carried=carried,
     )  # fmt: skip
 
 
@@ -153,24 +188,10 @@ def dequantize_linear(
     axis: int = 1,
     block_size: int = 0,
     output_dtype: int = 0,
-    origin: Tensor | None = None,
 ) -> Tensor:
-    """Return what quantised numbers stand for.
-
-    Where they were quantised from real ones just before, gradients pass straight through as far as
-    the numbers did not saturate (arXiv 1712.05877); the value is the same.
-    """
+    """Return what quantised numbers stand for."""
     output = torch_dtype(output_dtype) if output_dtype else None
-    y = dequantize(x, x_scale, x_zero_point, axis=axis, block_size=block_size, output=output)
-    if origin is None or not origin.requires_grad:
-        return y
-    if x.is_floating_point():
-        inside = torch.ones_like(y, dtype=torch.bool)
-    else:
-        step = _spread(x_scale, x, axis, block_size).detach()
-        inside = (origin.detach() - y.detach()).abs() <= step
-    passed = torch.where(inside, origin, torch.zeros_like(origin))
-    return y.detach() + (passed - passed.detach()).to(y.dtype)
+    return dequantize(x, x_scale, x_zero_point, axis=axis, block_size=block_size, output=output)
 
 
 @op("DynamicQuantizeLinear")
@@ -240,7 +261,7 @@ def requantize(
         factor = factor.reshape(())
     elif axis is not None and factor.dim() == 1:
         factor = factor.reshape([-1 if i == axis % total.dim() else 1 for i in range(total.dim())])
-    low, high = _LIMITS.get(ONNX[zero_point.dtype], (0, 0))
+    low, high = LIMITS.get(ONNX[zero_point.dtype], (0, 0))
     if low == high:
         refuse(f"quantised output of type {zero_point.dtype}")
     zero = zero_point.float()

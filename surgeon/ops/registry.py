@@ -41,11 +41,12 @@ AUDITED: Final = 28
 """The newest opset whose operators were read and compared; newer versions count as missing."""
 
 INJECTED: Final = frozenset(
-    {"training", "device", "outputs", "input_types", "output_types", "origin", "steps"}
+    {"training", "device", "outputs", "input_types", "output_types", "carried", "steps"}
 )
 """Keyword-only parameters the program fills: is the module training; the device new tensors go to;
 how many outputs the node names; element types (ONNX numbers, 0 where unknown) of its inputs and
-outputs; what its first input was quantised from; the steps that lead to its attribute `y`."""
+outputs; whether all that follows takes whole numbers stored as floats, so that a gradient may pass;
+the steps that lead to its attribute `y`."""
 
 LEGACY_ATTRIBUTES: Final = frozenset({"consumed_inputs"})
 """Attributes of opset 1 that were hints to an allocator and never changed a result."""
@@ -264,7 +265,9 @@ def _describe(
         most = len(schema.inputs)
         variadic = bool(schema.inputs) and schema.inputs[-1].option.name == "Variadic"
         if not known_signature:
-            positional = tuple(Parameter(i.name, "tensor", optional=True) for i in schema.inputs)
+            positional = tuple(
+                Parameter(i.name, "tensor", i.option.name == "Optional") for i in schema.inputs
+            )
             rest = "tensor" if variadic else None
             positional = positional[:-1] if variadic else positional
         elif rest is None and (variadic or len(positional) < most):

@@ -19,7 +19,7 @@ from surgeon.errors import ModelError
 from surgeon.graph import envelope
 from surgeon.graph.shapes import declared, fixed_batch, input_infos, input_sizes
 from surgeon.graph.walk import reads
-from surgeon.graph.weights import dense, hash_tensors, roles
+from surgeon.graph.weights import hash_tensors, roles, same_values
 from surgeon.records import Check, Plan, Verdict
 from surgeon.runtime.observe import random_array, relative_error, spread
 from surgeon.runtime.sessions import open_session
@@ -297,12 +297,7 @@ def _check_source(
             new.append(tensor.name)
             continue
         compared += 1
-        same = (
-            original.data_type == tensor.data_type
-            and list(original.dims) == list(tensor.dims)
-            and dense(original) == dense(tensor)
-        )
-        if not same:
+        if not same_values(original, tensor):
             differing.append(tensor.name)
     for tensor in model.graph.initializer:
         original = originals.get(tensor.name)

@@ -1,16 +1,16 @@
-"""Tensors of torch as arrays of numpy, bit for bit, bfloat16 included."""
+"""Tensors of torch as arrays of numpy, bit for bit, bfloat16 and 8-bit floats included."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-import ml_dtypes
 import numpy as np
 import torch
 from torch import nn
 
 from surgeon.errors import UsageError
+from surgeon.ops import convert
 from surgeon.tune.module import tensors as module_tensors
 
 if TYPE_CHECKING:
@@ -21,11 +21,7 @@ def to_array(value: Any) -> NDArray[Any]:
     """Return a tensor's values as an array; what is one already comes back as it is."""
     if not isinstance(value, torch.Tensor):
         return np.asarray(value)
-    plain = value.detach().cpu().contiguous()
-    if plain.dtype == torch.bfloat16:
-        return plain.view(torch.int16).numpy().view(ml_dtypes.bfloat16)
-    array: NDArray[Any] = plain.numpy()
-    return array
+    return convert.to_numpy(value)
 
 
 def as_arrays(source: Any) -> dict[str, NDArray[Any]]:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from math import prod
+from typing import TYPE_CHECKING, Final
 
 from surgeon.errors import SurgeonError
-from surgeon.graph.walk import reads
-from surgeon.graph.weights import non_finite
+from surgeon.graph.quantized_weights import INTEGERS
+from surgeon.graph.walk import all_graphs, reads
+from surgeon.graph.weights import non_finite, quantized_weights
 from surgeon.records import Finding
-from surgeon.tune.program import build, unconverted
+from surgeon.tune.program import build, carried, unconverted
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping
@@ -16,6 +18,11 @@ if TYPE_CHECKING:
     from onnx import ModelProto, NodeProto
 
     from surgeon.errors import UnsupportedError
+
+
+_PRODUCTS: Final = frozenset(
+    {"QLinearConv", "QLinearMatMul", "ConvInteger", "MatMulInteger", "QGemm", "QAttention"}
+)  # fmt: skip
 
 
 def examine(
@@ -29,7 +36,8 @@ def examine(
             them must convert. None = all parameters.
         roles: role of every float initializer.
     """
-    parameters = [name for name, role in roles.items() if role == "parameter"]
+    quantised = quantized_weights(model)
+    parameters = [name for name, role in roles.items() if role == "parameter"] + list(quantised)
     learning = set(parameters if trainable is None else trainable)
     findings = [_not_finite(name) for name in non_finite(model)]
     behind = []
@@ -39,7 +47,7 @@ def examine(
             behind.append(node)
     strange = [_not_converted(*one) for one in unconverted(model, behind)]
     if trainable is None and not any(unconverted(model, model.graph.node)):
-        strange += _refused(model, roles)
+        strange += _refused(model, roles, quantised)
     findings += strange
     if trainable is None and not parameters:
         findings.append(
@@ -48,6 +56,31 @@ def examine(
                 "nothing-to-train",
                 "no weight of this graph receives a gradient",
                 "a new head can still be trained on what the graph computes",
+            )
+        )
+    fixed = _integer_products(model)
+    if fixed:
+        names = ", ".join(sorted({node.op_type for node in fixed}))
+        findings.append(
+            Finding(
+                "warning",
+                "integer-products",
+                f"{len(fixed)} nodes compute with integer weights ({names}): no gradient passes "
+                "them, and what lies in front of them keeps its weights",
+                "train a head, or quantise to QuantizeLinear and DequantizeLinear (QDQ) instead",
+            )
+        )
+    passing = carried(model.graph)
+    ends = [n for n in behind if n.op_type == "QuantizeLinear" and n.output[0] not in passing]
+    if ends:
+        findings.append(
+            Finding(
+                "warning",
+                "gradient-ends",
+                f"behind {len(ends)} QuantizeLinear nodes an operator takes integers: no gradient "
+                "passes, and weights in front of them stay as they are",
+                "quantise to QuantizeLinear and DequantizeLinear (QDQ) around float operators",
+                node=ends[-1].name or ends[-1].output[0],
             )
         )
     kinds = {node.op_type for node in model.graph.node}
@@ -63,10 +96,27 @@ def examine(
     return findings
 
 
-def _refused(model: ModelProto, roles: Mapping[str, str]) -> list[Finding]:
+def _integer_products(model: ModelProto) -> list[NodeProto]:
+    """Return the nodes that multiply by integer initializers themselves."""
+    weights = {
+        tensor.name
+        for tensor in model.graph.initializer
+        if tensor.data_type in INTEGERS and prod(tensor.dims) > 1
+    }
+    return [
+        node
+        for graph in all_graphs(model.graph)
+        for node in graph.node
+        if node.op_type in _PRODUCTS and weights.intersection(node.input)
+    ]
+
+
+def _refused(
+    model: ModelProto, roles: Mapping[str, str], quantised: Collection[str]
+) -> list[Finding]:
     """Return what converting the whole graph refuses: an option or attribute, not an operator."""
     try:
-        build(model, roles)
+        build(model, roles, quantised)
     except SurgeonError as error:
         where = f" ({error.where})" if error.where else ""
         return [Finding("error", error.kind, error.message + where, error.remedy)]
