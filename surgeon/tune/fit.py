@@ -17,6 +17,7 @@ import json
 import math
 import time
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final, Literal, Protocol
 
@@ -33,7 +34,16 @@ from surgeon.errors import (
     UsageError,
 )
 from surgeon.tune import checkpoint, schedule
-from surgeon.tune.device import Precision, autocast, check_precision, choose, is_out_of_memory
+from surgeon.tune.compile import Compile, Passes
+from surgeon.tune.device import (
+    Precision,
+    autocast,
+    check_precision,
+    choose,
+    is_out_of_memory,
+    kept_memory,
+    peak_memory,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
@@ -83,7 +93,8 @@ class FitSettings:
         epochs: rounds through the training samples.
         budget_seconds: time for the whole fit, validation included; the cosine then ends with it.
         max_steps: optimiser steps after which to stop, whatever the epochs.
-        batch: samples per optimiser step.
+        batch: samples per optimiser step (times `accumulate`).
+        accumulate: passes of `batch` samples whose gradients make one optimiser step.
         lr: peak rate of the head.
         lr_decay: factor per tenth of depth before the head; 1 = one rate for all.
         optimizer: `adamw`, or `sgd` (plain, for exact checks).
@@ -101,6 +112,11 @@ class FitSettings:
         precision: of the operators; weights and validation stay as stored.
         device: auto, cpu, cuda or cuda:N.
         seed: of order, Dropout and augmentation.
+        compile: whether `torch.compile` makes the passes: `on`, `off`, or `auto`, where the run is
+            long enough to pay for it and it was measured to be faster. Results then differ by
+            rounding, so `auto` repeats bit for bit on short runs only.
+        memory: `low` keeps little of the forward pass and computes it again for the backward pass:
+            the same numbers, about a third more time.
 
     """
 
@@ -109,6 +125,7 @@ class FitSettings:
     budget_seconds: float | None = None
     max_steps: int | None = None
     batch: int | None = None
+    accumulate: int = 1
     lr: float | None = None
     lr_decay: float = 0.9
     optimizer: Literal["adamw", "sgd"] = "adamw"
@@ -125,6 +142,8 @@ class FitSettings:
     precision: Precision = "float32"
     device: str = "auto"
     seed: int = 0
+    compile: Compile = "off"
+    memory: Literal["normal", "low"] = "normal"
 
 
 @dataclass(frozen=True)
@@ -181,6 +200,9 @@ class FitResult:
         class_weights: as used, or None.
         validation_samples: how many were judged each time.
         device, precision: as used.
+        compiled: whether the passes were compiled.
+        peak_memory: the most bytes in use, of the process on a CPU, of tensors on a GPU; None where
+            the system does not tell.
         seconds: in this and resumed runs.
         notes: what people should know.
 
@@ -202,6 +224,8 @@ class FitResult:
     device: str
     precision: str
     seconds: float
+    compiled: bool = False
+    peak_memory: int | None = None
     notes: tuple[str, ...] = ()
 
 
@@ -249,7 +273,8 @@ def fit(
     run = _Fit(module, train, validation, trainable, depths or {}, classes, settings, progress)
     run.folder = checkpoint_dir
     cuda = [run.device.index or 0] if run.device.type == "cuda" else []
-    with torch.random.fork_rng(devices=cuda):
+    memory = nullcontext() if settings.memory == "low" else kept_memory(run.device)
+    with torch.random.fork_rng(devices=cuda), memory:
         return run.go(resume=resume)
 
 
@@ -274,6 +299,7 @@ class _State:
     history: list[Row] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     micro: int = 0
+    compiled: bool | None = None
 
 
 class _Fit:
@@ -301,7 +327,8 @@ class _Fit:
         check_precision(settings.precision, self.device)
         scratch = settings.scratch
         self.epochs = settings.epochs or schedule.default_epochs(train.n, scratch=scratch)
-        self.batch = min(settings.batch or schedule.default_batch(train.n), train.n)
+        passes = settings.batch or schedule.default_batch(train.n)
+        self.batch = min(passes * settings.accumulate, train.n)
         self.lr = settings.lr or schedule.default_rate(scratch=scratch)
         self.per_epoch = math.ceil(train.n / self.batch)
         self.steps = self.epochs * self.per_epoch
@@ -340,7 +367,10 @@ class _Fit:
             p.dtype == torch.float16 for p in self.parameters.values()
         )
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=scaled, init_scale=2.0**12)
-        self.state = _State(micro=self.batch)
+        self.state = _State(micro=min(passes, self.batch))
+        if settings.memory == "low":
+            self._save_memory()
+        self.passes = Passes(module, settings.compile, self.device)
         self.judged = self._all_judged()
         self.kept: dict[str, Tensor] = {}
         self.losses: list[float] = []
@@ -383,12 +413,14 @@ class _Fit:
         """Take every optimiser step of an epoch; a step that runs out of memory is taken again."""
         parts = schedule.split_epoch(self.train.n, self.batch, seed=self.settings.seed, epoch=epoch)
         self.module.train()
+        varies = len({len(chunk) for part in parts for chunk in _chunks(part, self.state.micro)})
         position = 0
         while position < len(parts):
             chunked = [_chunks(part, self.state.micro) for part in parts[position:]]
             loads = _prefetch(self.train, [chunk for chunks in chunked for chunk in chunks])
             try:
                 for chunks in chunked:
+                    self._choose_passes(chunks[0], varies=varies > 1)
                     self._step(epoch, position, chunks, loads)
                     position += 1
                     self._after_step(epoch, last=position == len(parts))
@@ -422,7 +454,7 @@ class _Fit:
             inputs = _apply(self.train, "prepare", inputs)
             target = torch.from_numpy(labels[chunk].astype(np.int64)).to(self.device)
             with autocast(self.settings.precision, self.device):
-                logits = _logits(self.module(*inputs))
+                logits = _logits(self.passes.forward(*inputs))
             # The sum over the chunk ÷ the weight of the whole batch: chunks add up to its mean.
             loss = (
                 functional.cross_entropy(
@@ -444,7 +476,49 @@ class _Fit:
         self.state.step += 1
         self.state.samples += len(whole)
         self.trained_samples += len(whole)
-        self.trained_seconds += time.perf_counter() - started
+        seconds = time.perf_counter() - started
+        self.trained_seconds += seconds
+        self.passes.took(seconds)
+
+    def _choose_passes(self, chunk: Indices, *, varies: bool) -> None:
+        """Try compiling when it is time to, on samples that are about to be trained on."""
+        left = math.inf
+        if self.settings.budget_seconds is not None:
+            left = self._time_to_train() - self._seconds()
+        if self.passes.is_due(self.steps - self.state.step, left):
+            inputs = self._onto_device(self.train.load(chunk))
+            inputs = _apply(self.train, "augment", inputs, 0)
+            inputs = _apply(self.train, "prepare", inputs)
+            buffers = [(tensor, tensor.clone()) for tensor in self.module.buffers()]
+
+            def once(forward: Callable[..., Any]) -> None:
+                self._clear()
+                with autocast(self.settings.precision, self.device):
+                    logits = _logits(forward(*inputs))
+                logits.float().logsumexp(1).mean().backward()  # type: ignore[no-untyped-call]
+                if self.device.type == "cuda":
+                    torch.cuda.synchronize(self.device)
+
+            try:
+                note = self.passes.attempt(once, varies=varies)
+            finally:
+                self._clear()
+                with torch.no_grad():
+                    for tensor, before in buffers:
+                        tensor.copy_(before)
+            self._note(note)
+        self.state.compiled = self.passes.compiled
+
+    def _save_memory(self) -> None:
+        """Let the module compute its values twice instead of keeping them, where it can."""
+        save = getattr(self.module, "save_memory", None)
+        if save is None:
+            raise UsageError(
+                f"a {type(self.module).__name__} cannot be trained in less memory",
+                where="--memory low",
+                remedy="give a module that surgeon.to_torch returned",
+            )
+        save()
 
     def _update(self) -> None:
         """Move the weights by the gradients that lie in them."""
@@ -454,8 +528,10 @@ class _Fit:
                 master.grad = parameter.grad.float()
         self.scaler.unscale_(self.optimizer)
         masters = list(self.masters.values())
-        limit = self.settings.clip if self.settings.clip is not None else math.inf
-        norm = nn.utils.clip_grad_norm_(masters, limit)
+        gradients = [p.grad for p in masters if p.grad is not None]
+        norm = nn.utils.get_total_norm(gradients)
+        if self.settings.clip is not None and bool(norm > self.settings.clip):
+            nn.utils.clip_grads_with_norm_(masters, self.settings.clip, norm)
         if not self.scaler.is_enabled() and not bool(torch.isfinite(norm)):
             raise _StopError("nan")
         self.scaler.step(self.optimizer)
@@ -517,7 +593,7 @@ class _Fit:
         if settings.optimizer == "sgd":
             for group in groups:
                 group["weight_decay"] = 0.0
-            return torch.optim.SGD(groups, lr=self.lr)
+            return torch.optim.SGD(groups, lr=self.lr, fused=True)
         return torch.optim.AdamW(groups, lr=self.lr, fused=True)
 
     def _set_rates(self) -> float:
@@ -775,6 +851,8 @@ class _Fit:
             device=str(self.device),
             precision=self.settings.precision,
             seconds=self._seconds(),
+            compiled=bool(self.passes.compiled),
+            peak_memory=peak_memory(self.device),
             notes=tuple(self.state.notes),
         )
 
@@ -783,7 +861,7 @@ class _Fit:
     def _fingerprint(self) -> str:
         """Return a hash of what a resumed run must have in common with the one before."""
         settings = dataclasses.asdict(self.settings)
-        for name in ("budget_seconds", "device"):
+        for name in ("budget_seconds", "max_steps", "device"):
             del settings[name]
         shapes = {name: list(p.shape) for name, p in self.module.named_parameters()}
         labels = np.asarray(self.train.labels).astype("<i8").tobytes()
@@ -826,6 +904,7 @@ class _Fit:
         self.validation_seconds = state.pop("validation_seconds")
         del state["version"]
         self.state = _State(**state)
+        self.passes.resume(self.state.compiled)
         self.last_lr = self.state.history[-1]["lr"]
         by_part: dict[str, dict[str, Tensor]] = {"now": {}, "best": {}, "master": {}}
         for name, tensor in tensors.items():
@@ -849,7 +928,7 @@ class _Fit:
 def _check(settings: FitSettings) -> None:
     """Refuse numbers that cannot be meant, all at once."""
     wrong = []
-    for name in ("epochs", "batch", "max_steps"):
+    for name in ("epochs", "batch", "accumulate", "max_steps"):
         value = getattr(settings, name)
         if value is not None and value < 1:
             wrong.append(f"{name} = {value} is below 1")
@@ -863,6 +942,9 @@ def _check(settings: FitSettings) -> None:
         wrong.append(f"lr_decay = {settings.lr_decay} is outside 0..1")
     if settings.patience is not None and settings.patience < 0:
         wrong.append(f"patience = {settings.patience} is below 0")
+    for name, words in (("compile", ("on", "off", "auto")), ("memory", ("normal", "low"))):
+        if getattr(settings, name) not in words:
+            wrong.append(f"{name} = {getattr(settings, name)!r} is none of {', '.join(words)}")
     if wrong:
         raise UsageError("; ".join(wrong), where="training settings", remedy="see finetune --help")
 

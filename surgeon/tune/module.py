@@ -19,11 +19,16 @@ from torch import Tensor, nn
 
 from surgeon.errors import ModelError
 from surgeon.graph import precision
+from surgeon.graph.weights import quantized_weights
 from surgeon.ops import convert
+from surgeon.tune.fuse import fuse
 from surgeon.tune.program import Context, Program, build, run
+from surgeon.tune.segments import Segments, segments
+from surgeon.tune.stored import as_tensor
+from surgeon.tune.straight_through import Rounding, stand_for
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Mapping
+    from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 
     import onnx
 
@@ -74,38 +79,55 @@ class GraphModule(Scope):
     # Set through __dict__: assigned plainly, torch would register the scopes a second time.
     _onnx_program: Program
     _onnx_constants: Scope
-    _onnx_constant_names: tuple[str, ...]
+    _onnx_constant_sites: tuple[tuple[str, str], ...]
     _onnx_sites: dict[str, tuple[Scope, str]]
     _onnx_used: tuple[tuple[str, Scope, str], ...]
     _onnx_wide: Wide | None
+    _onnx_roundings: dict[str, Rounding]
+    _onnx_segments: Segments | None
 
     def __init__(
         self,
         program: Program,
         weights: Mapping[str, nn.Parameter | Tensor],
         wide: Wide | None = None,
+        roundings: Mapping[str, Rounding] | None = None,
     ) -> None:
         super().__init__()
         sites: dict[str, tuple[Scope, str]] = {}
         for name, tensor in weights.items():
             sites[name] = _insert(self, name, tensor)
         constants = Scope()
-        for name, tensor in program.constants.items():
-            constants._buffers[name] = tensor
-            constants._non_persistent_buffers_set.add(name)
+        # Numbered: torch.export takes a name apart at its dots, and finds no such scopes here.
+        leaves = tuple((name, str(number)) for number, name in enumerate(program.constants))
+        for name, leaf in leaves:
+            constants._buffers[leaf] = program.constants[name]
+            constants._non_persistent_buffers_set.add(leaf)
         self._modules[_CONSTANTS] = constants
-        keys = tuple(program.constants)
+        for number, rounding in enumerate((roundings or {}).values()):
+            constants._modules[f"rounding {number}"] = rounding
         self.__dict__["_onnx_constants"] = constants
-        self.__dict__["_onnx_constant_names"] = keys
+        self.__dict__["_onnx_constant_sites"] = leaves
         self.__dict__["_onnx_sites"] = sites
         self.__dict__["_onnx_used"] = tuple((n, *sites[n]) for n in program.weights)
         self.__dict__["_onnx_program"] = program.without_constants()
         self.__dict__["_onnx_wide"] = wide
+        self.__dict__["_onnx_roundings"] = dict(roundings or {})
+        self.__dict__["_onnx_segments"] = None
 
     @property
     def input_names(self) -> tuple[str, ...]:
         """Names of the graph's inputs, in the order `forward` takes them."""
         return self._onnx_program.inputs
+
+    def save_memory(self) -> None:
+        """In training, keep little for the backward pass and compute the rest again in it."""
+        self.__dict__["_onnx_segments"] = segments(self._onnx_program)
+
+    def constants(self) -> dict[str, Any]:
+        """Return the tensors that are neither parameters nor float initializers, by name."""
+        buffers = self._onnx_constants._buffers
+        return {name: buffers[leaf] for name, leaf in self._onnx_constant_sites}
 
     def _named_members(
         self,
@@ -152,16 +174,24 @@ class GraphModule(Scope):
         environment: dict[str, Any] = dict(zip(program.inputs, inputs, strict=True))
         wide = self._onnx_wide
         if wide is not None and not self.training and _device(environment).type == "cpu":
-            for name, scope, leaf in self._onnx_used:
-                environment[name] = read(scope, leaf)
+            environment.update(self._weights())
             return wide.run(environment)
-        buffers = self._onnx_constants._buffers
-        for name in self._onnx_constant_names:
-            environment[name] = buffers[name]
-        for name, scope, leaf in self._onnx_used:
-            environment[name] = read(scope, leaf)
-        outputs = run(program, environment, Context(self.training, _device(environment)))
+        environment.update(self.constants())
+        environment.update(self._weights())
+        context = Context(self.training, _device(environment))
+        if self._onnx_segments is not None and self.training and torch.is_grad_enabled():
+            outputs = self._onnx_segments.run(program, environment, context)
+        else:
+            outputs = run(program, environment, context)
         return outputs[0] if len(outputs) == 1 else tuple(outputs)
+
+    def _weights(self) -> dict[str, Tensor]:
+        """Return what operators read under the names of initializers."""
+        weights = {name: read(scope, leaf) for name, scope, leaf in self._onnx_used}
+        for name, rounding in self._onnx_roundings.items():
+            if name in weights:
+                weights[name] = rounding(weights[name])
+        return weights
 
 
 @dataclass(frozen=True)
@@ -196,7 +226,9 @@ def _single(value: Any) -> Any:
     return value.float() if half else value
 
 
-def _widened(proto: onnx.ModelProto, roles: Mapping[str, str]) -> Wide | None:
+def _widened(
+    proto: onnx.ModelProto, roles: Mapping[str, str], quantized: Collection[str]
+) -> Wide | None:
     """Return the graph in float32 where weights that learn are stored in half precision."""
     halves = {t.name for t in proto.graph.initializer if t.data_type in precision.HALVES}
     if not any(roles.get(name) == "parameter" for name in halves):
@@ -207,7 +239,7 @@ def _widened(proto: onnx.ModelProto, roles: Mapping[str, str]) -> Wide | None:
         else None
         for value in proto.graph.output
     ]
-    return Wide(build(precision.widen(proto), roles), tuple(types))
+    return Wide(build(precision.widen(proto), roles, quantized), tuple(types))
 
 
 def read(scope: Scope, leaf: str) -> Tensor:
@@ -267,28 +299,39 @@ def _unshadow(scope: Scope, name: str, child: nn.Module) -> None:
     scope.__dict__[name] = child
 
 
-def to_module(proto: onnx.ModelProto, *, roles: Mapping[str, str]) -> GraphModule:
+def to_module(
+    proto: onnx.ModelProto, *, roles: Mapping[str, str], quantized: Collection[str] = ()
+) -> GraphModule:
     """Turn a normalized model into a module in evaluation mode on the CPU, dtypes as stored.
 
     Args:
         proto: the model, with the data of its initializers in it.
         roles: for every float initializer, `parameter` (becomes an nn.Parameter) or `statistics`,
             `setting`, `constant` (become buffers).
+        quantized: integer initializers that learn: those of these names that are quantised weights
+            become float32 parameters, what their integers stand for; all others stay constants.
 
     Raises:
         UnsupportedError: an operator, version or form that is not converted.
         ModelError: the graph is broken.
     """
-    program = build(proto, roles)
+    known = quantized_weights(proto) if quantized else {}
+    latent = {name: known[name] for name in quantized if name in known}
+    shapes = {tensor.name: tuple(tensor.dims) for tensor in proto.graph.initializer}
+    learning = {name for name, role in roles.items() if role == "parameter"} | set(latent)
+    program = fuse(build(proto, roles, latent), shapes, learning)
     weights: dict[str, nn.Parameter | Tensor] = {}
+    roundings: dict[str, Rounding] = {}
     for initializer in proto.graph.initializer:
-        if initializer.data_type not in convert.WEIGHT_TYPES:
-            continue
-        value = convert.tensor(initializer)
-        if roles.get(initializer.name) == "parameter":
-            value = nn.Parameter(value)
-        weights[initializer.name] = value
-    module = GraphModule(program, weights, _widened(proto, roles))
+        name = initializer.name
+        if name in latent:
+            codes = as_tensor(initializer)
+            roundings[name] = Rounding(latent[name], codes)
+            weights[name] = nn.Parameter(stand_for(latent[name], codes))
+        elif initializer.data_type in convert.WEIGHT_TYPES:
+            value = as_tensor(initializer)
+            weights[name] = nn.Parameter(value) if roles.get(name) == "parameter" else value
+    module = GraphModule(program, weights, _widened(proto, roles, latent), roundings)
     module.eval()
     return module
 
@@ -297,6 +340,8 @@ def tensors(module: nn.Module) -> dict[str, Tensor]:
     """Return the tensor of every float initializer by its ONNX name, detached, on its device.
 
     Where an adapter (a torch parametrization) stands in a tensor's place, its value is folded.
+    A quantised weight that learns comes as the numbers to store: integers (of less than 8 bits in
+    8), 8-bit floats.
 
     Raises:
         ModelError: the module does not come from `to_module`.
@@ -312,4 +357,7 @@ def tensors(module: nn.Module) -> dict[str, Tensor]:
         found = candidates[0]
     sites = found._onnx_sites
     with torch.no_grad():
-        return {name: read(scope, leaf).detach() for name, (scope, leaf) in sites.items()}
+        values = {name: read(scope, leaf).detach() for name, (scope, leaf) in sites.items()}
+    for name, rounding in found._onnx_roundings.items():
+        values[name] = rounding.fold(values[name])
+    return values

@@ -9,6 +9,7 @@ What must not enter: the meaning of an operator (`surgeon.ops`), parameters as m
 from __future__ import annotations
 
 import copy
+import functools
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
@@ -22,9 +23,10 @@ from surgeon.errors import ModelError, SurgeonError, UnsupportedError
 from surgeon.ops import convert, host
 from surgeon.ops.host import Host
 from surgeon.ops.registry import FunctionBody, Operator, Parameter, canonical, lookup
+from surgeon.tune.stored import as_tensor
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+    from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 
 RANDOM: Final = frozenset(
     {
@@ -41,6 +43,12 @@ RANDOM: Final = frozenset(
 
 FOLD_LIMIT: Final = 1 << 24
 """Elements up to which a computed constant is kept instead of computed again in every run."""
+
+_MOVERS: Final = frozenset(
+    {"Concat", "DepthToSpace", "Expand", "Flatten", "Gather", "Identity", "MaxPool", "Reshape",
+     "Slice", "SpaceToDepth", "Split", "Squeeze", "Tile", "Transpose", "Unsqueeze"}
+)  # fmt: skip
+"""Operators that give some elements of their first input (all inputs of Concat), unchanged."""
 
 _PLAIN_KINDS: Final = frozenset({"tensor", "number", "any"})
 
@@ -84,7 +92,6 @@ class Step:
         frees: names nobody needs afterwards.
         hosted: the same operator on host arrays, where its inputs may be such.
         plain: no input needs a conversion.
-        origin: the value that the first input was quantised from, where the function asks for it.
     """
 
     node: str
@@ -98,7 +105,6 @@ class Step:
     hosted: Callable[..., Any] | None = None
     plain: bool = True
     frees: tuple[str, ...] = ()
-    origin: str | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -109,7 +115,7 @@ class Program:
         inputs: names of the graph's inputs, in order.
         outputs: where the graph's outputs come from, in order.
         steps: what is done.
-        weights: float initializers read at run time, in order of first use.
+        weights: initializers read at run time, in order of first use.
         constants: tensors computed or read when the program was built, by name.
         captures: for a subgraph, names it reads from around it.
         declared: for a subgraph, shape (0 where unknown) and dtype of every output.
@@ -139,13 +145,14 @@ class Known:
     value: Any
 
 
-def build(proto: ModelProto, roles: Mapping[str, str]) -> Program:
+def build(proto: ModelProto, roles: Mapping[str, str], quantized: Collection[str] = ()) -> Program:
     """Turn a normalized model into a program.
 
     Args:
         proto: the model; local functions are inlined, initializers hold their data.
         roles: role of every float initializer; `parameter` and `statistics` are read at every run,
             the others may be folded into constants.
+        quantized: integer initializers that are read at every run too, as whole floats.
 
     Raises:
         UnsupportedError: an operator, version or form that is not converted, with its node.
@@ -153,7 +160,7 @@ def build(proto: ModelProto, roles: Mapping[str, str]) -> Program:
     """
     if proto.functions:
         proto = inliner.inline_local_functions(proto)
-    return _Builder(proto, roles).main()
+    return _Builder(proto, roles, quantized).main()
 
 
 def unsupported(proto: ModelProto) -> list[UnsupportedError]:
@@ -214,9 +221,12 @@ def operators(
 class _Builder:
     """Builds the programs of one model: the main graph and the subgraphs in it."""
 
-    def __init__(self, proto: ModelProto, roles: Mapping[str, str]) -> None:
+    def __init__(
+        self, proto: ModelProto, roles: Mapping[str, str], quantized: Collection[str]
+    ) -> None:
         self.proto = proto
         self.roles = roles
+        self.quantized = frozenset(quantized)
         self.opsets = {canonical(o.domain): o.version for o in proto.opset_import}
         self.constants: dict[str, Tensor] = {}
         self.weights: dict[str, None] = {}
@@ -335,20 +345,26 @@ class _Scope:
         self.maybe_host = set(maybe_host)
         self.renamed: dict[str, str] = {}
         self.steps: list[Step] = []
-        self.quantised: dict[str, tuple[Argument, ...]] = {}  # by what QuantizeLinear made
+        self.graph = GraphProto()
+
+    @functools.cached_property
+    def carried(self) -> set[str]:
+        """Quantised values that may travel as floats; asked for by quantised operators only."""
+        return carried(self.graph)
 
     def add_initializers(self, graph: GraphProto, *, top: bool) -> None:
         builder = self.builder
         for proto in graph.initializer:
             name = proto.name
-            if top and proto.data_type in convert.WEIGHT_TYPES:
+            if top and (proto.data_type in convert.WEIGHT_TYPES or name in builder.quantized):
                 builder.weights[name] = None
                 self.outer.add(name)
                 self.visible.add(name)
-                if builder.roles.get(name, "constant") not in {"parameter", "statistics"}:
-                    self.known[name] = Known(name, convert.tensor(proto))
+                learns = builder.roles.get(name, "constant") in {"parameter", "statistics"}
+                if not learns and name not in builder.quantized:
+                    self.known[name] = Known(name, as_tensor(proto))
                 continue
-            self._know(name, convert.tensor(proto))
+            self._know(name, as_tensor(proto))
         for sparse in graph.sparse_initializer:
             self._know(sparse.values.name, convert.sparse_tensor(sparse))
 
@@ -358,6 +374,7 @@ class _Scope:
             self.known.pop(name, None)
             self.outer.discard(name)
             self.maybe_host.discard(name)
+        self.graph = graph
         for node in graph.node:
             self.add(node, self.builder.opsets)
         outputs = tuple(self.argument(o.name, "any", f"output {o.name!r}") for o in graph.output)
@@ -370,8 +387,6 @@ class _Scope:
             reads = [a.source for a in step.arguments if a.source is not None]
             for subgraph in step.subgraphs.values():
                 reads += subgraph.captures
-            if step.origin is not None:
-                reads.append(step.origin)
             for name in reads:
                 last[name] = index
                 if name in self.outer or name in self.builder.constants:
@@ -483,6 +498,8 @@ class _Scope:
             keywords["input_types"] = tuple(self.builder.element_type(n) for n in node.input)
         if "output_types" in meaning.injected:
             keywords["output_types"] = tuple(self.builder.element_type(n) for n in outputs)
+        if "carried" in meaning.injected:
+            keywords["carried"] = outputs[0] in self.carried
         leading = {"steps": self._leading(keywords)} if "steps" in meaning.injected else {}
         version = f"-{meaning.version}" if meaning.version else ""
         step = Step(
@@ -511,13 +528,10 @@ class _Scope:
             a.source is None or (a.kind in _PLAIN_KINDS and a.source not in self.maybe_host)
             for a in arguments
         )
-        origin = self._origin(arguments) if "origin" in meaning.injected else None
-        self.steps.append(
-            replace(step, hosted=hosted, plain=plain and hosted is None, origin=origin)
-        )
+        if hosted is not None or not plain:
+            step = replace(step, hosted=hosted, plain=False)
+        self.steps.append(step)
         made = {o for o in outputs if o}
-        if meaning.name == "QuantizeLinear":
-            self.quantised[outputs[0]] = arguments
         self.visible |= made
         self.outer -= made
         for name in made:
@@ -559,13 +573,6 @@ class _Scope:
         slice_.outer -= {o for step in chosen for o in step.outputs} | set(start)
         slice_.steps = [replace(step, frees=()) for step in reversed(chosen)]
         return slice_._program(start, (Argument(keywords["y"], None, "any"),))
-
-    def _origin(self, arguments: tuple[Argument, ...]) -> str | None:
-        """Return what the first input was quantised from, with this very scale and zero point."""
-        made = self.quantised.get(arguments[0].source or "")
-        if made is None or [a.source for a in made[1:]] != [a.source for a in arguments[1:]]:
-            return None
-        return made[0].source
 
     def _is_known(self, source: str) -> bool:
         return source in self.known and self.known[source].key == source
@@ -645,6 +652,36 @@ class _Scope:
             opset, node.SerializeToString(), [t.SerializeToString() for t in types]
         )
         return _parse(serialized)
+
+
+def carried(graph: GraphProto) -> set[str]:
+    """Return the values all of whose readers compute the same on whole numbers stored as floats.
+
+    They move or choose elements, up to a DequantizeLinear or a Cast to a float.
+    """
+    elsewhere = {value.name for value in graph.output}
+    for node in reversed(graph.node):
+        kind = node.op_type if canonical(node.domain) in {"", "com.microsoft"} else ""
+        to = next((item.i for item in node.attribute if item.name == "to"), 0)
+        ends = kind == "DequantizeLinear" or (kind == "Cast" and to in convert.WEIGHT_TYPES)
+        moves = kind in _MOVERS and not elsewhere.intersection(node.output)
+        taken = len(node.input) if kind == "Concat" else 1
+        elsewhere.update(node.input[taken if ends or moves else 0 :])
+        for item in node.attribute:
+            for inner in (item.g, *item.graphs):
+                elsewhere |= _names(inner)
+    return {name for node in graph.node for name in node.output} - elsewhere
+
+
+def _names(graph: GraphProto) -> set[str]:
+    """Return all names that a subgraph may read from around it."""
+    names = {value.name for value in graph.output}
+    for node in graph.node:
+        names.update(node.input)
+        for item in node.attribute:
+            for inner in (item.g, *item.graphs):
+                names |= _names(inner)
+    return names
 
 
 def _declared(kind: onnx.TypeProto.Tensor) -> tuple[tuple[int, ...], torch.dtype]:
@@ -753,6 +790,11 @@ def run(program: Program, environment: dict[str, Any], context: Context) -> list
         ModelError: a step failed; with its node, operator and the shapes, the cause chained.
     """
     execute(program.steps, environment, context)
+    return results(program, environment, context)
+
+
+def results(program: Program, environment: Mapping[str, Any], context: Context) -> list[Any]:
+    """Return the outputs of a program that was run, in order; host arrays become tensors."""
     outputs = []
     for argument in program.outputs:
         value = environment[argument.source] if argument.source is not None else argument.value
@@ -764,13 +806,13 @@ def execute(steps: Iterable[Step], environment: dict[str, Any], context: Context
     """Run steps in order; see `run`."""
     if torch.compiler.is_compiling():  # a tracer wants no exception handlers in its way
         for step in steps:
-            _run_step(step, environment, context)
+            run_step(step, environment, context)
         return
     current: Step | None = None
     try:
         for step in steps:
             current = step
-            _run_step(step, environment, context)
+            run_step(step, environment, context)
     except SurgeonError as error:
         if error.where is None and current is not None:
             error.where = f"node {current.node!r} ({current.operator})"
@@ -800,7 +842,8 @@ def _failure(step: Step, environment: Mapping[str, Any], error: Exception) -> Mo
     )
 
 
-def _run_step(step: Step, environment: dict[str, Any], context: Context) -> None:
+def run_step(step: Step, environment: dict[str, Any], context: Context) -> None:
+    """Run one step; what it raises comes as it is."""
     if step.plain:
         result = step.call(
             *[environment[a.source] if a.source is not None else a.value for a in step.arguments],
@@ -828,15 +871,13 @@ def _run_step(step: Step, environment: dict[str, Any], context: Context) -> None
 
 
 def _keywords(step: Step, environment: Mapping[str, Any], context: Context) -> Mapping[str, Any]:
-    if not step.injected and not step.subgraphs and step.origin is None:
+    if not step.injected and not step.subgraphs:
         return step.keywords
     keywords = dict(step.keywords)
     if "training" in step.injected:
         keywords["training"] = context.training
     if "device" in step.injected:
         keywords["device"] = context.device
-    if step.origin is not None:
-        keywords["origin"] = environment[step.origin]
     for name, program in step.subgraphs.items():
         keywords[name] = Subgraph(program, environment, context)
     return keywords

@@ -11,8 +11,10 @@ import torch
 from torch import nn
 
 from surgeon.errors import DataError, EnvironmentLacksError, UnknownNameError, UsageError
+from surgeon.tune import compile as compile_room
 from surgeon.tune import fit as fit_module
 from surgeon.tune.fit import FitSettings, Progress, fit
+from surgeon.tune.module import to_module
 
 QUICK = FitSettings(device="cpu", epochs=3, batch=16, lr=0.01, patience=0)
 
@@ -473,7 +475,8 @@ def test_progress_tells_where_it_stands():
 @pytest.mark.parametrize(
     "change",
     [{"epochs": 0}, {"batch": -1}, {"lr": 0.0}, {"lr": float("nan")}, {"budget_seconds": 0.0},
-     {"label_smoothing": 1.0}, {"lr_decay": 0.0}, {"patience": -1}, {"precision": "int8"}],
+     {"label_smoothing": 1.0}, {"lr_decay": 0.0}, {"patience": -1}, {"precision": "int8"},
+     {"accumulate": 0}, {"compile": "maybe"}, {"memory": "none"}],
 )  # fmt: skip
 def test_settings_that_cannot_be_meant(change):
     with pytest.raises(UsageError):
@@ -492,3 +495,217 @@ def test_names_and_data_that_are_not_there():
 
 def test_a_stop_is_no_error_to_the_memory_check():
     assert not fit_module.is_out_of_memory(fit_module._StopError("nan"))
+
+
+# ── passes: accumulated, in less memory, compiled ────────────────────────────────────────────────
+
+
+def plain_network():
+    module = Network(dropout=0.0)
+    module.norm = nn.Identity()  # statistics of a batch depend on the size of the passes
+    return module
+
+
+def test_accumulated_passes_equal_a_larger_batch():
+    results = []
+    for batch, accumulate in ((16, 1), (4, 4)):
+        train, module = samples(), plain_network()
+        names = [name for name, _ in module.named_parameters()]
+        result = fit(
+            module, train, samples(60, 1), trainable=names,
+            settings=replace(QUICK, batch=batch, accumulate=accumulate),
+        )  # fmt: skip
+        results.append((state(module), result, [len(chunk) for chunk in train.loads]))
+    (one, first, whole), (four, second, parts) = results
+    assert (first.batch, first.micro_batch, second.batch, second.micro_batch) == (16, 16, 16, 4)
+    assert first.steps == second.steps
+    assert max(whole) == 16
+    assert max(parts) == 4
+    for name, tensor in one.items():
+        torch.testing.assert_close(four[name], tensor, rtol=1e-4, atol=1e-5)
+
+
+def test_less_memory_gives_the_same_bits():
+    results = []
+    for memory in ("normal", "low"):
+        module = converted()
+        names = [name for name, _ in module.named_parameters()]
+        fit(
+            module, samples(), samples(30, 1), trainable=names,
+            settings=replace(QUICK, memory=memory, epochs=2),
+        )  # fmt: skip
+        results.append(state(module))
+    assert same(*results)
+    assert not same(results[0], state(converted()))
+
+
+def converted():
+    """Convolution, BatchNormalization that learns, Dropout, residual sums: a converted graph."""
+    from onnx import TensorProto, helper, numpy_helper
+
+    from surgeon.graph.weights import roles
+
+    rng = np.random.default_rng(0)
+
+    def tensor(name, *shape):
+        return numpy_helper.from_array(rng.standard_normal(shape).astype(np.float32) / 3, name)
+
+    nodes = [helper.make_node("Conv", ["x", "stem"], ["v0"], pads=[1, 1, 1, 1])]
+    weights = [tensor("stem", 6, 1, 3, 3), tensor("head", 96, 3)]
+    for k in range(6):
+        nodes += [
+            helper.make_node("Conv", [f"v{k}", f"w{k}"], [f"c{k}"], pads=[1, 1, 1, 1]),
+            helper.make_node(
+                "BatchNormalization", [f"c{k}", f"s{k}", f"b{k}", f"m{k}", f"var{k}"], [f"n{k}"]
+            ),
+            helper.make_node("Add", [f"n{k}", f"v{k}"], [f"a{k}"]),
+            helper.make_node("Relu", [f"a{k}"], [f"r{k}"]),
+            helper.make_node("Dropout", [f"r{k}"], [f"v{k + 1}"]),
+        ]  # fmt: skip
+        weights += [tensor(f"w{k}", 6, 6, 3, 3), tensor(f"s{k}", 6), tensor(f"b{k}", 6)]
+        weights += [tensor(f"m{k}", 6)]
+        weights += [numpy_helper.from_array(np.full(6, 0.5 + k, np.float32), f"var{k}")]
+    nodes += [
+        helper.make_node("Flatten", ["v6"], ["f"]),
+        helper.make_node("MatMul", ["f", "head"], ["y"]),
+    ]
+    info = helper.make_tensor_value_info
+    graph = helper.make_graph(
+        nodes, "g", [info("x", TensorProto.FLOAT, ["n", 1, 4, 4])],
+        [info("y", TensorProto.FLOAT, None)], weights,
+    )  # fmt: skip
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)])
+    return to_module(model, roles=roles(model))
+
+
+MEASURE = """
+import sys, torch, surgeon
+from surgeon.tune.device import peak_memory
+module = surgeon.to_torch(sys.argv[1]).train()
+if sys.argv[2] == "low":
+    module.save_memory()
+x = torch.randn(8, 3, 128, 128)
+before = peak_memory(torch.device("cpu"))
+module(x).sum().backward()
+print(peak_memory(torch.device("cpu")) - before)
+"""
+
+
+@pytest.mark.slow
+def test_less_memory_is_less(tmp_path):
+    import subprocess
+    import sys
+
+    from onnx import TensorProto, helper, numpy_helper, save
+
+    rng = np.random.default_rng(0)
+    nodes, weights, last = [], [], "x"
+    for k in range(90):
+        nodes += [
+            helper.make_node("Conv", [last, f"w{k}"], [f"c{k}"], pads=[1, 1, 1, 1]),
+            helper.make_node("Sigmoid", [f"c{k}"], [f"v{k}"]),
+        ]
+        shape = (16, 3 if k == 0 else 16, 3, 3)
+        values = rng.standard_normal(shape).astype(np.float32) / 12
+        weights.append(numpy_helper.from_array(values, f"w{k}"))
+        last = f"v{k}"
+    info = helper.make_tensor_value_info
+    graph = helper.make_graph(
+        nodes, "g", [info("x", TensorProto.FLOAT, ["n", 3, 128, 128])],
+        [info(last, TensorProto.FLOAT, None)], weights,
+    )  # fmt: skip
+    path = tmp_path / "m.onnx"
+    save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)]), path)
+    peaks = {}
+    for memory in ("normal", "low"):
+        done = subprocess.run(
+            [sys.executable, "-c", MEASURE, str(path), memory],
+            check=True, capture_output=True, text=True,
+        )  # fmt: skip
+        peaks[memory] = int(done.stdout.split()[-1])
+    print(peaks)
+    assert peaks["low"] < 0.6 * peaks["normal"]
+
+
+def test_less_memory_needs_a_converted_graph():
+    with pytest.raises(UsageError, match="Network cannot be trained in less memory"):
+        fit(Network(), samples(), None, trainable=ALL, settings=replace(QUICK, memory="low"))
+
+
+@pytest.fixture
+def eager_compiler(monkeypatch):
+    """torch.compile without a C++ compiler, counted; set `.broken` to let it fail."""
+    genuine = torch.compile
+
+    class Compiler:
+        calls, broken = 0, False
+
+        def __call__(self, module):
+            self.calls += 1
+            if self.broken:
+                raise RuntimeError("no working C++ compiler\nand a long story")
+            return genuine(module, backend="eager")
+
+    compiler = Compiler()
+    monkeypatch.setattr(torch, "compile", compiler)
+    return compiler
+
+
+def fitted(**changes):
+    module = Network()
+    result = fit(
+        module, samples(), samples(30, 1), trainable=ALL, settings=replace(QUICK, **changes)
+    )
+    return module, result
+
+
+def test_compiled_passes_learn_the_same(eager_compiler):
+    plain, expected = fitted(compile="off")
+    assert eager_compiler.calls == 0
+    compiled, result = fitted(compile="on")
+    assert eager_compiler.calls == 1
+    assert result.compiled
+    assert not expected.compiled
+    assert any("compiled in" in note for note in result.notes)
+    # The trial leaves no trace: weights, statistics and random numbers are those of a plain run.
+    for name, tensor in state(plain).items():
+        torch.testing.assert_close(state(compiled)[name], tensor, rtol=1e-5, atol=1e-6)
+
+
+def test_a_compiler_that_fails_is_told_and_done_without(eager_compiler):
+    eager_compiler.broken = True
+    module, result = fitted(compile="on")
+    assert not result.compiled
+    assert any("no working C++ compiler" in note for note in result.notes)
+    assert same(state(module), state(fitted(compile="off")[0]))
+
+
+def test_compiling_waits_for_a_run_that_pays(eager_compiler, monkeypatch):
+    _, short = fitted(compile="auto")
+    assert not short.compiled
+    assert eager_compiler.calls == 0
+    monkeypatch.setitem(compile_room.WORTH, "cpu", 0.0)
+    _, long = fitted(compile="auto")
+    assert eager_compiler.calls == 1
+    assert any("compiled in" in note for note in long.notes)
+
+
+def test_an_interrupted_run_goes_on_compiled_as_it_was(eager_compiler, tmp_path):
+    def interrupt(progress: Progress):
+        if progress.epoch == 2 and progress.step == 9:
+            raise KeyboardInterrupt
+
+    settings = replace(QUICK, compile="on")
+    for report in (interrupt, None):
+        result = fit(
+            Network(), samples(), samples(30, 1), trainable=ALL, settings=settings,
+            progress=report, checkpoint_dir=tmp_path, resume=True,
+        )  # fmt: skip
+        assert result.compiled
+    assert eager_compiler.calls == 2
+    assert result.stopped is None
+
+
+def test_peak_memory_is_reported():
+    _, result = fitted()
+    assert result.peak_memory is None or result.peak_memory > 10**7
