@@ -1,19 +1,31 @@
-"""Augmentation of picture batches on the device, by kornia, repeatable by seed.
+"""Augmentation of pictures by kornia, repeatable by seed: of batches on the device, or as views.
 
 It works on pixels, before the preprocessing of the model, so that its strengths mean the same for
-every model. What must not enter: preprocessing, reading, labels (nothing here changes a label).
+every model. `Views` are samples as any other, so that a frozen part computes their features once
+and keeps them. What must not enter: preprocessing, labels (nothing here changes a label).
 """
 
 from __future__ import annotations
 
 import functools
+import hashlib
+import json
+import threading
 from collections.abc import Callable
-from typing import Any, Final, Literal
+from importlib.metadata import version
+from typing import TYPE_CHECKING, Any, Final, Literal
 
+import numpy as np
 import torch
 from torch import Tensor
 
+from surgeon.data.samples import Batch, Samples
 from surgeon.errors import UnknownNameError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from numpy.typing import NDArray
 
 Strength = Literal["none", "light", "strong"]
 #: Takes pixels [n, C, H, W] and a seed; returns float32 pixels of the same shape and range.
@@ -89,3 +101,74 @@ def _operations(strength: str, flip: bool, height: int, width: int) -> tuple[Any
     if flip:
         operations.append(kornia.RandomHorizontalFlip(p=0.5))
     return tuple(operations)
+
+
+class Views(Samples):
+    """Augmented views of pictures, as samples: view v of picture i is sample v · n + i, 0 ≤ v.
+
+    A view is a function of its picture, its number and the seed alone, whatever is read beside it.
+    The picture as it is is not among them.
+    """
+
+    is_images = True
+
+    def __init__(self, samples: Samples, views: int, strength: str, *, seed: int) -> None:
+        """Vary every picture `views` times.
+
+        Args:
+            samples: pictures, all of those that are asked for readable.
+            views: how many of each, ≥ 1.
+            strength: `light` or `strong`.
+            seed: of all variation.
+
+        Raises:
+            UnknownNameError: another strength.
+        """
+        augment = augmentation(strength, layout="NHWC")
+        assert augment is not None
+        super().__init__(inputs=samples.inputs, names=list(samples.names) * views, labels=None)
+        self.preprocess = samples.preprocess
+        self.pictures = samples
+        self._augment = augment
+        self._rule = [strength, seed, version("kornia"), version("torch")]
+        self._seed = seed
+        # The augmentation seeds torch's global generator for a while.
+        self._drawing = threading.Lock()
+        self._place = next(i.name for i in samples.inputs if len(i.shape or (0,) * 4) == 4)
+
+    def content_sha256(self, indices: NDArray[np.int64] | None = None) -> str:
+        """Hash of the pictures' bytes, of how they are varied, and of which views are meant."""
+        chosen = np.arange(self.n) if indices is None else np.asarray(indices, np.int64)
+        total = hashlib.sha256(json.dumps(self._rule).encode())
+        total.update(self.pictures.content_sha256(chosen % self.pictures.n).encode())
+        total.update(chosen.astype("<i8").tobytes() + str(self.pictures.n).encode())
+        return total.hexdigest()
+
+    def read(self, indices: Sequence[int] | NDArray[np.int64]) -> Batch:
+        """Decode, vary and normalize.
+
+        Raises:
+            DataError: a picture cannot be read.
+        """
+        chosen = np.asarray(indices, np.int64)
+        values = self.normalize(self.images(chosen))
+        if len(self.inputs) == 1:
+            return Batch(chosen, {self._place: values})
+        feeds = self.pictures.batch(chosen % self.pictures.n)
+        return Batch(chosen, {**feeds, self._place: values})
+
+    def images(self, indices: Sequence[int] | NDArray[np.int64]) -> NDArray[np.uint8]:
+        """Return views [n, H, W, C], before normalisation."""
+        chosen = np.asarray(indices, np.int64)
+        pixels = self.pictures.images(chosen % self.pictures.n)
+        for row, index in enumerate(chosen):
+            entropy = np.random.SeedSequence([self._seed, int(index)])
+            seed = int(entropy.generate_state(1)[0])
+            with self._drawing:
+                varied = self._augment(torch.from_numpy(pixels[row : row + 1]), seed)
+            pixels[row] = varied[0].round().clamp(0, 255).to(torch.uint8).numpy()
+        return pixels
+
+    def normalize(self, images: NDArray[np.uint8]) -> NDArray[Any]:
+        """Turn views into the values of the graph's input."""
+        return self.pictures.normalize(images)

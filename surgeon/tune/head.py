@@ -69,7 +69,7 @@ class HeadSolution:
         cv_accuracy_error: its standard error.
         cv_log_loss: per grid point, nats per sample.
         cv_log_loss_error: its standard error.
-        out_of_fold: int64 [n], class predicted for each sample by the fold that did not see it, at
+        out_of_fold: int64 [n], class predicted for each row by the fold that did not see it, at
             the chosen C; None where no cross-validation was possible.
         out_of_fold_log_probabilities: float32 [n, classes], or None likewise.
         folds: number of folds, 0 where no cross-validation was possible.
@@ -104,6 +104,7 @@ def solve(
     device: str | torch.device = "cpu",
     folds: int = 5,
     class_weights: Floats | Literal["balanced"] | None = None,
+    views_of: Ints | None = None,
     select: Literal["log-loss", "accuracy"] = "log-loss",
     grid: tuple[float, ...] = GRID,
     threads: int | None = None,
@@ -129,6 +130,9 @@ def solve(
         folds: most folds to use, ≥ 2; 0 = no cross-validation.
         class_weights: weight of each sample by its class [classes], or "balanced" (every class
             weighs the same), or None (every sample weighs the same).
+        views_of: [n] ints, the sample that each row is a view of; None = every row is a sample.
+            Rows of one sample share its weight and a fold, and the first of them alone, the sample
+            as it is, decides between penalties.
         select: what decides between penalties.
         grid: inverse penalties to try.
         threads: torch threads during the solve; None = as set, fewer for few numbers.
@@ -144,16 +148,30 @@ def solve(
     _check(features, labels, classes)
     labels = np.asarray(labels, dtype=np.int64)
     weights = _sample_weights(labels, classes, class_weights)
+    first, sample, views = _samples(len(labels), views_of)
+    judged = np.zeros(len(labels))
+    judged[first] = weights[first]
+    weights /= views[sample]
     if threads is None:
         threads = min(torch.get_num_threads(), max(1, features.size // NUMBERS_PER_THREAD))
     with torch_threads(threads):
         basis = _Basis.of(features, torch.device(device))
         target = torch.from_numpy(labels).to(basis.points.device)
-        fold = _folds(labels, classes, folds, seed)
-        if fold is None:
+        dealt = _folds(labels[first], classes, folds, seed)
+        if dealt is None:
             search, chosen = None, FALLBACK_C
         else:
-            search = _search(basis.points, target, classes, weights, fold, grid, select, progress)
+            search = _search(
+                basis.points,
+                target,
+                classes,
+                weights,
+                judged,
+                dealt[sample],
+                grid,
+                select,
+                progress,
+            )
             chosen = search.grid[search.chosen]
         return _finish(basis, target, classes, weights, search, chosen)
 
@@ -246,6 +264,26 @@ def _sample_weights(
         if not (per_class[counts > 0] > 0).any():
             raise DataError("every class present has weight 0", where="class_weights")
     return per_class[labels].astype(np.float64)
+
+
+def _samples(
+    rows: int, views_of: Ints | None
+) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+    """Return the first row of each sample, the sample of each row, and the rows of each sample.
+
+    Raises:
+        DataError: not one sample named per row.
+
+    """
+    if views_of is None:
+        alone = np.arange(rows)
+        return alone, alone, np.ones(rows, np.int64)
+    if np.shape(views_of) != (rows,):
+        raise DataError(f"samples of shape {np.shape(views_of)} for {rows} rows", where="views_of")
+    _, first, sample, views = np.unique(
+        views_of, return_index=True, return_inverse=True, return_counts=True
+    )
+    return first, sample, views
 
 
 def _folds(labels: Ints, classes: int, folds: int, seed: int) -> npt.NDArray[np.int64] | None:
@@ -538,12 +576,16 @@ def _search(
     target: Tensor,
     classes: int,
     weights: Floats,
+    judged: Floats,
     fold: npt.NDArray[np.int64],
     grid: tuple[float, ...],
     select: Literal["log-loss", "accuracy"],
     progress: Callable[[int, int], None] | None,
 ) -> _Search:
-    """Solve every fold along the path of penalties and compare what they say of unseen samples."""
+    """Solve every fold along the path of penalties and compare what they say of unseen samples.
+
+    `weights` are those of the rows in the loss, `judged` those in the comparison.
+    """
     folds = int(fold.max()) + 1
     seen = np.stack([weights * (fold != number) for number in range(folds)])
     problem = _Problem(points, target, classes, _on(seen, points))
@@ -557,9 +599,9 @@ def _search(
         held_out = problem.log_probabilities(theta)[rows, own]
         picked = held_out[rows, target].double().cpu().numpy()
         right = (held_out.argmax(1) == target).double().cpu().numpy()
-        accuracy, accuracy_error = _mean(right, weights)
+        accuracy, accuracy_error = _mean(right, judged)
         # A class that a fold never saw has no probability there: bounded, so that it cannot decide.
-        loss, loss_error = _mean(np.minimum(-picked, 20.0), weights)
+        loss, loss_error = _mean(np.minimum(-picked, 20.0), judged)
         scores.append((accuracy, accuracy_error, loss, loss_error))
         key = loss if select == "log-loss" else -accuracy
         if best is None or key < best[0]:

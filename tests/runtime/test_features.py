@@ -389,3 +389,48 @@ def test_relative_error_of_odd_values():
     assert error(np.array([1.0, np.nan]), np.array([1.0, 1.0])) != 0
     assert error(np.array([True]), np.array([False])) == float("inf")
     assert error(np.array([0.0]), np.array([1e-9])) == pytest.approx(1e-3)
+
+
+def test_the_number_of_cores_does_not_change_a_bit(photos, build, tmp_path):
+    weights = np.random.default_rng(0).normal(size=(16, 3, 3, 3)).astype(np.float32)
+    model = build(
+        "g (float[N,3,8,8] x) => (float[N,16] f) "
+        "{ c = Conv <pads=[1,1,1,1]> (x, w) p = GlobalAveragePool (c) f = Flatten (p) }"
+    )
+    model.graph.initializer.append(numpy_helper.from_array(weights, "w"))
+    found = [
+        extract(model, ["f"], photos, cache_dir=tmp_path / str(threads), device="cpu",
+                threads=threads, batch=2)
+        for threads in (1, 2, 5)
+    ]  # fmt: skip
+    assert not any(each.hit for each in found)
+    for each in found[1:]:
+        np.testing.assert_array_equal(each.array("f"), found[0].array("f"))
+        np.testing.assert_array_equal(each.rows, found[0].rows)
+
+
+@pytest.mark.parametrize(("batch", "most"), [(2, 16), (7, 56), (1000, 1000)])
+def test_blocks_are_whole_runs_and_small_towards_the_end(batch, most, photos, pooled):
+    runner = stream.Runner(pooled, photos, device="cpu", threads=3, batch=batch)
+    blocks = list(runner._blocks(1001))
+    assert blocks[0][0] == 0
+    assert blocks[-1][1] == 1001
+    assert [first for first, _ in blocks[1:]] == [last for _, last in blocks[:-1]]
+    sizes = [last - first for first, last in blocks]
+    assert max(sizes) == most
+    assert all(size % batch == 0 for size in sizes[:-1])
+    assert sizes[-2] <= 2 * batch
+
+
+def test_a_block_is_bounded_by_what_waits_in_memory(photos, pooled):
+    runner = stream.Runner(pooled, photos, device="cpu", batch=2)
+    runner._sample_bytes = 2_500_000  # two runs of 5 MB within 12 MB
+    assert next(iter(runner._blocks(1000))) == (0, 4)
+    runner._sample_bytes = 10**9
+    assert next(iter(runner._blocks(1000))) == (0, 2)
+
+
+def test_values_are_read_run_by_run(numbers, doubled):
+    # A text is padded to the longest of those read with it.
+    runner = stream.Runner(doubled, numbers[0], device="cpu", batch=2)
+    assert [last - first for first, last in runner._blocks(7)] == [2, 2, 2, 1]

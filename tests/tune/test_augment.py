@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 
+from surgeon.data import open_data
 from surgeon.errors import UnknownNameError
-from surgeon.tune.augment import augmentation
+from surgeon.records import Preprocess, TensorInfo
+from surgeon.tune.augment import Views, augmentation
 
 
 @pytest.fixture
@@ -67,3 +73,47 @@ def test_none_and_unknown():
     assert augmentation("none") is None
     with pytest.raises(UnknownNameError, match="ligth"):
         augmentation("ligth")
+
+
+@pytest.fixture
+def photos(tmp_path):
+    random = np.random.default_rng(0)
+    for place in range(6):
+        folder = tmp_path / "ab"[place % 2]
+        folder.mkdir(exist_ok=True)
+        pixels = random.integers(0, 255, (24, 20, 3)).astype(np.uint8)
+        Image.fromarray(pixels).save(folder / f"{place}.png")
+    info = TensorInfo("x", "float", ("N", 3, 16, 16), 0)
+    rule = Preprocess(size=(16, 16), mean=(127.0,), std=(60.0,))
+    return open_data(str(tmp_path), [info], preprocess=rule)
+
+
+def test_a_view_depends_on_its_picture_its_number_and_the_seed_alone(photos):
+    views = Views(photos, 2, "light", seed=3)
+    assert views.n == 12
+    every = views.batch(range(12))["x"]
+    assert every.dtype == np.float32
+    for order in ([11, 0, 5], [5]):
+        np.testing.assert_array_equal(views.batch(order)["x"], every[order])
+    plain = photos.batch(range(6))["x"]
+    for rows in (every[:6], every[6:]):
+        assert np.abs(rows - plain).mean(axis=(1, 2, 3)).min() > 0.005
+    assert np.abs(every[:6] - every[6:]).mean() > 0.05
+    other = Views(photos, 2, "light", seed=4)
+    assert not np.array_equal(other.batch([0])["x"], every[:1])
+    with ThreadPoolExecutor(4) as pool:
+        together = list(pool.map(lambda index: views.batch([index])["x"][0], range(12)))
+    np.testing.assert_array_equal(np.stack(together), every)
+
+
+def test_the_hash_of_views_follows_what_decides_them(photos):
+    hashes = {
+        Views(photos, 2, "light", seed=0).content_sha256(),
+        Views(photos, 2, "strong", seed=0).content_sha256(),
+        Views(photos, 2, "light", seed=1).content_sha256(),
+        Views(photos, 1, "light", seed=0).content_sha256(),
+        photos.content_sha256(),
+    }
+    assert len(hashes) == 5
+    first = Views(photos, 2, "light", seed=0).content_sha256(np.arange(6))
+    assert first == Views(photos, 1, "light", seed=0).content_sha256()

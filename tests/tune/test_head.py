@@ -251,3 +251,24 @@ def test_is_not_worse_than_sklearn_on_real_features():
     ).fit(StandardScaler().fit_transform(features), y)
     best = np.asarray(theirs.scores_).reshape(5, -1).mean(0).max()
     assert (ours.out_of_fold == y).mean() >= best - 0.005
+
+
+def test_views_of_a_sample_share_a_fold_and_its_weight_and_do_not_judge():
+    x, y = blobs(120, 6, 3, noise=2.0)
+    rng = np.random.default_rng(1)
+    plain = solve(x, y, 3, views_of=np.arange(120))
+    alone = solve(x, y, 3)
+    np.testing.assert_array_equal(plain.weight, alone.weight)
+    # The same rows once more are the same problem, whatever their number.
+    twice = solve(np.concatenate([x, x]), np.tile(y, 2), 3, views_of=np.tile(np.arange(120), 2))
+    np.testing.assert_allclose(twice.cv_log_loss, alone.cv_log_loss, rtol=1e-4)
+    np.testing.assert_allclose(twice.weight, alone.weight, atol=1e-5)
+    assert twice.regularisation == alone.regularisation
+    # Views with which a fold could cheat, were they dealt out on their own.
+    far = np.concatenate([x, x + rng.normal(0, 1e-3, x.shape).astype(np.float32)])
+    grouped = solve(far, np.tile(y, 2), 3, views_of=np.tile(np.arange(120), 2))
+    torn = solve(far, np.tile(y, 2), 3)
+    assert min(torn.cv_log_loss) < min(grouped.cv_log_loss)
+    assert grouped.out_of_fold.shape == (240,)
+    with pytest.raises(DataError, match="120 rows"):
+        solve(x, y, 3, views_of=np.arange(3))
