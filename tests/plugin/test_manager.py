@@ -21,6 +21,8 @@ from surgeon.plugin.manager import load_plugins
 FIXTURES = Path(__file__).parent.parent / "fixtures"
 FOUR = ["small-similar", "small-different", "large-similar", "large-different"]
 
+MULTI = "surgeon-multi"
+
 CASE = """
 from surgeon.plugin import hookimpl
 from surgeon.records import Case, Plan
@@ -29,6 +31,12 @@ from surgeon.records import Case, Plan
 def surgeon_cases():
     yield Case({name!r}, "one line", lambda evidence: 0.0, lambda context: {plan})
 """
+
+
+@pytest.fixture(autouse=True)
+def _without_our_own_plugin(monkeypatch):
+    """Leave out the plugin of this repository, which the Makefile installs and others may not."""
+    monkeypatch.setenv("SURGEON_DISABLE_PLUGINS", MULTI)
 
 
 @pytest.fixture
@@ -167,7 +175,7 @@ def test_nobody_takes_the_place_of_our_own_cases(install):
 def test_plugins_are_left_out_by_entry_point_or_distribution(install, monkeypatch, word):
     install("their-case", "mine", CASE.format(name="mine", plan="Plan()"))
     install("their-broken", "broken", "raise RuntimeError")
-    monkeypatch.setenv("SURGEON_DISABLE_PLUGINS", f"{word}, broken")
+    monkeypatch.setenv("SURGEON_DISABLE_PLUGINS", f"{word}, broken, {MULTI}")
     plugins = load_plugins()
     assert list(plugins.cases()) == FOUR
     assert plugins.warnings == ()
@@ -231,7 +239,7 @@ def test_an_installed_case_appears_and_a_broken_plugin_is_one_line(site):
 def test_no_plugins_hides_both(site):
     for done in (
         run(site, "--no-plugins", "cases", "--json"),
-        run(site, "cases", "--json", SURGEON_DISABLE_PLUGINS="half-way,surgeon-broken"),
+        run(site, "cases", "--json", SURGEON_DISABLE_PLUGINS=f"half-way,surgeon-broken,{MULTI}"),
     ):
         assert names(done) == FOUR
         assert "surgeon-broken" not in done.stderr
