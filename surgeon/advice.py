@@ -14,10 +14,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from surgeon.errors import DataError, SurgeonError, UsageError
+from surgeon.detective import Detected, detect_preprocess
+from surgeon.errors import UsageError
 from surgeon.graph import cuts as graph_cuts
 from surgeon.graph import encodings
-from surgeon.graph.taps import add_taps, late_cut
+from surgeon.graph.taps import add_taps
 from surgeon.inputs import (
     check_numbers,
     constant_inputs,
@@ -31,7 +32,15 @@ from surgeon.inputs import (
 )
 from surgeon.model import load
 from surgeon.planning import decide, loaded_plugins
-from surgeon.records import CutPoint, Encoding, Evidence, Plan, Preprocess, as_json
+from surgeon.records import (
+    CutPoint,
+    DataFinding,
+    Encoding,
+    Evidence,
+    Plan,
+    Preprocess,
+    as_json,
+)
 
 if TYPE_CHECKING:
     import os
@@ -41,6 +50,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from surgeon.data.samples import Samples
+    from surgeon.graph.cuts import Anatomy
     from surgeon.model import Model
     from surgeon.plugin.manager import Plugins
     from surgeon.tune.evidence import Measured, Probe
@@ -52,15 +62,16 @@ FOUR = ("small-similar", "small-different", "large-similar", "large-different")
 """The cases advice chooses between."""
 TIE = 0.01
 """Accuracy below which a loss may be a tie; above it, no standard error makes it one."""
-PER_CLASS = 20
-"""Samples of each class below which training everything is not advised."""
+PER_CLASS = 6
+"""Samples of each class below which training everything is not advised; 8 is the fewest that the
+experiment of docs/advice.md had."""
+RACE_FROM = 5000
+"""Samples to learn from below which no start from random weights is tried: with up to 4,000 it was
+the better one in no pair of the experiment, and the race takes epochs from the start that wins."""
 NOTHING_TO_GAIN = 0.005
 """Error of the probe below which more capacity has nothing to win."""
 UNKNOWN_REMOVED = 0.5
 """Taken where there is no curve, or where a probe learns nothing and its curve is flat for that."""
-DETECTIVE_SAMPLES = 256
-REPETITIONS = 5
-"""Cross-validations of each candidate preprocessing: so few samples depend on their folds."""
 
 
 # ── what is returned ─────────────────────────────────────────────────────────────────────────────
@@ -77,6 +88,10 @@ class Candidate:
         error: that standard error.
         train_accuracy: on the samples it was fitted to.
         logme: log maximum evidence per sample and class, nats.
+        latency: seconds of one sample alone on this machine, or None where that was not measured.
+        size: bytes of the weights that are kept, the new head's among them.
+        pareto: whether no other candidate is at least as accurate, as quick and as small, and in
+            one of these better.
         tie: whether it is as good as the best one, by the rule of ties.
         chosen: whether the plan cuts here.
     """
@@ -87,6 +102,9 @@ class Candidate:
     error: float
     train_accuracy: float
     logme: float
+    latency: float | None
+    size: int
+    pareto: bool
     tie: bool
     chosen: bool
 
@@ -101,46 +119,6 @@ class Candidate:
             **measured,
             "accuracy_error": self.error,
         }
-
-
-@dataclass(frozen=True)
-class Detected:
-    """The preprocessing that was measured.
-
-    Attributes:
-        preprocess: the best candidate, its source `measured`.
-        name: what it is called.
-        sure: probability that it is better than the next in accuracy, 0.5 = a toss-up.
-        ranking: every candidate, best first: name, accuracy, accuracy_error, logme, confidence.
-        samples: pictures it was measured on.
-        seconds: that it took.
-    """
-
-    preprocess: Preprocess
-    name: str
-    sure: float
-    ranking: tuple[dict[str, Any], ...]
-    samples: int
-    seconds: float
-
-    def as_dict(self) -> dict[str, Any]:
-        """Return the JSON form."""
-        return {
-            "name": self.name,
-            "sure": self.sure,
-            "samples": self.samples,
-            "seconds": self.seconds,
-            "candidates": list(self.ranking),
-        }
-
-    @property
-    def note(self) -> str:
-        """What people should know of it, in one line."""
-        return (
-            f"nothing says the preprocessing: measured on {self.samples} pictures, "
-            f"{self.name} is the best of {len(self.ranking)} "
-            f"({100 * self.sure:.0f} % sure against the next); --preprocess overrides it"
-        )
 
 
 @dataclass(frozen=True)
@@ -160,6 +138,7 @@ class Advice:
         labels: the labels of the data, in order.
         seconds: of the pass, the probes, the preprocessing's measurement, and in all.
         warnings: what the user should be told.
+        findings: what was found in the data.
     """
 
     plan: Plan
@@ -176,6 +155,13 @@ class Advice:
     providers: tuple[str, ...] = ()
     seconds: dict[str, float] = field(default_factory=dict)
     warnings: tuple[str, ...] = ()
+    findings: tuple[DataFinding, ...] = ()
+
+    @property
+    def expected(self) -> float | None:
+        """Cross-validated accuracy of the probe where the plan cuts, or None: not looked at."""
+        chosen = (item.accuracy for item in self.candidates if item.chosen)
+        return next(chosen, None)
 
     def brief(self) -> dict[str, Any]:
         """Return what a tuned file keeps of it, and the `advice` of the `finetune` document."""
@@ -206,6 +192,7 @@ class Advice:
                 "used": None if how is None else encodings.as_document(how, brief=True),
                 "measured": None if self.detected is None else self.detected.as_dict(),
             },
+            "findings": [as_json(finding) for finding in self.findings],
             "providers": list(self.providers),
             "seconds": dict(self.seconds),
             "warnings": list(self.warnings),
@@ -287,7 +274,8 @@ def advise(
     model = bound.sized_like(first) if isinstance(first, dict) else bound
     found = choose(
         model, samples, init=init, seed=int(seed), validation=validation, device=device,
-        threads=threads, constants=constants, progress=progress, plugins=plugins,
+        threads=threads, constants=constants, latency=True, open_all=True, progress=progress,
+        plugins=plugins,
     )  # fmt: skip
     times = {"preprocess": 0.0 if detected is None else detected.seconds, **found.seconds}
     notes = (*found.warnings, *([] if detected is None else [detected.note]))
@@ -305,6 +293,7 @@ def choose(
     model: Model,
     samples: Samples,
     *,
+    case: str | None = None,
     cut: str | None = None,
     init: str | None = None,
     seed: int = 0,
@@ -312,6 +301,8 @@ def choose(
     device: Any = "auto",
     threads: int | None = None,
     constants: Mapping[str, NDArray[Any]] | None = None,
+    latency: bool = False,
+    open_all: bool = False,
     progress: Report | None = None,
     plugins: Plugins | None = None,
 ) -> Advice:
@@ -320,6 +311,7 @@ def choose(
     Args:
         model: the model, its constant inputs bound.
         samples: the labelled data.
+        case: that plans by the evidence, cut included; None = the one of the four that suits best.
         cut: what the user asked for; the case is advised all the same.
         init: see `operate`.
         seed: of the sample, the splits and the probes.
@@ -327,6 +319,8 @@ def choose(
         device: where the pass runs.
         threads: CPU threads.
         constants: constant inputs that are left.
+        latency: whether to measure how long one sample takes to each cut; nothing is decided by it.
+        open_all: whether samples outside the pass are opened too, so that broken ones are known.
         progress: called as `progress(stage, done, total)`.
         plugins: loaded plugins; None loads them.
 
@@ -334,6 +328,7 @@ def choose(
         SurgeonError: of the kind that fits.
     """
     from surgeon.tune import evidence as measuring
+    from surgeon.tune.findings import examine, to_compare
 
     anatomy = model.anatomy(constants)
     labels = list(samples.classes)
@@ -349,38 +344,51 @@ def choose(
         threads=threads,
         progress=None if progress is None else lambda done, all_: progress("advice", done, all_),
         where=model.where,
+        compared=to_compare(samples, parts, codes, seed),
     )
+    examining = time.perf_counter()
+    findings = examine(samples, codes, labels, parts, measured, seed=seed, open_all=open_all)
+    examined = time.perf_counter() - examining
     best, at, similar = _compare(measured.probes)
-    parameters = late_cut(anatomy).parameters
+    parameters = measured.probes[at].cut.parameters
     removed = removed_by_doubling(measured.curve)
     if not _learns(best, measured.codes):
         removed = UNKNOWN_REMOVED
     needed = samples_needed(parameters, len(labels), removed, 1 - best.accuracy)
+    learnt_from = len(parts.train) + len(parts.validation)
     evidence = Evidence(
         samples=samples.n,
         classes=len(labels),
         accuracy_by_depth=tuple((p.cut.depth, p.accuracy) for p in measured.probes),
         similar=similar,
-        large=0.0 if needed is None else samples.n / (samples.n + needed),
+        large=0.0 if needed is None else learnt_from / (learnt_from + needed),
         error_by_depth=tuple((p.cut.depth, p.error) for p in measured.probes),
         logme_by_depth=tuple((p.cut.depth, p.logme) for p in measured.probes),
         learning_curve=measured.curve,
         leep=measured.leep,
     )
-    case = _best_case(evidence, plugins)
+    advised = case is None
+    case = _best_case(evidence, plugins) if case is None else case
     early = measured.probes[at].cut.tensor
-    # A late cut is the case's own choice; only an early one is ours to name.
-    ours = early if case == "small-different" or anatomy.late not in _tensors(measured) else None
-    plan = decide(model, anatomy, case, len(labels), cut or ours, init, evidence, plugins)
+    # Where the probes say, whatever is trained: on data unlike the original the layers behind it
+    # are a worse start than none.
+    ours = early if advised else None
+    start = init or ("pretrained" if advised and learnt_from < RACE_FROM else None)
+    plan = decide(model, anatomy, case, len(labels), cut or ours, start, evidence, plugins)
     tensor = graph_cuts.resolve(anatomy, plan.cut, default=anatomy.late)
     plan = replace(
         plan, cut=tensor, depth=graph_cuts.depth_of(anatomy, tensor), classes=len(labels)
     )
+    started = time.perf_counter()
+    latencies = (
+        _latencies(anatomy, samples, measured, device, threads, model.where) if latency else {}
+    )
+    timed = time.perf_counter() - started
     return Advice(
         plan=plan,
         evidence=evidence,
-        why=_why(plan, evidence, measured, best, needed, removed, parameters),
-        candidates=tuple(_candidate(item, best, tensor) for item in measured.probes),
+        why=_why(plan, learnt_from, evidence, measured, best, needed, removed, parameters),
+        candidates=_candidates(measured.probes, best, tensor, len(labels), latencies),
         samples_needed=needed,
         per_class=_per_class(best, measured.codes, labels),
         looked_at=len(measured.rows),
@@ -388,8 +396,9 @@ def choose(
         path=model.where,
         preprocess=samples.preprocess,
         providers=measured.providers,
-        seconds={"pass": measured.seconds["pass"], "probes": measured.seconds["probes"]},
+        seconds={**measured.seconds, "latency": timed, "findings": examined},
         warnings=measured.notes,
+        findings=findings,
     )
 
 
@@ -451,7 +460,7 @@ def removed_by_doubling(curve: Sequence[tuple[int, float, float]]) -> float:
 def samples_needed(parameters: int, classes: int, removed: float, error: float) -> int | None:
     """Return the number of samples from which training everything is advised, or None: never.
 
-    √parameters · 2^(4·removed − 1), and at least `PER_CLASS` for each class: the less a probe
+    √parameters · 2^(4·removed − 7), and at least `PER_CLASS` for each class: the less a probe
     still learns from more data, the sooner it is capacity that it lacks.
 
     Args:
@@ -462,7 +471,7 @@ def samples_needed(parameters: int, classes: int, removed: float, error: float) 
     """
     if error <= NOTHING_TO_GAIN:
         return None
-    return int(max(PER_CLASS * classes, sqrt(parameters) * 2.0 ** (4 * removed - 1)))
+    return int(max(PER_CLASS * classes, sqrt(parameters) * 2.0 ** (4 * removed - 7)))
 
 
 def _best_case(evidence: Evidence, plugins: Plugins | None) -> str:
@@ -484,21 +493,62 @@ def _learns(best: Probe, codes: NDArray[np.int64]) -> bool:
     return best.accuracy > commonest + 2 * best.error
 
 
-def _tensors(measured: Measured) -> set[str]:
-    return {item.cut.tensor for item in measured.probes}
-
-
-def _candidate(item: Probe, best: Probe, chosen: str) -> Candidate:
-    return Candidate(
-        cut=item.cut,
-        features=item.features,
-        accuracy=item.accuracy,
-        error=item.error,
-        train_accuracy=item.train_accuracy,
-        logme=item.logme,
-        tie=_ties(item, best),
-        chosen=item.cut.tensor == chosen,
+def _candidates(
+    probes: Sequence[Probe],
+    best: Probe,
+    chosen: str,
+    classes: int,
+    latencies: Mapping[str, float],
+) -> tuple[Candidate, ...]:
+    """Return what was measured of every cut."""
+    costs = [
+        (
+            -item.accuracy,
+            latencies.get(item.cut.tensor, 0.0),
+            item.cut.bytes + 4 * classes * (item.features + 1),
+        )
+        for item in probes
+    ]
+    return tuple(
+        Candidate(
+            cut=item.cut,
+            features=item.features,
+            accuracy=item.accuracy,
+            error=item.error,
+            train_accuracy=item.train_accuracy,
+            logme=item.logme,
+            latency=latencies.get(item.cut.tensor),
+            size=own[2],
+            pareto=not any(
+                other != own and all(a <= b for a, b in zip(other, own, strict=True))
+                for other in costs
+            ),
+            tie=_ties(item, best),
+            chosen=item.cut.tensor == chosen,
+        )
+        for item, own in zip(probes, costs, strict=True)
     )
+
+
+def _latencies(
+    anatomy: Anatomy,
+    samples: Samples,
+    measured: Measured,
+    device: Any,
+    threads: int | None,
+    where: str | None,
+) -> dict[str, float]:
+    """Return seconds of one sample alone to the pooled value of each cut, by tensor."""
+    from surgeon.runtime.latency import measure_latency
+
+    feeds = samples.read(measured.rows[:1]).feeds
+    return {
+        item.cut.tensor: measure_latency(
+            add_taps(anatomy, [item.cut], head=False).model, feeds, device=device, threads=threads,
+            where=where,
+        )
+        for item in measured.probes
+    }  # fmt: skip
 
 
 def _per_class(best: Probe, codes: NDArray[np.int64], labels: Sequence[str]) -> dict[str, float]:
@@ -511,6 +561,7 @@ def _per_class(best: Probe, codes: NDArray[np.int64], labels: Sequence[str]) -> 
 
 def _why(
     plan: Plan,
+    learnt_from: int,
     evidence: Evidence,
     measured: Measured,
     best: Probe,
@@ -527,7 +578,7 @@ def _why(
             f"training {parameters:,} parameters wants about {needed:,} "
             f"(twice the data would remove {100 * removed:.0f} % of a linear classifier's error)"
         )
-    first = f"{'large' if large else 'small'}: {evidence.samples:,} samples; {wanted}"
+    first = f"{'large' if large else 'small'}: {learnt_from:,} samples to learn from; {wanted}"
     late = measured.probes[-1]
     if evidence.similar is None:
         second = "similar: there is a single cut to look at, and nothing to compare it with"
@@ -548,155 +599,3 @@ def _why(
 
 def _figure(item: Probe) -> str:
     return f"{100 * item.accuracy:.1f} ± {100 * item.error:.1f} % at @{item.cut.depth:.2f}"
-
-
-# ── the preprocessing detective ──────────────────────────────────────────────────────────────────
-
-
-def detect_preprocess(
-    model: Model,
-    data: Any,
-    *,
-    size: Any = None,
-    label_column: str | None = None,
-    constants: Mapping[str, NDArray[Any]] | None = None,
-    seed: int = 0,
-    device: Any = "auto",
-    threads: int | None = None,
-    progress: Report | None = None,
-) -> Detected | None:
-    """Measure how pictures become inputs, on at most 256 of them; None where data are no pictures.
-
-    Candidates are ranked by the accuracy of a probe on the late cut; equal ones by how sure the
-    old head is of its own classes, then by LogME. Confidence alone is no judge: on drawings with
-    plain backgrounds it preferred a wrong order of channels.
-
-    Raises:
-        UsageError: the size of the pictures, or their labels, are not known.
-        DataError: data that do not fit.
-    """
-    from surgeon.data.images import image_input
-    from surgeon.data.labels import check_trainable
-    from surgeon.data.read import needs_preprocess, open_data
-    from surgeon.runtime.features import extract
-    from surgeon.runtime.metrics import softmax
-    from surgeon.tune import evidence as measuring
-
-    fixed = dict(constants or {})
-    if not needs_preprocess(data, model.inputs, fixed):
-        return None
-    started = time.perf_counter()
-    info = image_input(model.inputs, fixed)
-    candidates = preprocess_candidates(info, size)
-    # Resizing, where --size asks for it, is the same for all.
-    sized = resized(model, next(iter(candidates.values())))
-    anatomy = sized.anatomy(fixed)
-    late = late_cut(anatomy)
-    taps = add_taps(anatomy, [late])
-    results: list[tuple[str, Preprocess, Probe, float | None]] = []
-    chosen = codes = None
-    for done, (name, how) in enumerate(candidates.items()):
-        samples = open_data(
-            data, sized.inputs, preprocess=how, label_column=label_column, constants=fixed
-        )
-        if codes is None or chosen is None:
-            check_trainable(samples.labels or [])
-            codes = label_codes(samples, samples.classes)
-            parts = split_samples(samples, codes, 0.2, seed, samples.classes)
-            chosen = measuring.stratified(
-                np.concatenate([parts.train, parts.validation]), codes, DETECTIVE_SAMPLES, seed
-            )
-        names = [*taps.outputs, *([taps.head] if taps.head else [])]
-        found = extract(
-            taps.model, names, samples, chosen, device=device, threads=threads, where=model.where
-        )
-        labels = codes[found.rows]
-        values = found.array(taps.outputs[0])
-        probed = measuring.probe(
-            measuring.project(values, seed),
-            labels,
-            late,
-            values.shape[-1],
-            seed=seed,
-            repetitions=REPETITIONS,
-        )
-        confidence = None
-        if taps.head is not None and anatomy.head is not None:
-            scores = np.asarray(found.array(taps.head), np.float64).reshape(len(labels), -1)
-            shares = scores if anatomy.head.activation == "Softmax" else softmax(scores)
-            confidence = float(shares.max(axis=1).mean()) if shares.shape[1] > 1 else None
-        results.append((name, how, probed, confidence))
-        if progress is not None:
-            progress("preprocessing", done + 1, len(candidates))
-    if not results:
-        raise DataError("there is no preprocessing to try", where=model.where)
-    return _rank(results, len(results[0][2].correct), time.perf_counter() - started)
-
-
-def _rank(
-    results: list[tuple[str, Preprocess, Probe, float | None]], samples: int, seconds: float
-) -> Detected:
-    from surgeon.tune.evidence import paired
-
-    def order(item: tuple[str, Preprocess, Probe, float | None]) -> tuple[float, float, float]:
-        _, _, probed, confidence = item
-        return probed.accuracy, confidence or 0.0, probed.logme
-
-    ranked = sorted(results, key=order, reverse=True)
-    name, how, first, _ = ranked[0]
-    sure = 1.0
-    if len(ranked) > 1:
-        gain, error = paired(first, ranked[1][2])
-        sure = _normal(gain / error)
-    rows = tuple(
-        {
-            "name": name,
-            "accuracy": probed.accuracy,
-            "accuracy_error": probed.error,
-            "logme": probed.logme,
-            "confidence": confidence,
-        }
-        for name, _, probed, confidence in ranked
-    )
-    return Detected(replace(how, source="measured"), name, sure, rows, samples, seconds)
-
-
-def preprocess_candidates(info: Any, size: Any = None) -> dict[str, Preprocess]:
-    """Return the candidates by name: ranges of values × orders of channels × layouts left open.
-
-    Args:
-        info: the graph input that takes pictures.
-        size: what stands behind `--size`, or None.
-
-    Raises:
-        UsageError: neither the graph nor `size` says how large pictures are.
-    """
-    from surgeon.graph.preprocess import PRESETS, infer_layout, parse_preprocess
-
-    ranges = {
-        name: {"scale": PRESETS[name]["scale"], "mean": PRESETS[name]["mean"],
-               "std": PRESETS[name]["std"]}
-        for name in ("imagenet", "zero-one", "minus-one-one", "raw", "efficientnet-lite", "caffe")
-    }  # fmt: skip
-    if info is not None and info.dtype == "uint8":
-        ranges = {"raw": ranges["raw"]}
-    known = infer_layout(info)
-    found: dict[str, Preprocess] = {}
-    for layout in [known] if known else ["NCHW", "NHWC"]:
-        for name, values in ranges.items():
-            for channels in ("RGB", "BGR", "L"):
-                try:
-                    how = parse_preprocess(
-                        {**values, "channels": channels, "layout": layout}, info, size, "measured"
-                    )
-                except SurgeonError as error:
-                    if "channels" in error.message or channels == "L":
-                        continue  # the graph takes another number of them
-                    raise
-                # The presets state numbers in their own order: RGB, caffe's in BGR.
-                own = "BGR" if name == "caffe" else "RGB"
-                if channels != own:
-                    how = replace(how, mean=how.mean[::-1], std=how.std[::-1])
-                title = name if known else f"{name} {layout}"
-                found[f"{title} {channels}"] = how
-    return found

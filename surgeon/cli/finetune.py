@@ -27,8 +27,10 @@ STOPPED_EXIT = {"nan": 1, "interrupt": 130}
 @click.argument("data")
 @output_option
 @takes("case", "cut", "classes", "init", "epochs", "budget", "device", "precision", "seed")
-@takes("batch", "lr", "validation", "augment", "preprocess", "size", "tokenizer", "max_length")
+@takes("batch", "accumulate", "lr", "compile", "memory")
+@takes("validation", "augment", "views", "preprocess", "size", "tokenizer")
 @takes(
+    "max_length",
     "audio",
     "label_column",
     "inputs",
@@ -109,6 +111,8 @@ def show(screen: Screen, body: Mapping[str, Any]) -> None:
         {
             "seconds": _seconds(seconds),
             "stopped by": body["stopped"],
+            "race": _race(body.get("race")),
+            "against the probe": _guard(body.get("guard")),
             "delivered": body["delivered"],
             "parity": f"{parity['max_relative']:.2g} relative, bound {parity['bound']:.0e}"
             if parity.get("max_relative") is not None
@@ -117,6 +121,24 @@ def show(screen: Screen, body: Mapping[str, Any]) -> None:
             "sha256": body["sha256"],
         }
     )
+
+
+def _race(race: Mapping[str, Any] | None) -> str | None:
+    """Say what both starts reached, and where the winner ended."""
+    if race is None:
+        return None
+    legs = [(name, race[name]) for name in ("pretrained", "random") if race[name] is not None]
+    reached = ", ".join(f"{name} {percent(leg['accuracy'])}" for name, leg in legs)
+    final = percent(race["final"]["accuracy"])
+    return f"{reached} after {race['budget']['steps']} steps; {race['winner']} ended at {final}"
+
+
+def _guard(guard: Mapping[str, Any] | None) -> str | None:
+    """Say what tuning gained on validation, with its standard error."""
+    if guard is None:
+        return None
+    gain, error = 100 * guard["gain"], 100 * guard["error"]
+    return f"{gain:+.1f} ± {error:.1f} points on {guard['samples']} validation samples"
 
 
 def _stage(stage: Any) -> str:

@@ -51,8 +51,9 @@ _OPTIONS = {
     ),
     "init": click.option(
         "--init",
-        type=click.Choice(["pretrained", "random"]),
-        help="Start from the file's weights or from random ones. Default: the case's choice.",
+        type=click.Choice(["pretrained", "random", "race"]),
+        help="Start from the file's weights, from random ones, or try both for a short while and "
+        "go on with the better. Default: the case's choice.",
     ),
     "epochs": click.option(
         "--epochs",
@@ -106,12 +107,42 @@ _OPTIONS = {
         metavar="FRACTION|PATH",
         help="Share of the data held out, or data of its own.",
     ),
+    "accumulate": click.option(
+        "--accumulate",
+        type=click.IntRange(min=1),
+        default=1,
+        show_default=True,
+        metavar="N",
+        help="Batches whose gradients make one step.",
+    ),
+    "compile": click.option(
+        "--compile",
+        type=click.Choice(["auto", "on", "off"]),
+        default="auto",
+        show_default=True,
+        help="torch.compile; auto: where a long run gains by it. Only on and off repeat exactly.",
+    ),
+    "memory": click.option(
+        "--memory",
+        type=click.Choice(["normal", "low"]),
+        default="normal",
+        show_default=True,
+        help="low: train in less memory, in about a third more time.",
+    ),
     "augment": click.option(
         "--augment",
         type=click.Choice(["none", "light", "strong", "auto"]),
         default="auto",
         show_default=True,
         help="Random variation of training images.",
+    ),
+    "views": click.option(
+        "--views",
+        type=click.IntRange(min=1),
+        default=1,
+        show_default=True,
+        metavar="K",
+        help="Solve the head on every training image as it is and K-1 times augmented.",
     ),
     "preprocess": click.option(
         "--preprocess",

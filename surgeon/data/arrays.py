@@ -79,6 +79,10 @@ class ArraySamples(Samples):
         total.update(chosen.astype("<i8").tobytes())
         return total.hexdigest()
 
+    def digests(self) -> Sequence[bytes]:
+        """Return a hash of the values of each sample, all inputs together."""
+        return self._digests
+
     def read(self, indices: Sequence[int] | NDArray[np.int64]) -> Batch:
         """Take samples out of the arrays; nothing can fail here."""
         chosen = np.asarray(indices, np.int64)
@@ -93,6 +97,18 @@ class ArraySamples(Samples):
                 unbatched = np.expand_dims(array, info.batch_axis)
                 feeds[info.name] = np.repeat(unbatched, len(chosen), info.batch_axis)
         return Batch(chosen, feeds)
+
+    @cached_property
+    def _digests(self) -> list[bytes]:
+        own = [
+            np.moveaxis(self._arrays[info.name], info.batch_axis or 0, 0)
+            for info in self.inputs
+            if info.name not in self._shared
+        ]
+        return [
+            hashlib.sha256(b"\0".join(_bytes(a[row]) for a in own)).digest()
+            for row in range(self.n)
+        ]
 
     @cached_property
     def _hash(self) -> bytes:
@@ -228,6 +244,13 @@ def parse_constants(
             raise UnknownNameError("graph input", name, known, where="--input")
         constants[name] = _constant(value, known[name])
     return constants
+
+
+def _bytes(values: Any) -> bytes:
+    array = np.asarray(values)
+    if array.dtype == object:
+        return "\0".join(str(item) for item in array.ravel()).encode()
+    return array.tobytes()
 
 
 class _Problem(Exception):  # noqa: N818 - part of a message, never seen by a caller

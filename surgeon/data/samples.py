@@ -132,6 +132,13 @@ class Samples(ABC):
     def content_sha256(self, indices: NDArray[np.int64] | None = None) -> str:
         """Hash of all that decides the values of `batch(indices)`, in order (None = all)."""
 
+    def digests(self) -> Sequence[bytes] | None:
+        """Return a hash of each sample's own content, [n], equal where those are; None = unknown.
+
+        Names, labels and the rule by which content becomes values do not enter.
+        """
+        return None
+
     @abstractmethod
     def read(self, indices: Sequence[int] | NDArray[np.int64]) -> Batch:
         """Read samples, leaving out those that cannot be read.
@@ -226,6 +233,12 @@ class JoinedSamples(Samples):
         for _, part, own in self._divide(chosen):
             total.update(part.content_sha256(chosen[own] - self._offset(part)).encode())
         return total.hexdigest()
+
+    def digests(self) -> Sequence[bytes] | None:
+        """Return those of the training part, then those of the validation part."""
+        found = [part.digests() for _, part in self._parts]
+        known = [digests for digests in found if digests is not None]
+        return [item for digests in known for item in digests] if len(known) == len(found) else None
 
     def read(self, indices: Sequence[int] | NDArray[np.int64]) -> Batch:
         """Read from both parts and put the rows back into the order asked for."""

@@ -61,6 +61,10 @@ class SourceSamples(Samples):
         total.update(b"".join(self._digests[index] for index in chosen))
         return total.hexdigest()
 
+    def digests(self) -> Sequence[bytes]:
+        """Return a hash of the bytes of each file."""
+        return self._digests
+
     @abstractmethod
     def _rule(self) -> dict[str, Any]:
         """Return what decides, beside the bytes, the values of a sample; its source left out."""

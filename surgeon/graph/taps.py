@@ -15,7 +15,9 @@ from onnx import ModelProto, ValueInfoProto
 from surgeon.errors import ModelError, UnsupportedError
 from surgeon.graph import cuts as graph_cuts
 from surgeon.graph.cuts import Anatomy, keep_only
+from surgeon.graph.external import dense_size
 from surgeon.graph.head import add_head, channel_axis
+from surgeon.graph.quantized import INTEGERS, dequantize
 from surgeon.graph.schema import type_name
 from surgeon.graph.walk import FLOATS, consumers
 from surgeon.records import CutPoint, Head
@@ -24,6 +26,8 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from onnx import NodeProto
+
+    from surgeon.graph.shapes import Shapes
 
 MOST = 8
 """Cut points listened to in one pass."""
@@ -72,7 +76,7 @@ def late_cut(anatomy: Anatomy) -> CutPoint:
         batch_axis=shapes.batch_axes.get(tensor, 0),
         parameters=sum(prod(t.dims) for t in weights if t.data_type in FLOATS),
         macs=anatomy.total,
-        bytes=sum(len(t.raw_data) for t in weights),
+        bytes=sum(dense_size(t) for t in weights),
     )
 
 
@@ -95,10 +99,14 @@ def choose_cuts(anatomy: Anatomy, most: int = MOST) -> list[CutPoint]:
             where="surgeon advise",
             remedy="say --case and --cut yourself; `surgeon cuts MODEL` lists the cuts",
         )
+    floats = [cut for cut in open_ if anatomy.shapes.dtype(cut.tensor) in FLOATS]
+    # Where floats lie between eight-bit integers, those are the same values, once more.
+    open_ = floats if len(floats) >= min(3, len(open_)) else open_
     users = consumers(anatomy.model.graph)
     whole = [cut for cut in open_ if not _fused(users.get(cut.tensor, []))]
     open_ = whole if len(whole) >= min(3, len(open_)) else open_
-    steps = most - len(ends)
+    wider = _wider_near_the_end(anatomy, late)
+    steps = most - len(ends) - len(wider)
     wanted = [(place + 1) / (steps + 1) for place in range(steps)]
     chosen: dict[str, CutPoint] = {}
     for depth in wanted if open_ else ():
@@ -111,15 +119,48 @@ def choose_cuts(anatomy: Anatomy, most: int = MOST) -> list[CutPoint]:
         if _price(anatomy, dearest) == 0:
             break
         kept.remove(dearest)
-    return [*kept, *ends]
+    return [*kept, *wider, *ends]
+
+
+def _wider_near_the_end(anatomy: Anatomy, late: CutPoint) -> list[CutPoint]:
+    """Return the widest cut close in front of a late one that holds fewer features, or nothing.
+
+    Where no classifier was found, late is the graph's output, and that may be one score: what the
+    last layers squeezed into it is the value in front of them.
+    """
+    if not _readable(anatomy, late.tensor):
+        return []
+    near = [
+        cut
+        for cut in anatomy.cuts
+        if cut.depth >= NEAR_THE_END
+        and cut.tensor != late.tensor
+        and _readable(anatomy, cut.tensor)
+        and _features(anatomy, cut) > _features(anatomy, late)
+    ]
+
+    def order(cut: CutPoint) -> tuple[int, bool, float]:
+        # Of the equally wide one without axes to pool, and of those the last.
+        return _features(anatomy, cut), len(cut.shape) == 2, cut.depth
+
+    return [max(near, key=order)] if near else []
+
+
+def _features(anatomy: Anatomy, cut: CutPoint) -> int:
+    """Return the numbers in the pooled value of a cut that is readable."""
+    dims = anatomy.shapes.symbolic.get(cut.tensor, ())
+    if len(dims) == 1:
+        return 1
+    width = dims[channel_axis(anatomy.model, anatomy.shapes, cut.tensor, anatomy.links)]
+    return width if isinstance(width, int) else 0
 
 
 def _readable(anatomy: Anatomy, tensor: str) -> bool:
     shapes = anatomy.shapes
     known = tensor in shapes.one and tensor in shapes.batch_axes
-    if not known or shapes.dtype(tensor) not in FLOATS:
+    if not known or shapes.dtype(tensor) not in FLOATS | INTEGERS:
         return False
-    axis = channel_axis(anatomy.model, shapes, tensor)
+    axis = channel_axis(anatomy.model, shapes, tensor, anatomy.links)
     dims = shapes.symbolic.get(tensor, ())
     return len(dims) == 1 or isinstance(dims[axis], int)
 
@@ -149,16 +190,22 @@ def add_taps(anatomy: Anatomy, cuts: Sequence[CutPoint], *, head: bool = True) -
     tensors = [cut.tensor for cut in cuts]
     # The late cut may also be the graph's output; then there is no old head to listen to.
     scores = anatomy.output if head and anatomy.head is not None else None
-    if scores in tensors or (scores is not None and scores not in anatomy.shapes.one):
-        scores = None
+    if scores in tensors or anatomy.shapes.batch_axes.get(scores or "") != 0:
+        scores = None  # samples along another axis are no table of scores
     wanted = [*tensors, *([scores] if scores else [])]
     result = keep_only(anatomy.model, wanted, anatomy.shapes)
     light = _without_weights(anatomy.model)
     inputs = {value.name: value for value in anatomy.model.graph.input}
     needed = {value.name for value in result.graph.input}
     outputs = []
+    shapes = anatomy.shapes
     for place, cut in enumerate(cuts):
-        name, reads = _append(result, light, anatomy, cut.tensor, f"surgeon.tap.{place}.")
+        value = cut.tensor
+        if shapes.dtype(value) in INTEGERS:
+            result, value, shapes = dequantize(result, anatomy.model, value, shapes)
+            result.graph.node[-1].name = f"surgeon.tap.{place}.DequantizeLinear"
+            light.graph.node.append(result.graph.node[-1])
+        name, reads = _append(result, light, anatomy, shapes, value, f"surgeon.tap.{place}.")
         outputs.append(name)
         needed |= reads & set(inputs)
     del result.graph.input[:]
@@ -180,11 +227,16 @@ def _without_weights(model: ModelProto) -> ModelProto:
 
 
 def _append(
-    result: ModelProto, light: ModelProto, anatomy: Anatomy, tensor: str, prefix: str
+    result: ModelProto,
+    light: ModelProto,
+    anatomy: Anatomy,
+    shapes: Shapes,
+    tensor: str,
+    prefix: str,
 ) -> tuple[str, set[str]]:
     """Append the pooling of one value; return the pooled value's name and all that it reads."""
     pooled, weights, added = add_head(
-        light, anatomy.shapes, tensor, 1, Head(), inputs=anatomy.model.graph.input
+        light, shapes, tensor, 1, Head(), inputs=anatomy.model.graph.input
     )
     nodes = [node for node in pooled.graph.node if node.name in set(added)]
     *pool, gemm = nodes

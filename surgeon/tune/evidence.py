@@ -17,6 +17,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from surgeon.errors import DataError
+from surgeon.graph.content import add_content
+from surgeon.graph.preprocess import infer_layout
 from surgeon.graph.taps import add_taps, choose_cuts
 from surgeon.runtime.features import extract
 from surgeon.runtime.metrics import softmax
@@ -26,6 +28,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from numpy.typing import NDArray
+    from onnx import ModelProto
 
     from surgeon.data.samples import Samples
     from surgeon.graph.cuts import Anatomy
@@ -40,6 +43,10 @@ SAMPLED = 2000
 DIMENSIONS = 256
 """Features a probe sees; more are projected."""
 FOLDS = 5
+REPEATED_TO = 1000
+MOST_REPETITIONS = 5
+"""Fewer samples are cross-validated so often that this many are judged, at most five times: where
+the folds fall moves an accuracy as much as one depth differs from the next."""
 SHARES = (0.125, 0.25, 0.5, 1.0)
 """Parts of the training samples of the learning curve."""
 PENALTIES = tuple(float(10.0**power) for power in np.arange(-4, 4.01, 0.5))
@@ -61,6 +68,7 @@ class Probe:
             of repetitions in which it was.
         predicted: for each sample, the class predicted by the fold that did not see it.
         penalty: the ridge penalty that was chosen, by squared error on held-out samples.
+        scores: held-out scores of each class, [n, classes], the mean over repetitions.
     """
 
     cut: CutPoint
@@ -72,6 +80,7 @@ class Probe:
     correct: Floats = field(repr=False)
     predicted: Ints = field(repr=False)
     penalty: float
+    scores: Floats = field(repr=False, default_factory=lambda: np.zeros((0, 0)))
 
 
 @dataclass(frozen=True)
@@ -89,6 +98,9 @@ class Measured:
         hit: whether the pass was in the cache.
         seconds: of the pass, and of the probes.
         notes: what the user should be told.
+        seen: index of each sample in the pass: `rows`, and those that were only compared.
+        features: pooled value of the last cut of each of them, [m, d].
+        content: what went into the graph, coarsely, [m, c]; None where nothing coarse says it.
     """
 
     probes: tuple[Probe, ...]
@@ -101,6 +113,9 @@ class Measured:
     hit: bool
     seconds: dict[str, float]
     notes: tuple[str, ...] = ()
+    seen: Ints = field(repr=False, default_factory=lambda: np.zeros(0, np.int64))
+    features: NDArray[Any] = field(repr=False, default_factory=lambda: np.zeros((0, 0)))
+    content: NDArray[Any] | None = field(repr=False, default=None)
 
 
 def measure(
@@ -117,6 +132,7 @@ def measure(
     cache_dir: Path | None = None,
     progress: Callable[[int, int], None] | None = None,
     where: str | None = None,
+    compared: Ints | None = None,
 ) -> Measured:
     """Run the graph once over a stratified sample and probe what it computes.
 
@@ -133,6 +149,7 @@ def measure(
         cache_dir: where the pass is kept; None = the user's cache.
         progress: called with (samples done, samples in all).
         where: what messages call the model.
+        compared: more samples to run, for their features alone: no probe sees them.
 
     Raises:
         DataError: fewer than two classes, or no class with two samples.
@@ -143,27 +160,32 @@ def measure(
     taps = add_taps(anatomy, chosen)
     looked_at = stratified(indices, codes, most, seed)
     started = time.perf_counter()
-    names = list(dict.fromkeys([*taps.outputs, *([taps.head] if taps.head else [])]))
+    content = _content_of(taps.model, samples)
+    names = list(dict.fromkeys([*taps.outputs, *filter(None, [taps.head, content])]))
+    run = looked_at if compared is None else np.union1d(looked_at, compared)
     found = extract(
-        taps.model, names, samples, looked_at, device=device, threads=threads,
+        taps.model, names, samples, run, device=device, threads=threads,
         cache_dir=cache_dir, progress=progress, where=where,
     )  # fmt: skip
     passed = time.perf_counter()
-    labels = codes[found.rows]
+    judged = np.isin(found.rows, looked_at)
+    rows = found.rows[judged]
+    labels = codes[rows]
+    repetitions = max(1, min(MOST_REPETITIONS, REPEATED_TO // len(labels)))
     probes, projected = [], []
     for cut, name in zip(taps.cuts, taps.outputs, strict=True):
-        values = found.array(name)
+        values = found.array(name)[judged]
         projected.append(project(values, seed))
         width = int(np.prod(values.shape[1:]))
-        probes.append(probe(projected[-1], labels, cut, width, seed=seed))
+        probes.append(probe(projected[-1], labels, cut, width, seed=seed, repetitions=repetitions))
     best = max(range(len(probes)), key=lambda at: (probes[at].accuracy, -at))
-    curve = learning_curve(projected[best], labels, seed)
+    curve = learning_curve(projected[best], labels, seed, repetitions=repetitions)
     leep = None
     if taps.head is not None and anatomy.head is not None:
-        leep = _leep_of(found.array(taps.head), labels, anatomy.head.activation)
+        leep = _leep_of(found.array(taps.head)[judged], labels, anatomy.head.activation)
     return Measured(
         probes=tuple(probes),
-        rows=found.rows,
+        rows=rows,
         codes=labels,
         curve=curve,
         curve_tensor=probes[best].cut.tensor,
@@ -172,7 +194,21 @@ def measure(
         hit=found.hit,
         seconds={"pass": passed - started, "probes": time.perf_counter() - passed},
         notes=found.notes,
+        seen=found.rows,
+        features=np.asarray(found.array(taps.outputs[-1])).reshape(found.n, -1),
+        content=None if content is None else found.array(content).reshape(found.n, -1),
     )
+
+
+def _content_of(model: ModelProto, samples: Samples) -> str | None:
+    """Let the pass give a coarse form of its input too; see `add_content`."""
+    differing = [info for info in samples.inputs if info.batch_axis is not None]
+    feeds = samples.read([]).feeds
+    if len(differing) != 1:
+        return None
+    info = differing[0]
+    layout = samples.preprocess.layout if samples.preprocess else infer_layout(info)
+    return add_content(model, differing, feeds[info.name].shape[1:], layout)
 
 
 def stratified(indices: Ints, codes: Ints, most: int, seed: int) -> Ints:
@@ -263,6 +299,7 @@ def probe(
     for again in range(1, repetitions):
         other, _ = _cross_validate(values, codes, stratified_folds(codes, seed + again))
         correct += other.argmax(axis=1) == codes
+        scores = scores + other
     correct /= repetitions
     fitted = _Ridge.of(values, codes).scores(values, [penalty])[0]
     accuracy = float(correct.mean())
@@ -276,6 +313,7 @@ def probe(
         correct=correct,
         predicted=predicted,
         penalty=penalty,
+        scores=scores / repetitions,
     )
 
 
@@ -294,25 +332,37 @@ def paired(first: Probe, second: Probe) -> tuple[float, float]:
     return float(difference.mean()), float(spread)
 
 
-def learning_curve(values: Floats, codes: Ints, seed: int) -> tuple[tuple[int, float, float], ...]:
+def learning_curve(
+    values: Floats, codes: Ints, seed: int, *, repetitions: int = 1
+) -> tuple[tuple[int, float, float], ...]:
     """Return (training samples, held-out accuracy, its error) of the probe at `SHARES` of the data.
 
-    The parts are nested and stratified; every part is judged on the same held-out samples.
+    The parts are nested and stratified; every part is judged on the same held-out samples. With
+    repetitions, folds and parts are drawn anew and accuracies are means.
     """
-    fold = stratified_folds(codes, seed)
-    random = np.random.default_rng(seed + 1)
-    # Rank of every sample within its class, as a share: the first half of each class comes first.
+    accuracies = np.zeros(len(SHARES))
+    trained = []
+    for again in range(repetitions):
+        fold = stratified_folds(codes, seed + again)
+        rank = _ranks(codes, seed + again + 1)
+        for place, share in enumerate(SHARES):
+            scores, _ = _cross_validate(values, codes, fold, rank <= share if share < 1 else None)
+            accuracies[place] += (scores.argmax(axis=1) == codes).mean() / repetitions
+        trained = [round(share * len(codes) * (1 - 1 / (int(fold.max()) + 1))) for share in SHARES]
+    return tuple(
+        (count, float(accuracy), binomial_error(float(accuracy), len(codes)))
+        for count, accuracy in zip(trained, accuracies, strict=True)
+    )
+
+
+def _ranks(codes: Ints, seed: int) -> Floats:
+    """Return the rank of every sample within its class as a share, [n]; half of each is <= 0.5."""
+    random = np.random.default_rng(seed)
     rank = np.empty(len(codes))
     for code in np.unique(codes):
         members = random.permutation(np.flatnonzero(codes == code))
         rank[members] = (np.arange(len(members)) + random.random()) / len(members)
-    points = []
-    for share in SHARES:
-        scores, _ = _cross_validate(values, codes, fold, rank <= share if share < 1 else None)
-        accuracy = float((scores.argmax(axis=1) == codes).mean())
-        trained = round(share * len(codes) * (1 - 1 / (int(fold.max()) + 1)))
-        points.append((trained, accuracy, binomial_error(accuracy, len(codes))))
-    return tuple(points)
+    return rank
 
 
 @dataclass(frozen=True)

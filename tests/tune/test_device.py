@@ -2,11 +2,21 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 import torch
 
 from surgeon.errors import EnvironmentLacksError, UsageError
-from surgeon.tune.device import autocast, check_precision, choose, is_out_of_memory
+from surgeon.tune.device import (
+    _glibc,
+    autocast,
+    check_precision,
+    choose,
+    is_out_of_memory,
+    kept_memory,
+    peak_memory,
+)
 
 
 def test_cpu_and_auto():
@@ -62,6 +72,36 @@ def test_a_cause_counts():
     error = ValueError("node failed")
     error.__cause__ = MemoryError()
     assert is_out_of_memory(error)
+
+
+def test_memory_is_kept_for_a_while_and_given_back():
+    resident = _resident()
+    if resident is None or not _glibc():
+        pytest.skip("neither Linux nor glibc")
+    with kept_memory(torch.device("cpu")):
+        for _ in range(3):
+            torch.ones(64 << 18)  # 64 MiB, which glibc would map singly and return at once
+        assert _resident() > resident + (48 << 20)
+    assert _resident() < resident + (16 << 20)
+
+
+def _resident():
+    statm = Path("/proc/self/statm")
+    return int(statm.read_text().split()[1]) * 4096 if statm.exists() else None
+
+
+def test_other_c_libraries_are_left_alone(monkeypatch):
+    monkeypatch.setattr("platform.libc_ver", lambda: ("musl", "1.2"))
+    with kept_memory(torch.device("cpu")):
+        assert torch.ones(3).sum() == 3
+
+
+def test_peak_memory_counts_what_is_gone():
+    before = peak_memory(torch.device("cpu"))
+    if before is None:
+        pytest.skip("the system does not tell")
+    torch.ones((before + (64 << 20)) // 4)
+    assert peak_memory(torch.device("cpu")) > before + (32 << 20)
 
 
 @pytest.mark.gpu

@@ -1,0 +1,317 @@
+"""What the samples themselves say before anything is run: counts, copies, leaks, broken files.
+
+Everything here is as cheap as the hash of the data that a run needs anyway, so that `finetune`
+warns of it too. What must not enter: features, probes, and any decision about training.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from surgeon.data.ahead import work_ahead
+from surgeon.records import DataFinding
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
+    from numpy.typing import NDArray
+
+    from surgeon.data.samples import Samples
+    from surgeon.data.splits import Splits
+
+    Group = tuple[int, ...]
+
+FEW = 10
+"""Samples of a class below which neither a split nor five folds can judge it."""
+UNEVEN = 10
+"""How many times more samples the commonest class has than the rarest, before it is said."""
+UNREAD = 2000
+"""Files outside the pass that are opened to see whether they can be read."""
+_AT_ONCE = 16
+_SHOWN = 5
+
+
+def examine_samples(
+    samples: Samples,
+    codes: NDArray[np.int64],
+    labels: Sequence[str],
+    parts: Splits,
+    seed: int,
+    *,
+    unread: int = 0,
+) -> list[DataFinding]:
+    """Find what needs no model: classes, exact copies and what they do to the split, broken files.
+
+    Args:
+        samples: the labelled data.
+        codes: class of each sample, [n].
+        labels: names of the classes.
+        parts: how the samples are divided.
+        seed: that divided them, where the data did not.
+        unread: samples that were not opened, see `read_rest`.
+    """
+    usable = np.ones(samples.n, bool)
+    usable[samples.failed] = False
+    groups = copies(samples, usable)
+    return [
+        *class_findings(codes[usable], labels),
+        *unreadable_findings(samples, unread),
+        *copy_findings(samples, groups, codes, labels, parts, seed),
+    ]
+
+
+# ── classes ──────────────────────────────────────────────────────────────────────────────────────
+
+
+def class_findings(codes: NDArray[np.int64], labels: Sequence[str]) -> list[DataFinding]:
+    """Count the classes, and say where they are uneven or too small to be judged."""
+    counts = np.bincount(codes, minlength=len(labels))
+    most, least = int(counts.argmax()), int(counts.argmin())
+    listed = ", ".join(f"{label} {count}" for label, count in zip(labels, counts, strict=True))
+    if len(labels) > 2 * _SHOWN:
+        listed = (
+            f"{labels[most]} {counts[most]} the most, {labels[least]} {counts[least]} the least"
+        )
+    found = [
+        DataFinding("note", "classes", f"{len(codes):,} samples in {len(labels)} classes: {listed}")
+    ]
+    if counts[most] >= UNEVEN * max(counts[least], 1):
+        found.append(
+            DataFinding(
+                "warning",
+                "imbalance",
+                f"{labels[most]!r} has {counts[most]} samples, {labels[least]!r} {counts[least]}: "
+                f"accuracy alone hides the rare classes (naming {labels[most]!r} every time is "
+                f"right in {counts[most] / max(len(codes), 1):.1%})",
+                "look at macro F1, and gather more of the rare classes",
+            )
+        )
+    rare = [label for label, count in zip(labels, counts, strict=True) if count < FEW]
+    if rare:
+        found.append(
+            DataFinding(
+                "warning",
+                "rare-class",
+                f"{len(rare)} of {len(labels)} classes have fewer than {FEW} samples, too few to "
+                f"judge them by: {_list(rare)}",
+                "gather more of them, or merge them",
+            )
+        )
+    return found
+
+
+# ── files ────────────────────────────────────────────────────────────────────────────────────────
+
+
+def read_rest(samples: Samples, seen: NDArray[np.int64], most: int = UNREAD) -> int:
+    """Open samples that no pass has read, so that broken ones are known (`samples.skipped`).
+
+    Args:
+        samples: the data.
+        seen: indices of those that were read already.
+        most: samples to open, spread evenly over those that are left.
+
+    Returns:
+        How many samples are still unread.
+
+    Raises:
+        DataError: more than 5 % of all samples have turned out unreadable.
+    """
+    rest = np.setdiff1d(np.arange(samples.n), np.concatenate([seen, samples.failed]))
+    if samples.digests() is None or not len(rest):
+        return 0
+    chosen = rest[np.unique(np.linspace(0, len(rest) - 1, min(most, len(rest))).astype(np.int64))]
+    pieces = [chosen[at : at + _AT_ONCE] for at in range(0, len(chosen), _AT_ONCE)]
+    for _ in work_ahead(samples.read, pieces, 2):
+        pass
+    return len(rest) - len(chosen)
+
+
+def unreadable_findings(samples: Samples, unread: int = 0) -> list[DataFinding]:
+    """Name every file found unreadable so far, with its reason, and what was passed over."""
+    found = []
+    skipped = samples.skipped
+    if skipped:
+        named = "; ".join(f"{name}: {reason}" for name, reason in skipped[:_SHOWN])
+        found.append(
+            DataFinding(
+                "warning",
+                "unreadable",
+                f"{len(skipped)} samples cannot be read: {named}{_more(len(skipped))}",
+                "repair or remove them; they are left out",
+                samples=tuple(name for name, _ in skipped),
+                details=tuple({"reason": reason} for _, reason in skipped),
+            )
+        )
+    if unread:
+        found.append(
+            DataFinding("note", "unread", f"{unread:,} samples were not opened: training does it")
+        )
+    if samples.ignored:
+        found.append(
+            DataFinding(
+                "note",
+                "ignored",
+                f"{samples.ignored} files are hidden or of another kind, and were passed over",
+            )
+        )
+    return found
+
+
+# ── copies ───────────────────────────────────────────────────────────────────────────────────────
+
+
+def copies(samples: Samples, usable: NDArray[np.bool_] | None = None) -> list[Group]:
+    """Return the sets of samples with the same content, byte for byte; each ascending.
+
+    `usable` [n] leaves samples out. Empty where the data cannot tell (see `Samples.digests`).
+    """
+    digests = samples.digests()
+    if digests is None:
+        return []
+    same: dict[bytes, list[int]] = defaultdict(list)
+    for index, digest in enumerate(digests):
+        if usable is None or usable[index]:
+            same[digest].append(index)
+    return [tuple(group) for group in same.values() if len(group) > 1]
+
+
+def connect(pairs: Iterable[tuple[int, int]]) -> list[Group]:
+    """Return the sets that pairs connect, each ascending: who is a copy of whom is symmetrical."""
+    root: dict[int, int] = {}
+
+    def find(item: int) -> int:
+        while root.setdefault(item, item) != item:
+            root[item] = root[root[item]]
+            item = root[item]
+        return item
+
+    for one, other in pairs:
+        first, second = sorted((find(one), find(other)))
+        root[second] = first
+    sets: dict[int, list[int]] = defaultdict(list)
+    for item in sorted(root):
+        sets[find(item)].append(item)
+    return [tuple(group) for group in sets.values() if len(group) > 1]
+
+
+def part_of(parts: Splits, n: int) -> list[str]:
+    """Return the part each of n samples is in: train, validation, test, or nothing."""
+    names = [""] * n
+    for name, indices in (
+        ("train", parts.train),
+        ("validation", parts.validation),
+        ("test", parts.test),
+    ):
+        for index in () if indices is None else indices:
+            names[int(index)] = name
+    return names
+
+
+def copy_findings(
+    samples: Samples,
+    groups: Sequence[Group],
+    codes: NDArray[np.int64],
+    labels: Sequence[str],
+    parts: Splits,
+    seed: int,
+    *,
+    near: bool = False,
+) -> list[DataFinding]:
+    """Say what sets of copies mean: that they are there, that they leak, that labels disagree.
+
+    Args:
+        samples: the data.
+        groups: sets of copies, by index.
+        codes: class of each sample, [n].
+        labels: names of the classes.
+        parts: how the samples are divided.
+        seed: that divided them, where the data did not.
+        near: whether the copies are near ones, not exact.
+    """
+    if not groups:
+        return []
+    word = "near copies" if near else "exact copies"
+    spare = sum(len(group) - 1 for group in groups)
+    found = [
+        _grouped(
+            samples,
+            groups,
+            "warning",
+            "near-duplicates" if near else "duplicates",
+            f"{spare} samples are {word} of others, in {_sets(groups)}",
+            "keep one of each set, or keep each set in one part",
+        )
+    ]
+    part = part_of(parts, samples.n)
+    torn = [group for group in groups if len({part[i] for i in group} - {""}) > 1]
+    if torn:
+        between = sorted({" / ".join(_in_order({part[i] for i in group} - {""})) for group in torn})
+        own = samples.split is not None
+        whose = "the data's own parts" if own else f"the parts drawn with seed {seed}"
+        found.append(
+            _grouped(
+                samples,
+                torn,
+                "warning",
+                "leak",
+                f"{_sets(torn)} of {word} lie in more than one of {whose} "
+                f"({', '.join(between)}): accuracy there is too good",
+                "remove the copies from validation and test" if own else "keep one of each set",
+                details=[{"part": part[i]} for group in torn for i in group],
+            )
+        )
+    torn = [group for group in groups if len({int(codes[i]) for i in group}) > 1]
+    if torn:
+        found.append(
+            _grouped(
+                samples,
+                torn,
+                "warning",
+                "conflict",
+                f"{_sets(torn)} of {word} have different labels",
+                "at least one label in each set is wrong: correct it",
+                details=[{"label": labels[codes[i]]} for group in torn for i in group],
+            )
+        )
+    return found
+
+
+def _grouped(
+    samples: Samples,
+    groups: Sequence[Group],
+    level: str,
+    kind: str,
+    message: str,
+    remedy: str,
+    details: Sequence[dict[str, str]] = (),
+) -> DataFinding:
+    sets = tuple(tuple(str(samples.names[i]) for i in group) for group in groups)
+    return DataFinding(
+        "warning" if level == "warning" else "note",
+        kind,
+        message,
+        remedy,
+        samples=tuple(name for group in sets for name in group),
+        groups=sets,
+        details=tuple(details),
+    )
+
+
+def _sets(groups: Sequence[Group]) -> str:
+    return f"{len(groups)} set" if len(groups) == 1 else f"{len(groups)} sets"
+
+
+def _in_order(names: set[str]) -> list[str]:
+    return [name for name in ("train", "validation", "test") if name in names]
+
+
+def _list(names: Sequence[str]) -> str:
+    return ", ".join(map(repr, names[:_SHOWN])) + _more(len(names))
+
+
+def _more(count: int) -> str:
+    return f" and {count - _SHOWN} more" if count > _SHOWN else ""
