@@ -1,0 +1,144 @@
+"""Training on a device: the four cases, repetition bit by bit, stopping here and resuming there."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import networks
+import numpy as np
+import pytest
+import torch
+
+import surgeon
+from surgeon.tune import fit as fitting
+from surgeon.tune.fit import FitSettings, fit
+from surgeon.tune.module import tensors
+
+CASES = ["small-similar", "small-different", "large-similar", "large-different"]
+SETTINGS = FitSettings(epochs=4, batch=16, lr=0.01, patience=0, keep="last")
+
+
+def pictures(samples=90, classes=3, seed=0):
+    """Noise around one pattern per class: learnable, with room for error."""
+    rng = np.random.default_rng(seed)
+    labels = np.arange(samples) % classes
+    patterns = np.random.default_rng(7).standard_normal((classes, 3, 12, 12))
+    x = patterns[labels] + 1.5 * rng.standard_normal((samples, 3, 12, 12))
+    return {"x": x.astype(np.float32), "labels": labels}
+
+
+class Batches:
+    """Samples in memory for `fit`."""
+
+    def __init__(self, data):
+        self.x, self.labels = torch.from_numpy(data["x"]), data["labels"].astype(np.int64)
+
+    @property
+    def n(self):
+        return len(self.labels)
+
+    def load(self, indices):
+        return (self.x[torch.from_numpy(indices)],)
+
+
+def patient():
+    return surgeon.operate(networks.convnet(), case="large-similar", classes=3)
+
+
+def trained(device, settings=SETTINGS, **options):
+    model = patient()
+    module = surgeon.to_torch(model)
+    result = fit(
+        module, Batches(pictures()), Batches(pictures(45, seed=1)), trainable=model.trainable,
+        settings=replace(settings, device=device), **options,
+    )  # fmt: skip
+    return result, {name: value.cpu() for name, value in tensors(module).items()}
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_every_case_ends_in_a_proven_file(case, device, tmp_path):
+    out = tmp_path / "tuned.onnx"
+    init = "random" if case == "large-different" else None
+    outcome = surgeon.finetune(
+        networks.convnet(), pictures(150), out, case=case, init=init, epochs=15, device=device
+    )
+    assert out.is_file()
+    assert surgeon.verify(out, device="cpu").passed
+    assert outcome.metrics["validation"]["accuracy"] > 0.5
+    assert set(outcome.document()["changed"]) <= set(
+        outcome.document()["trainable"] + outcome.document()["statistics"]
+    )
+    assert outcome.document()["device"].startswith(device)
+
+
+@pytest.mark.parametrize("precision", ["bf16", "fp16"])
+def test_reduced_precision_trains(precision, device):
+    result, _ = trained(device, replace(SETTINGS, precision=precision, epochs=8))
+    losses = [row["validation_loss"] for row in result.history]
+    assert losses[-1] < losses[0]
+    assert result.stopped is None
+
+
+def test_the_same_seed_gives_the_same_bits(device):
+    first, weights = trained(device)
+    second, again = trained(device)
+    assert all(torch.equal(weights[name], again[name]) for name in weights)
+    assert [row["loss"] for row in first.history] == [row["loss"] for row in second.history]
+
+
+@pytest.mark.parametrize("other", ["same", "cpu"])
+def test_a_stopped_run_resumes_here_and_there(other, device, tmp_path, monkeypatch):
+    _, uninterrupted = trained(device)
+
+    def stopped(*arguments, **options):
+        """Press Ctrl-C in the third epoch."""
+        if arguments[1] == 2:
+            raise KeyboardInterrupt
+        return train_epoch(*arguments, **options)
+
+    train_epoch = fitting._Fit._train_epoch
+    with monkeypatch.context() as patched:
+        patched.setattr(fitting._Fit, "_train_epoch", stopped)
+        result, _ = trained(device, checkpoint_dir=tmp_path)
+        assert result.stopped == "interrupt"
+    place = device if other == "same" else other
+    result, weights = trained(place, checkpoint_dir=tmp_path, resume=True)
+    assert result.stopped is None
+    assert result.history[-1]["epoch"] == SETTINGS.epochs
+    for name, value in uninterrupted.items():
+        if place == device:
+            assert torch.equal(weights[name], value), name
+        else:  # the same steps in another order of additions
+            assert torch.allclose(weights[name], value, rtol=1e-2, atol=1e-3), name
+
+
+@pytest.mark.gpu
+def test_a_run_from_the_cpu_resumes_on_the_gpu(tmp_path, monkeypatch):
+    if not torch.cuda.is_available():
+        pytest.skip("no CUDA device")
+    test_a_stopped_run_resumes_here_and_there("same", "cpu", tmp_path / "a", monkeypatch)
+    with monkeypatch.context() as patched:
+        patched.setattr(fitting._Fit, "_save", lambda self: None)
+        result, weights = trained("cuda", checkpoint_dir=tmp_path / "a", resume=True)
+    assert result.history[-1]["epoch"] == SETTINGS.epochs
+    assert all(torch.isfinite(value).all() for value in weights.values())
+
+
+@pytest.mark.gpu
+def test_no_step_waits_for_the_device():
+    """A synchronising call inside a step raises under torch's own detector."""
+    if not torch.cuda.is_available():
+        pytest.skip("no CUDA device")
+    step = fitting._Fit._step
+
+    def strict(*arguments, **options):
+        torch.cuda.set_sync_debug_mode("error")
+        try:
+            return step(*arguments, **options)
+        finally:
+            torch.cuda.set_sync_debug_mode("default")
+
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(fitting._Fit, "_step", strict)
+        result, _ = trained("cuda", replace(SETTINGS, epochs=2))
+    assert result.steps > 0
