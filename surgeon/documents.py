@@ -92,6 +92,8 @@ def start_body(
         "metrics": None,
         "history": [],
         "delivered": None,
+        "guard": None,
+        "race": None,
         "stopped": None,
         "proof": None,
         "warnings": [*notes_of(patient), *device.notes],

@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from surgeon.data.samples import Samples
     from surgeon.data.splits import Splits
     from surgeon.model import Model
+    from surgeon.records import TensorInfo
 
     Source = str | os.PathLike[str] | onnx.ModelProto | Model
     Report = Callable[..., None]
@@ -58,6 +59,28 @@ def check_numbers(**numbers: Any) -> None:
             f"{name} is {value!r}",
             where=f"--{name.replace('_', '-')}",
             remedy="give a number above 0" if lowest is None else f"give {lowest} or more",
+        )
+
+
+def check_views(views: int, augment: str, samples: Samples) -> None:
+    """Refuse augmented views of what cannot be augmented.
+
+    Raises:
+        UsageError: views are asked for, and the samples are no pictures or nothing varies them.
+    """
+    if views == 1:
+        return
+    if not samples.is_images:
+        raise UsageError(
+            f"{views} views of each sample are asked for, and only pictures can be augmented",
+            where="--views",
+            remedy="leave it out",
+        )
+    if augment == "none":
+        raise UsageError(
+            f"{views} views of each sample are asked for, and nothing varies them",
+            where="--views",
+            remedy="leave it out, or give --augment light or strong",
         )
 
 
@@ -106,12 +129,10 @@ def find_preprocess(
 
 
 def _found(model: Model, option: Any, size: Any) -> Preprocess | Encoding | None:
-    from surgeon.data.images import image_input
     from surgeon.graph.preprocess import parse_size
 
-    info = image_input(model.inputs, {})
     if option is not None:
-        return encodings.parse_option(option, info, size)
+        return encodings.parse_option(option, _picture(model), size)
     document, source = envelope.get(model.proto, envelope.PREPROCESS), "metadata"
     if document is None:
         from surgeon_models import find_by_sha256
@@ -124,11 +145,18 @@ def _found(model: Model, option: Any, size: Any) -> Preprocess | Encoding | None
         return None
     if isinstance(document, dict):
         source = document.get("source") or source
-    found = encodings.parse_option(document, info, None, source=source)
+    found = encodings.parse_option(document, _picture(model), None, source=source)
     parsed = parse_size(size)
     if parsed is None or not isinstance(found, Preprocess):
         return found
     return replace(found, size=parsed)
+
+
+def _picture(model: Model) -> TensorInfo | None:
+    """Return the input that takes pictures, or None."""
+    from surgeon.data.images import image_input
+
+    return image_input(model.inputs, {})
 
 
 def resized(model: Model, pre: Preprocess) -> Model:
@@ -137,9 +165,7 @@ def resized(model: Model, pre: Preprocess) -> Model:
     Raises:
         UsageError: the graph works at its own size only.
     """
-    from surgeon.data.images import image_input
-
-    info = image_input(model.inputs, {})
+    info = _picture(model)
     if info is None or info.shape is None or len(info.shape) != 4:
         return model
     places = (2, 3) if pre.layout == "NCHW" else (1, 2)

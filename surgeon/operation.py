@@ -10,7 +10,9 @@
 
 from __future__ import annotations
 
+import gc
 import time
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,7 +20,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import onnx
 
-from surgeon import advice
+from surgeon.data.findings import examine_samples
+from surgeon.detective import detect_preprocess
 from surgeon.documents import (
     Clock,
     counts,
@@ -40,9 +43,10 @@ from surgeon.graph import cuts as graph_cuts
 from surgeon.graph import encodings, envelope, files
 from surgeon.graph.head import add_head
 from surgeon.graph.quantized import INTEGERS, dequantize
-from surgeon.graph.weights import same_bits, write_back
+from surgeon.graph.weights import same_values, write_back
 from surgeon.inputs import (
     check_numbers,
+    check_views,
     check_words,
     constant_inputs,
     find_preprocess,
@@ -62,10 +66,13 @@ from surgeon.planning import (
     dropped_inputs,
     load_operators,
     loaded_plugins,
+    measures,
     opened_by_plugin,
     require_opset,
     require_runs_at_all,
+    resolve_taps,
     resolve_trainable,
+    settle_start,
     start_only,
 )
 from surgeon.records import (
@@ -77,7 +84,7 @@ from surgeon.records import (
 
 if TYPE_CHECKING:
     import os
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
 
     from numpy.typing import NDArray
 
@@ -87,6 +94,9 @@ if TYPE_CHECKING:
     Source = str | os.PathLike[str] | onnx.ModelProto | Model
     Report = Callable[..., None]
 
+MOST_TIMED = 64
+"""Cuts whose latency is measured, spread over depth where there are more."""
+
 TRAIN_METRICS = 1000
 """Samples on which training metrics of a wholly tuned network are measured."""
 
@@ -95,32 +105,64 @@ TRAIN_METRICS = 1000
 
 
 def inspect(path: Source) -> dict[str, Any]:
-    """Return the body of `inspect`: what a file is."""
+    """Return the body of `inspect`: what a file is. A fixed batch is told, not made free."""
     from surgeon.graph.describe import describe
+    from surgeon.graph.shapes import fixed_batch
 
     model = load(path)
     preprocess = find_preprocess(model)
+    batch = fixed_batch(model.inputs)
+    notes = [f"the batch is fixed at {batch}"] if batch is not None else []
     return {
         "path": model.where,
         "bytes": model.path.stat().st_size if model.path else model.proto.ByteSize(),
         "sha256": model.file_sha256,
-        **describe(model.stored or model.proto, model.anatomy()),
+        **describe(model.stored or model.proto, model.sketch()),
         "preprocess": None if preprocess is None else encodings.as_document(preprocess, brief=True),
-        "warnings": notes_of(model),
+        "warnings": [*model.notes, *notes],
     }
 
 
-def cuts(path: Source) -> dict[str, Any]:
-    """Return the body of `cuts`: the listed cuts by ascending depth."""
+def cuts(
+    path: Source,
+    *,
+    timed: bool = False,
+    inputs: Sequence[str] | Mapping[str, Any] = (),
+    device: str = "auto",
+    threads: int | None = None,
+    progress: Report | None = None,
+) -> dict[str, Any]:
+    """Return the body of `cuts`: the listed cuts by ascending depth.
+
+    Args:
+        path: the model.
+        timed: measure how long the graph up to each cut takes for one sample (`seconds`: median
+            of the runs of a graph of its own; None beyond `MOST_TIMED` cuts).
+        inputs: constant inputs, `NAME=VALUE`, for measuring.
+        device: where to measure.
+        threads: of the measured sessions; None = ONNX Runtime's own choice.
+        progress: called as `progress(stage, done, total)`.
+    """
     model = load(path)
-    anatomy = model.anatomy()
+    constants = constant_inputs(model, inputs)
+    anatomy = model.anatomy(constants or None)
+    listed = [as_json(cut) for cut in anatomy.cuts]
+    if timed:
+        from surgeon.runtime.latency import time_cuts
+
+        seconds_by_cut = time_cuts(
+            anatomy, constants=constants, known=model.sizes, device=device, threads=threads,
+            most=MOST_TIMED, progress=progress,
+        )  # fmt: skip
+        for entry in listed:
+            entry["seconds"] = seconds_by_cut.get(entry["tensor"])
     return {
         "path": model.where,
         "output": anatomy.output,
         "macs": anatomy.total,
         "late": anatomy.late,
         "early": anatomy.early,
-        "cuts": [as_json(cut) for cut in anatomy.cuts],
+        "cuts": listed,
         "warnings": notes_of(model),
     }
 
@@ -198,6 +240,7 @@ def operate(
     device: str = "auto",  # noqa: ARG001 - surgery needs none; kept so that all verbs agree
     threads: int | None = None,  # noqa: ARG001 - the same
     evidence: Evidence | None = None,
+    drawn: bool = True,
     plugins: Plugins | None = None,
 ) -> Model:
     """Cut a network and append a new head, as a case decides; the source stays as it is.
@@ -209,12 +252,14 @@ def operate(
         classes: outputs of the new head, ≥ 1.
         cut: exact tensor name, or `@x` with 0 ≤ x ≤ 1; None = the case's own.
         start: inner tensor at which the graph shall start; it must separate the graph.
-        init: `pretrained` or `random`; None = the case's own.
+        init: `pretrained`, `random` or `race`; None = the case's own.
         seed: seed of the head's weights, and of all weights for a random start.
         inputs: constant inputs (`NAME=VALUE`), used where the graph must be run to be understood.
         device: not needed by surgery.
         threads: not needed by surgery.
         evidence: what is known about the data.
+        drawn: False leaves the pretrained weights where the start is random, for training to draw:
+            it compares with what the pretrained ones give.
         plugins: loaded plugins; None loads them.
 
     Returns:
@@ -252,12 +297,15 @@ def operate(
             model
         )  # the runtime's words on an operator say more than a missing type
     tensor = graph_cuts.resolve(anatomy, decided.cut, default=anatomy.late)
-    truncated = graph_cuts.keep_only(anatomy.model, [tensor], anatomy.shapes)
-    value, shapes = tensor, anatomy.shapes
-    if shapes.dtype(tensor) in INTEGERS:
-        truncated, value, shapes = dequantize(truncated, anatomy.model, tensor, shapes)
+    taps = resolve_taps(anatomy, decided, tensor)
+    truncated = graph_cuts.keep_only(anatomy.model, [*taps, tensor], anatomy.shapes)
+    values, shapes = [*taps, tensor], anatomy.shapes
+    for place, value in enumerate(values):
+        if shapes.dtype(value) in INTEGERS:
+            truncated, values[place], shapes = dequantize(truncated, anatomy.model, value, shapes)
+    *read, last = values
     proto, head, added = add_head(
-        truncated, shapes, value, classes, decided.head, seed=seed,
+        truncated, shapes, last, classes, decided.head, taps=read, seed=seed,
         inputs=anatomy.model.graph.input,
     )  # fmt: skip
     if start is not None:
@@ -267,13 +315,15 @@ def operate(
         decided,
         cut=tensor,
         depth=graph_cuts.depth_of(anatomy, tensor),
+        head=replace(decided.head, taps=taps),
         classes=classes,
         dropped_outputs=tuple(name for name in dropped if name != anatomy.output),
         dropped_inputs=(*model.bound_inputs, *dropped_inputs(model, proto)),
     )
     patient = model.with_proto(proto)
     plan = replace(plan, trainable=resolve_trainable(plan, patient, head, model))
-    if plan.init == "random":
+    plan, no_race = settle_start(plan, patient, head)
+    if plan.init == "random" and drawn:
         patient = patient.with_proto(draw_anew(patient, plan, head, seed))
     proto = patient.proto
     for key in (envelope.LABELS, envelope.PROOF, envelope.ADVICE):
@@ -283,7 +333,7 @@ def operate(
     preprocess = find_preprocess(model)
     if preprocess is not None and start is None:
         envelope.put(proto, envelope.PREPROCESS, encodings.as_document(preprocess))
-    notes = [*model.notes, *filter(None, [model.batch_note])]
+    notes = [*model.notes, *filter(None, [model.batch_note, no_race])]
     if plan.init == "random" and decided.trainable == "head":
         notes.append("--init random: only what is trained starts anew, here the new head alone")
     if plan.dropped_outputs:
@@ -320,6 +370,10 @@ def finetune(
     lr: float | None = None,
     validation: float | str = 0.2,
     augment: str = "auto",
+    views: int = 1,
+    accumulate: int = 1,
+    compile: str = "auto",
+    memory: str = "normal",
     preprocess: Any = None,
     size: Any = None,
     tokenizer: Any = None,
@@ -356,6 +410,12 @@ def finetune(
         lr: peak learning rate of the head; None = the method's own choice.
         validation: fraction held out, or the path of data of its own.
         augment: `auto`, `none`, `light` or `strong`; pictures only.
+        views: how often each training picture counts where the head is solved: as it is, and
+            views − 1 times augmented.
+        accumulate: passes of `batch` samples whose gradients make one step.
+        compile: `on`, `off`, or `auto`: `torch.compile` where a long run was measured to gain by
+            it; its results differ by rounding, so only `on` and `off` repeat long runs bit for bit.
+        memory: `normal`, or `low`: less memory for about a third more time, with the same numbers.
         preprocess: how pictures become inputs: a name, JSON, or a file.
         size: (height, width) of pictures.
         tokenizer: path of a `tokenizer.json`, for texts; it is kept in the result.
@@ -382,11 +442,13 @@ def finetune(
     clock = Clock(time.perf_counter())
     check_numbers(
         classes=classes, epochs=epochs, budget=budget, seed=seed, batch=batch, lr=lr,
-        threads=threads, cache_limit=cache_limit,
+        threads=threads, cache_limit=cache_limit, views=views, accumulate=accumulate,
     )  # fmt: skip
     check_words(
         precision=(precision, ("float32", "bf16", "fp16")),
         augment=(augment, ("auto", "none", "light", "strong")),
+        compile=(compile, ("auto", "on", "off")),
+        memory=(memory, ("normal", "low")),
     )
     seed, device = int(seed), str(device)  # numpy's and torch's own kinds are as welcome
     if out is not None and not dry_run:
@@ -409,7 +471,9 @@ def finetune(
     constants = constant_inputs(model, inputs)
     detected = None
     if case == "auto" and pre is None:
-        detected = advice.detect_preprocess(
+        from surgeon import advice
+
+        detected = detect_preprocess(
             model, data, size=size, label_column=label_column, constants=constants, seed=seed,
             device=chosen, threads=threads, progress=progress,
         )  # fmt: skip
@@ -425,6 +489,7 @@ def finetune(
     samples = open_samples(data, model, pre, label_column, constants, validation)
     pre = samples.encoding or pre  # the data may have settled the length of texts
     check_trainable(samples.labels or [])
+    check_views(views, augment, samples)
     # What is operated on: the file's own plan, or a new one.
     advised = None
     first = samples.load(0)
@@ -440,25 +505,35 @@ def finetune(
                 where="--classes",
                 remedy="leave it out: the data says it",
             )
-        if case == "auto":
+        if case == "auto" or measures(case, plugins):
+            from surgeon import advice
+
             advised = advice.choose(
-                model, samples, cut=cut, init=init, seed=seed, validation=validation,
-                device=chosen, threads=threads, constants=constants, progress=progress,
-                plugins=plugins,
+                model, samples, case=None if case == "auto" else case, cut=cut, init=init,
+                seed=seed, validation=validation, device=chosen, threads=threads,
+                constants=constants, progress=progress, plugins=plugins,
             )  # fmt: skip
             advised = replace(advised, detected=detected)
-            case, cut = advised.plan.case, advised.plan.cut
+            if case == "auto":
+                case, cut = advised.plan.case, advised.plan.cut
+                init = advised.plan.init
         patient = operate(
             model, case, len(labels), cut, init=init, seed=seed, inputs=constants,
             evidence=advised.evidence
             if advised is not None
             else Evidence(samples=samples.n, classes=len(labels)),
-            plugins=plugins,
+            drawn=False, plugins=plugins,
         )  # fmt: skip
     assert patient.plan is not None
     codes = label_codes(samples, labels)
     parts = split_samples(samples, codes, validation, seed, labels)
     body = start_body(patient, samples, labels, parts, chosen, precision, seed, out)
+    found = advised.findings if advised else examine_samples(samples, codes, labels, parts, seed)
+    body["warnings"] += [
+        finding.message
+        for finding in found
+        if finding.level == "warning" and finding.kind != "unreadable"  # named below, once read
+    ]
     if advised is not None:
         body["advice"] = advised.brief()
         body["warnings"] += [*advised.warnings, *([detected.note] if detected else [])]
@@ -472,8 +547,11 @@ def finetune(
     run = stages.Run(
         patient=patient, samples=samples, codes=codes, parts=parts, device=device, seed=seed,
         threads=threads, cache_limit=cache_limit, precision=precision, batch=batch, lr=lr,
-        epochs=epochs, budget=budget, augment=augment, resume=resume, progress=progress,
-        checkpoint=checkpoint,
+        epochs=epochs, budget=budget, augment=augment, views=int(views),
+        accumulate=int(accumulate), compile=compile, memory=memory, resume=resume,
+        progress=progress, checkpoint=checkpoint,
+        expected=None if advised is None else advised.expected,
+        drawn=goes_on and patient.plan.init == "random" and not patient.tuned,
     )  # fmt: skip
     load_operators(patient.proto, plugins)
     trained = stages.train(run)
@@ -482,15 +560,24 @@ def finetune(
     # Back into ONNX: tuned tensors replace those of the same name, nothing else changes.
     writing = time.perf_counter()
     tuned = write_back(patient.proto, trained.tensors, partial=True)
-    changed = _changed(patient.proto, tuned)
+    operated = patient.proto
+    if patient.plan.init == "random" and not goes_on:  # what `operate` writes is drawn anew
+        operated = draw_anew(patient, patient.plan, stages.head_names(operated), seed)
+    changed = _changed(operated, tuned)
     envelope.put(tuned, envelope.LABELS, labels)
+    plan = patient.plan
+    assert plan is not None
+    if trained.race is not None:  # the file says which start its weights come from
+        plan = replace(plan, init=trained.race["winner"])
+        body["plan"]["init"] = plan.init
+        envelope.put(tuned, envelope.PLAN, envelope.get(tuned, envelope.PLAN) | {"init": plan.init})
     if pre is not None:
         envelope.put(tuned, envelope.PREPROCESS, encodings.as_document(pre))
     if advised is not None:
         envelope.put(tuned, envelope.ADVICE, advised.brief())
     proof = stages.prove(run, tuned, trained, golden_samples=golden_samples, constants=constants)
     envelope.put(tuned, envelope.PROOF, proof)
-    result = replace(patient.with_proto(tuned), plan=patient.plan)
+    result = replace(patient.with_proto(tuned), plan=plan)
     metrics = stages.measure(run, tuned, trained, limit=TRAIN_METRICS)
     if out is not None:
         result.save(out, force=force)
@@ -506,11 +593,15 @@ def finetune(
         "providers": list(trained.providers),
         "frontier": trained.frontier,
         "samples_seen": trained.samples_seen,
+        "compiled": trained.compiled,
+        "peak_memory": trained.peak_memory,
         "statistics": trained.statistics,
         "changed": changed,
         "metrics": metrics,
         "history": trained.history,
         "delivered": trained.delivered,
+        "guard": trained.guard,
+        "race": trained.race,
         "stopped": trained.stopped,
         "proof": proof,
         "seconds": seconds(clock),
@@ -534,10 +625,8 @@ def _dry(patient: Model, body: dict[str, Any], clock: Clock) -> Outcome:
 
 
 def _changed(before: onnx.ModelProto, after: onnx.ModelProto) -> list[str]:
-    from surgeon.graph.weights import to_array
-
     tensors = {tensor.name: tensor for tensor in after.graph.initializer}
-    return [t.name for t in before.graph.initializer if not same_bits(t, to_array(tensors[t.name]))]
+    return [t.name for t in before.graph.initializer if not same_values(t, tensors[t.name])]
 
 
 # ── using the result ─────────────────────────────────────────────────────────────────────────────
@@ -785,20 +874,43 @@ def verify(
 # ── in torch and back ────────────────────────────────────────────────────────────────────────────
 
 
-def to_torch(source: Source) -> Any:
+def to_torch(source: Source, *, quantized: bool = False) -> Any:
     """Convert a whole network to a torch module in evaluation mode, on the CPU, dtypes as stored.
 
     It takes positional tensors in graph-input order (a list for a sequence, None for an absent
     optional) and returns a tensor, or a tuple in output order. Parameters keep their ONNX names.
+
+    Args:
+        source: path, ModelProto or Model.
+        quantized: whether quantised weights become parameters too, under the names of their
+            integers: float32, what those stand for. A run rounds them to integers, gradients pass
+            straight through; `surgeon.tensors` gives the integers.
 
     Raises:
         UnsupportedError: an operator, version or form that is not converted; with its node.
     """
     from surgeon.tune.module import to_module
 
-    model = load(source)
-    load_operators(model.proto, None)
-    return to_module(model.proto, roles=model.roles())
+    with _uncollected():
+        model = load(source, hashed=False)
+        load_operators(model.proto, None)
+        names = model.quantized() if quantized else ()
+        return to_module(model.proto, roles=model.roles(), quantized=names)
+
+
+@contextmanager
+def _uncollected() -> Iterator[None]:
+    """Keep the collector of cycles away from work that makes many objects and no garbage.
+
+    It would walk over all that torch has in memory, again and again: half a large graph's time.
+    """
+    before = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if before:
+            gc.enable()
 
 
 def write_tensors(source: Source, tensors: Any) -> onnx.ModelProto:
@@ -808,14 +920,21 @@ def write_tensors(source: Source, tensors: Any) -> onnx.ModelProto:
         source: the network the module was made from.
         tensors: `surgeon.tensors(module)`, `module.state_dict()`, or the module itself.
 
+    A quantised weight is given as integers, or in floats as what they stand for (a `state_dict`).
+
     Raises:
-        UnknownNameError: a name that is no float initializer.
+        UnknownNameError: a name that is no float initializer and no quantised weight.
+        UsageError: integers that the stored type cannot hold.
         ModelError: float initializers are missing.
     """
     from surgeon.tune.arrays import as_arrays
+    from surgeon.tune.straight_through import fold_latents
 
-    model = load(source)
+    model = load(source, hashed=False)
     arrays = as_arrays(tensors)
+    latents = {n: arrays[n] for n in model.quantized() if n in arrays and arrays[n].dtype == "f4"}
+    if latents:
+        arrays |= fold_latents(model.proto, model.quantized(), latents)
     result = write_back(model.proto, arrays)
     if model.stored is not None and not _changed(model.proto, result):
         unchanged = onnx.ModelProto()

@@ -14,7 +14,7 @@ def test_finetune_passes_every_option(run, operation, plugins, model, tmp_path):
         *("--device", "cuda:1", "--precision", "bf16", "--seed", "7", "--batch", "16"),
         *("--lr", "1e-3", "--validation", "0.3", "--preprocess", "imagenet", "--size", "96x64"),
         *("--label-column", "y", "--input", "a=1", "--input", "b=[1, 2.5]", "--threads", "2"),
-        *("--cache-limit", "2GB", "--force", "--resume", "--augment", "light"),
+        *("--cache-limit", "2GB", "--force", "--resume", "--augment", "light", "--views", "3"),
         *("--tokenizer", model, "--max-length", "64", "--audio", "16000,1.5"),
         "--no-golden-samples",
     )
@@ -50,6 +50,10 @@ def test_finetune_passes_every_option(run, operation, plugins, model, tmp_path):
         "resume": True,
         "dry_run": False,
         "augment": "light",
+        "views": 3,
+        "accumulate": 1,
+        "compile": "auto",
+        "memory": "normal",
         "golden_samples": False,
     }
 
@@ -64,6 +68,10 @@ def test_finetune_by_default(run, operation, plugins, model, tmp_path):
         "seed": 0,
         "validation": 0.2,
         "augment": "auto",
+        "views": 1,
+        "accumulate": 1,
+        "compile": "auto",
+        "memory": "normal",
         "inputs": {},
         "golden_samples": True,
         "force": False,
