@@ -1,29 +1,48 @@
 """Seconds to convert an ONNX file to a torch module, against other converters, in one run.
 
-Runs alternate, so that what else the machine does meets all alike; the median counts. A converter
-that is not installed, or that fails on a graph, is said to. From reading the proto in memory to the
-module; `surgeon` includes normalisation.
+    python benchmarks/conversion.py                  print a line per graph
+    python benchmarks/conversion.py --write          and keep results/conversion.json
+    python benchmarks/conversion.py --runs 15        more runs (9 unless told)
+
+Runs alternate, so that what else the machine does meets all alike; the median counts, and beside it
+the ratio to the faster of the others that *succeed*: that convert, and whose module gives what ONNX
+Runtime gives to 1e-4. From the proto in memory to the module; `surgeon` includes normalisation.
+`pip install -e '.[bench]'` brings the others; one that is not installed is left out and named.
 """
 
 from __future__ import annotations
 
-import importlib.util
+import argparse
+import importlib
 import io
+import json
 import statistics
 import sys
 import time
-import types
 import warnings
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
-import numpy as np
-import onnx
-import torch
-from onnx import TensorProto, helper, numpy_helper
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT / "tests" / "ops"))
 
-import surgeon
-import surgeon_models
+import numpy as np  # noqa: E402 - after the path to the tests, two rooms of which serve here
+import onnx  # noqa: E402
+import torch  # noqa: E402
+from architectures import timm, torchvision  # noqa: E402
+from onnx import TensorProto, helper, numpy_helper  # noqa: E402
+from trials import of_runtime, relative  # noqa: E402
 
-RUNS = 5
+import surgeon  # noqa: E402
+import surgeon_models  # noqa: E402
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+RESULTS = ROOT / "benchmarks" / "results" / "conversion.json"
+PEERS = {"onnx2torch": "convert", "onnx2pytorch": "ConvertModel"}
+PICTURE = (1, 3, 224, 224)
 
 
 def long_graph(nodes: int = 3600) -> onnx.ModelProto:
@@ -42,33 +61,25 @@ def long_graph(nodes: int = 3600) -> onnx.ModelProto:
 
 
 def vision_transformer() -> onnx.ModelProto:
-    """Return the encoder of ViT-B/16: 12 layers of width 768 on 197 tokens."""
-    layer = torch.nn.TransformerEncoderLayer(768, 12, 3072, batch_first=True, norm_first=True)
-    encoder = torch.nn.TransformerEncoder(layer, 12, enable_nested_tensor=False).train()
+    """Return ViT-B/16 as timm has it, with random weights."""
+    torch.manual_seed(0)
+    network = timm().create_model("vit_base_patch16_224", pretrained=False).eval()
     stream = io.BytesIO()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        torch.onnx.export(
-            encoder, (torch.randn(1, 197, 768),), stream, dynamo=False, opset_version=17
-        )
+        torch.onnx.export(network, torch.randn(PICTURE), stream, dynamo=False, opset_version=17)
     return onnx.load_from_string(stream.getvalue())
 
 
-def converters() -> dict[str, object]:
-    found = {"surgeon": surgeon.to_torch}
-    if importlib.util.find_spec("onnx2torch"):
-        if not importlib.util.find_spec("torchvision"):
-            # It imports torchvision for two operators of detection, which no graph here has.
-            for module in ("torchvision", "torchvision.ops"):
-                sys.modules[module] = types.ModuleType(module)
-            sys.modules["torchvision.ops"].roi_align = None
-        from onnx2torch import convert
-
-        found["onnx2torch"] = convert
-    if importlib.util.find_spec("onnx2pytorch"):
-        from onnx2pytorch import ConvertModel
-
-        found["onnx2pytorch"] = ConvertModel
+def converters() -> dict[str, Callable[[onnx.ModelProto], Any]]:
+    """Return how each installed converter is called."""
+    torchvision()  # both others import it
+    found: dict[str, Callable[[onnx.ModelProto], Any]] = {"surgeon": surgeon.to_torch}
+    for name, function in PEERS.items():
+        try:
+            found[name] = getattr(importlib.import_module(name), function)
+        except ImportError as error:
+            print(f"{name} is left out: {error}")
     return found
 
 
@@ -79,32 +90,87 @@ def copied(proto: onnx.ModelProto) -> onnx.ModelProto:
     return twin
 
 
-def main() -> None:
+def judged(convert: Callable[[onnx.ModelProto], Any], proto: onnx.ModelProto, x: Any) -> str:
+    """Return `ok`, or why a converter does not succeed on a graph."""
+    try:
+        module = convert(copied(proto)).eval()
+        with torch.no_grad():
+            found = module(x)
+    except Exception as error:  # noqa: BLE001 - another project's failure is a result
+        return f"{type(error).__name__}: {' '.join(str(error).split())[:120]}"
+    found = found[0] if isinstance(found, list | tuple) else found
+    apart = relative(found.numpy(), of_runtime(proto, [x]))
+    return "ok" if apart <= 1e-4 else f"wrong by {apart:.1e}"
+
+
+def measure(proto: onnx.ModelProto, shape: tuple[int, ...], runs: int) -> dict[str, Any]:
+    """Time every converter on one graph."""
+    ways = converters()
+    torch.manual_seed(0)
+    x = torch.randn(shape)
+    verdicts = {way: judged(convert, proto, x) for way, convert in ways.items()}
+    seconds: dict[str, list[float]] = {way: [] for way in ways}
+    for number in range(runs):
+        for way in list(ways) if number % 2 else list(reversed(ways)):
+            given = copied(proto)
+            start = time.perf_counter()
+            try:
+                ways[way](given)
+            except Exception:  # noqa: BLE001 - judged above
+                continue
+            seconds[way].append(time.perf_counter() - start)
+    medians = {way: statistics.median(times) for way, times in seconds.items() if times}
+    rivals = [medians[way] for way in PEERS if verdicts.get(way) == "ok"]
+    return {
+        "nodes": len(proto.graph.node),
+        "verdicts": verdicts,
+        "median": medians,
+        "seconds": seconds,
+        "ratio": medians["surgeon"] / min(rivals) if rivals else None,
+    }
+
+
+def versions() -> dict[str, str | None]:
+    """Return the versions of the converters and of torch."""
+    found: dict[str, str | None] = {}
+    for name in ("torch", "onnx", *PEERS):
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            found[name] = None
+    return found
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--write", action="store_true", help="keep the results")
+    parser.add_argument("--runs", type=int, default=9, help="of every converter on every graph")
+    options = parser.parse_args()
     warnings.simplefilter("ignore")
     graphs = {
-        "ResNet-50": onnx.load(surgeon_models.get("light-resnet50")),
-        "ViT-B/16 encoder": vision_transformer(),
-        "3,600 nodes": long_graph(),
+        "ResNet-50": (onnx.load(surgeon_models.get("light-resnet50")), PICTURE),
+        "ViT-B/16": (vision_transformer(), PICTURE),
+        "3,600 nodes": (long_graph(), (1, 8)),
     }
-    ways = converters()
-    print(f"| graph | {' | '.join(ways)} |\n|---|{'---|' * len(ways)}")
-    for name, proto in graphs.items():
-        seconds: dict[str, list[float]] = {way: [] for way in ways}
-        failed: dict[str, str] = {}
-        for _ in range(RUNS):
-            for way, convert in ways.items():
-                if way in failed:
-                    continue
-                given = copied(proto)
-                start = time.perf_counter()
-                try:
-                    convert(given)
-                except Exception as error:  # noqa: BLE001 - another project's failure is a result
-                    failed[way] = type(error).__name__
-                seconds[way].append(time.perf_counter() - start)
-        cells = [failed.get(way) or f"{statistics.median(seconds[way]):.3f} s" for way in ways]
-        print(f"| {name} | {' | '.join(cells)} |", flush=True)
+    names = list(converters())
+    print(f"| graph | {' | '.join(names)} | ratio |\n|---|{'---|' * (len(names) + 1)}")
+    results = {}
+    for name, (proto, shape) in graphs.items():
+        row = results[name] = measure(proto, shape, options.runs)
+        cells = []
+        for way in names:
+            taken = f"{row['median'][way]:.3f} s" if way in row["median"] else "fails"
+            verdict = row["verdicts"][way]
+            cells.append(taken if verdict == "ok" else f"{taken} ({verdict})")
+        ratio = "no other succeeds" if row["ratio"] is None else f"{row['ratio']:.2f}"
+        print(f"| {name} | {' | '.join(cells)} | {ratio} |", flush=True)
+    if options.write:
+        document = {"versions": versions(), "threads": torch.get_num_threads(), "graphs": results}
+        RESULTS.write_text(json.dumps(document, indent=1) + "\n", "utf-8")
+    slower = [name for name, row in results.items() if row["ratio"] and row["ratio"] > 1]
+    print(f"slower than the faster of the others on: {', '.join(slower) or 'none'}")
+    return 1 if slower else 0
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

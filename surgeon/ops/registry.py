@@ -99,6 +99,7 @@ _HOST_KINDS: Final = {
     "torch.Tensor": "tensor",
     "float | Tensor": "number",
     "Fill": "fill",
+    "Host": "host",
 }
 
 

@@ -18,6 +18,8 @@ from surgeon.ops.registry import op
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from surgeon.ops.host import Host
+
 
 @op("SequenceConstruct")
 def sequence_construct(*inputs: Tensor) -> list[Tensor]:
@@ -75,17 +77,17 @@ def concat_from_sequence(input_sequence: list[Any], *, axis: int, new_axis: bool
 
 @op("SplitToSequence")
 def split_to_sequence(
-    input: Tensor, split: Tensor | None = None, *, axis: int, keepdims: bool
+    input: Tensor, split: Host | None = None, *, axis: int, keepdims: bool
 ) -> list[Any]:
     """Cut a tensor along an axis: into ones, equal lengths (the last may differ), or given ones."""
     size = input.shape[axis]
     if split is None:
         lengths = [1] * size
-    elif split.dim() == 0:
-        width = int(split.item())
+    elif not split.shape:
+        width = split.values[0]
         lengths = [min(width, size - start) for start in range(0, size, width)]
     else:
-        lengths = [int(v) for v in split.tolist()]
+        lengths = list(split.values)
     if isinstance(input, np.ndarray):
         cuts = np.cumsum(lengths)[:-1]
         parts = np.split(input, cuts, axis)

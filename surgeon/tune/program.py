@@ -742,6 +742,8 @@ def as_kind(value: Any, kind: str, device: torch.device | None) -> Any:
     if value is None:
         return None
     if isinstance(value, Host):
+        if kind == "host":
+            return value
         if kind in {"tensor", "any"}:
             return value.tensor(device)
         if kind in {"ints", "floats"}:
@@ -752,6 +754,8 @@ def as_kind(value: Any, kind: str, device: torch.device | None) -> Any:
         return number
     if not isinstance(value, Tensor) or kind in {"tensor", "any"}:
         return value
+    if kind == "host":
+        return Host(tuple(value.flatten().tolist()), tuple(value.shape), value.dtype)
     if kind == "ints":
         return [int(v) for v in value.flatten().tolist()]
     if kind == "floats":

@@ -1,81 +1,67 @@
-"""Small networks of every family that matters, written out: what their exports are made of.
+"""The networks whose exports are tried: published ones by torchvision and timm, and four more.
 
-Each has the operators and the joints of the architecture it is named after (residual sums, squeeze
-and excitation, channel shuffles, shifted windows, tied embeddings), at a size that trains in
-milliseconds.
+Weights are seeded, never downloaded: He's scale for matrices, statistics, scales and biases that
+matter, so that a step of SGD reaches every one of them. Depth and joints are the published ones;
+pictures are small, so that a network runs in milliseconds.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import functools
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
 import torch
-import torch.nn.functional as F  # noqa: N812 - torch's own name for it
 from torch import Tensor, nn
 
-Make = Callable[[], tuple[nn.Module, tuple[Tensor, ...]]]
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from types import ModuleType
 
 
-def unit(cin: int, cout: int, k: int = 3, s: int = 1, g: int = 1, act: type = nn.ReLU) -> nn.Module:
-    conv = nn.Conv2d(cin, cout, k, s, k // 2, groups=g, bias=False)
-    return nn.Sequential(conv, nn.BatchNorm2d(cout), act())
+@dataclass(frozen=True)
+class Network:
+    """How to make a network.
+
+    Attributes:
+        origin: the library it is from; `here` for those written out in this file.
+        make: returns the network, without its weights set.
+        inputs: what it is exported and run with.
+        note: what differs from the published network.
+        masks: whether it makes masks in its forward pass that an exporter stores as floats; a
+            gradient reaches them, and is zero.
+    """
+
+    origin: str
+    make: Callable[[], nn.Module]
+    inputs: tuple[Tensor, ...]
+    note: str = ""
+    masks: bool = False
 
 
-class Residual(nn.Module):
-    def __init__(self, body: nn.Module, shortcut: nn.Module | None = None) -> None:
-        super().__init__()
-        self.body, self.shortcut = body, shortcut
+@functools.cache
+def torchvision() -> ModuleType:
+    """Import torchvision, beside a torch built for the CPU too.
 
-    def forward(self, x: Tensor) -> Tensor:
-        return self.body(x) + (x if self.shortcut is None else self.shortcut(x))
-
-
-class Squeeze(nn.Module):
-    def __init__(self, width: int, gate: type) -> None:
-        super().__init__()
-        self.gate = nn.Sequential(
-            nn.AdaptiveAvgPool2d(1),
-            nn.Conv2d(width, 4, 1),
-            nn.ReLU(),
-            nn.Conv2d(4, width, 1),
-            gate(),
-        )
-
-    def forward(self, x: Tensor) -> Tensor:
-        return x * self.gate(x)
+    Its operators of detection are compiled for a CUDA torch and do not load beside another; their
+    declarations are enough to import the classifiers.
+    """
+    try:
+        import torchvision as library
+    except RuntimeError:
+        signature = "(Tensor dets, Tensor scores, float iou_threshold) -> Tensor"
+        for name in ("nms", "qnms"):
+            torch.library.define(f"torchvision::{name}", signature)
+        import torchvision as library
+    return library
 
 
-class Branches(nn.Module):
-    def __init__(self, *branches: nn.Module, own: bool = False) -> None:
-        super().__init__()
-        self.branches, self.own = nn.ModuleList(branches), own
+def timm() -> ModuleType:
+    """Import timm, which imports torchvision."""
+    torchvision()
+    import timm as library
 
-    def forward(self, x: Tensor) -> Tensor:
-        return torch.cat(([x] if self.own else []) + [branch(x) for branch in self.branches], 1)
-
-
-class Shuffle(nn.Module):
-    def __init__(self) -> None:
-        super().__init__()
-        self.right = nn.Sequential(unit(8, 8, 1), nn.Conv2d(8, 8, 3, 1, 1, groups=8), unit(8, 8, 1))
-
-    def forward(self, x: Tensor) -> Tensor:
-        left, right = x.chunk(2, 1)
-        x = torch.cat([left, self.right(right)], 1)
-        n, c, h, w = x.shape
-        return x.reshape(n, 2, c // 2, h, w).transpose(1, 2).reshape(n, c, h, w)
-
-
-class ConvNextBlock(nn.Module):
-    def __init__(self, width: int) -> None:
-        super().__init__()
-        self.depthwise = nn.Conv2d(width, width, 7, 1, 3, groups=width)
-        self.norm, self.up = nn.LayerNorm(width), nn.Linear(width, 4 * width)
-        self.down, self.scale = nn.Linear(4 * width, width), nn.Parameter(torch.rand(width))
-
-    def forward(self, x: Tensor) -> Tensor:
-        y = self.norm(self.depthwise(x).permute(0, 2, 3, 1))
-        return x + (self.scale * self.down(F.gelu(self.up(y)))).permute(0, 3, 1, 2)
+    return library
 
 
 class Attention(nn.Module):
@@ -114,56 +100,6 @@ class Block(nn.Module):
         return self.norm2(x + self.mlp(x))
 
 
-class Vit(nn.Module):
-    def __init__(self) -> None:
-        super().__init__()
-        self.patches = nn.Conv2d(3, 16, 4, 4)
-        self.token = nn.Parameter(torch.randn(1, 1, 16))
-        self.position = nn.Parameter(torch.randn(1, 17, 16))
-        self.blocks = nn.Sequential(Block(16), Block(16))
-        self.head = nn.Linear(16, 5)
-
-    def forward(self, x: Tensor) -> Tensor:
-        x = self.patches(x).flatten(2).transpose(1, 2)
-        x = torch.cat([self.token.expand(x.shape[0], -1, -1), x], 1) + self.position
-        return self.head(self.blocks(x)[:, 0])
-
-
-class Windows(nn.Module):
-    """Attention in windows of 4×4, every second time shifted by two."""
-
-    def __init__(self, shift: int) -> None:
-        super().__init__()
-        self.shift, self.block = shift, Block(16)
-        self.bias = nn.Parameter(torch.randn(2, 49))
-        at = torch.stack(torch.meshgrid(torch.arange(4), torch.arange(4), indexing="ij")).flatten(1)
-        apart = at[:, :, None] - at[:, None, :] + 3
-        self.register_buffer("index", apart[0] * 7 + apart[1])
-
-    def forward(self, x: Tensor) -> Tensor:
-        n, h, w, c = x.shape
-        if self.shift:
-            x = torch.roll(x, (-self.shift, -self.shift), (1, 2))
-        x = x.reshape(n, h // 4, 4, w // 4, 4, c).transpose(2, 3).reshape(-1, 16, c)
-        x = self.block(x, self.bias[:, self.index])
-        x = x.reshape(n, h // 4, w // 4, 4, 4, c).transpose(2, 3).reshape(n, h, w, c)
-        return torch.roll(x, (self.shift, self.shift), (1, 2)) if self.shift else x
-
-
-class Swin(nn.Module):
-    def __init__(self) -> None:
-        super().__init__()
-        self.patches = nn.Conv2d(3, 16, 2, 2)
-        self.windows = nn.Sequential(Windows(0), Windows(2))
-        self.merge, self.norm = nn.Linear(64, 16, bias=False), nn.LayerNorm(64)
-        self.head = nn.Linear(16, 5)
-
-    def forward(self, x: Tensor) -> Tensor:
-        x = self.windows(self.patches(x).permute(0, 2, 3, 1))
-        corners = [x[:, i::2, j::2] for j in (0, 1) for i in (0, 1)]
-        return self.head(self.merge(self.norm(torch.cat(corners, -1))).mean((1, 2)))
-
-
 class Bert(nn.Module):
     def __init__(self) -> None:
         super().__init__()
@@ -200,105 +136,89 @@ class Recurrent(nn.Module):
         return self.head(self.layer(x)[0].mean(1))
 
 
-def pictures(*layers: nn.Module, width: int) -> Make:
-    def make() -> tuple[nn.Module, tuple[Tensor, ...]]:
-        end = [nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(width, 5)]
-        return nn.Sequential(*layers, *end), (torch.randn(2, 3, 16, 16),)
-
-    return make
+def vision(name: str, **options: Any) -> Callable[[], nn.Module]:
+    return lambda: torchvision().models.get_model(name, weights=None, num_classes=10, **options)
 
 
-def of(kind: Callable[[], nn.Module], *inputs: Tensor) -> Make:
-    return lambda: (kind(), inputs)
+def image(name: str, **options: Any) -> Callable[[], nn.Module]:
+    return lambda: timm().create_model(name, pretrained=False, num_classes=10, **options)
 
 
-def ids() -> Tensor:
-    return torch.arange(16).reshape(2, 8) % 20
+def narrow_vgg() -> nn.Module:
+    network = vision("vgg11_bn", init_weights=False)()
+    first, *_, last = network.classifier
+    network.classifier = nn.Sequential(
+        nn.Linear(first.in_features, 64), nn.ReLU(), nn.Dropout(), nn.Linear(64, 64), nn.ReLU(),
+        nn.Dropout(), nn.Linear(64, last.out_features),
+    )  # fmt: skip
+    return network
 
 
-def networks() -> dict[str, Make]:
-    """Return how to make each network and an example of its inputs, by name."""
-    torch.manual_seed(0)
-    image, mask = torch.randn(2, 3, 16, 16), (torch.arange(8) < 6).long().repeat(2, 1)
+def small_vit() -> nn.Module:
+    return torchvision().models.VisionTransformer(
+        image_size=32, patch_size=8, num_layers=6, num_heads=3, hidden_dim=192, mlp_dim=768,
+        num_classes=10,
+    )  # fmt: skip
+
+
+@functools.cache
+def networks() -> dict[str, Network]:
+    """Return every network by name."""
+    seeded = torch.Generator().manual_seed(0)
+
+    def pictures(size: int) -> tuple[Tensor, ...]:
+        return (torch.randn(2, 3, size, size, generator=seeded),)
+
+    ids = torch.arange(16).reshape(2, 8) % 20
+    mask = (torch.arange(8) < 6).long().repeat(2, 1)
+    series = torch.randn(2, 7, 6, generator=seeded)
+    thin = "its two layers of 4,096 narrowed to 64"
     return {
-        "resnet": pictures(
-            unit(3, 8),
-            nn.MaxPool2d(3, 2, 1),
-            Residual(nn.Sequential(unit(8, 8), unit(8, 8))),
-            Residual(nn.Sequential(unit(8, 16, s=2), unit(16, 16)), unit(8, 16, 1, 2)),
-            width=16,
+        "resnet18": Network("torchvision", vision("resnet18"), pictures(64)),
+        "resnet50": Network("torchvision", vision("resnet50"), pictures(64)),
+        "mobilenet_v3_small": Network("torchvision", vision("mobilenet_v3_small"), pictures(64)),
+        "efficientnet_b0": Network("torchvision", vision("efficientnet_b0"), pictures(64)),
+        "densenet121": Network("torchvision", vision("densenet121"), pictures(64)),
+        "vgg11_bn": Network("torchvision", narrow_vgg, pictures(224), thin),
+        "inception_v3": Network(
+            "torchvision", vision("inception_v3", aux_logits=False, init_weights=False),
+            pictures(96), "without the auxiliary head",
         ),
-        "mobilenet-v3": pictures(
-            unit(3, 8, s=2, act=nn.Hardswish),
-            Residual(
-                nn.Sequential(
-                    unit(8, 16, 1, act=nn.Hardswish),
-                    unit(16, 16, 5, g=16, act=nn.Hardswish),
-                    Squeeze(16, nn.Hardsigmoid),
-                    unit(16, 8, 1),
-                )
-            ),
-            width=8,
+        "shufflenet_v2_x0_5": Network("torchvision", vision("shufflenet_v2_x0_5"), pictures(64)),
+        "regnet_y_400mf": Network("torchvision", vision("regnet_y_400mf"), pictures(64)),
+        "convnext_tiny": Network("torchvision", vision("convnext_tiny"), pictures(64)),
+        "vit": Network("torchvision", small_vit, pictures(32), "6 layers of ViT-tiny's width"),
+        "swin_t": Network("torchvision", vision("swin_t"), pictures(64), masks=True),
+        "mobilenetv3_small_050": Network("timm", image("mobilenetv3_small_050"), pictures(64)),
+        "regnety_002": Network("timm", image("regnety_002"), pictures(64)),
+        "convnext_atto": Network("timm", image("convnext_atto"), pictures(64)),
+        "vit_tiny_patch16_224": Network(
+            "timm", image("vit_tiny_patch16_224", img_size=64), pictures(64)
         ),
-        "efficientnet": pictures(
-            unit(3, 8, s=2, act=nn.SiLU),
-            Residual(
-                nn.Sequential(
-                    unit(8, 16, 1, act=nn.SiLU),
-                    unit(16, 16, g=16, act=nn.SiLU),
-                    Squeeze(16, nn.Sigmoid),
-                    unit(16, 8, 1),
-                )
-            ),
-            nn.Dropout(0.2),
-            width=8,
+        "swin_tiny_patch4_window7_224": Network(
+            "timm", image("swin_tiny_patch4_window7_224", img_size=64, window_size=4), pictures(64),
+            "windows of 4",
         ),
-        "densenet": pictures(
-            unit(3, 8),
-            Branches(
-                nn.Sequential(nn.BatchNorm2d(8), nn.ReLU(), nn.Conv2d(8, 4, 3, 1, 1)), own=True
-            ),
-            Branches(
-                nn.Sequential(nn.BatchNorm2d(12), nn.ReLU(), nn.Conv2d(12, 4, 3, 1, 1)), own=True
-            ),
-            nn.AvgPool2d(2),
-            width=16,
-        ),
-        "vgg": pictures(
-            nn.Conv2d(3, 8, 3, 1, 1),
-            nn.ReLU(),
-            nn.MaxPool2d(2),
-            nn.Conv2d(8, 8, 3, 1, 1),
-            nn.ReLU(),
-            nn.AdaptiveAvgPool2d(4),
-            nn.Flatten(),
-            nn.Linear(128, 16),
-            nn.ReLU(),
-            nn.Dropout(),
-            nn.Unflatten(1, (16, 1, 1)),
-            width=16,
-        ),
-        "inception": pictures(
-            unit(3, 8),
-            Branches(
-                unit(8, 4, 1),
-                nn.Sequential(unit(8, 4, 1), nn.Conv2d(4, 4, (1, 7), padding=(0, 3))),
-                nn.Sequential(nn.AvgPool2d(3, 1, 1, count_include_pad=False), unit(8, 4, 1)),
-                nn.MaxPool2d(3, 1, 1),
-            ),
-            width=20,
-        ),
-        "shufflenet": pictures(unit(3, 16), Shuffle(), Shuffle(), width=16),
-        "regnet": pictures(
-            unit(3, 16),
-            Residual(nn.Sequential(unit(16, 16, 1), unit(16, 16, g=4), Squeeze(16, nn.Sigmoid))),
-            width=16,
-        ),
-        "convnext": pictures(nn.Conv2d(3, 8, 2, 2), ConvNextBlock(8), ConvNextBlock(8), width=8),
-        "vit": of(Vit, image),
-        "swin": of(Swin, image),
-        "bert": of(Bert, ids(), mask),
-        "gpt-2": of(Gpt, ids()),
-        "lstm": of(lambda: Recurrent(nn.LSTM), torch.randn(2, 7, 6)),
-        "gru": of(lambda: Recurrent(nn.GRU), torch.randn(2, 7, 6)),
-    }
+        "bert": Network("here", Bert, (ids, mask)),
+        "gpt-2": Network("here", Gpt, (ids,)),
+        "lstm": Network("here", lambda: Recurrent(nn.LSTM), (series,)),
+        "gru": Network("here", lambda: Recurrent(nn.GRU), (series,)),
+    }  # fmt: skip
+
+
+def build(name: str) -> nn.Module:
+    """Make a network in evaluation mode, its weights and statistics seeded."""
+    network = networks()[name].make()
+    seeded = torch.Generator().manual_seed(1)
+    with torch.no_grad():
+        for key, tensor in network.state_dict().items():
+            if not tensor.is_floating_point() or tensor.numel() < 2:
+                continue
+            if tensor.ndim > 1:
+                scale = (2 * len(tensor) / tensor.numel()) ** 0.5
+                tensor.normal_(0, scale, generator=seeded)
+            elif key.endswith(("running_mean", "bias")):
+                tensor.normal_(0.1, 0.1, generator=seeded)
+            else:
+                tensor.uniform_(0.5, 1.5, generator=seeded)
+    return network.eval()

@@ -38,6 +38,13 @@ def s(value: float, dtype: Any = np.float32) -> np.ndarray:
 
 
 @dataclass(frozen=True)
+class Maybe:
+    """A tensor given as an optional."""
+
+    value: np.ndarray
+
+
+@dataclass(frozen=True)
 class Sample:
     op: str
     opset: int
@@ -75,6 +82,12 @@ def _s(
 
 MS = "com.microsoft"
 ML = "ai.onnx.ml"
+
+ROIS = {
+    "avg": [[0.13, 0.29, 9.17, 8.61], [2.3, 1.2, 7.9, 5.5], [-3.31, -2.47, 20.3, 30.7]],
+    "max": [[0, 0, 9, 9], [2.3, 1.2, 7.9, 5.5], [-3, -2, 20, 30]],
+}
+"""Regions, by how they are pooled: off the corners of pixels, where interpolation has a kink."""
 
 SAMPLES: list[Sample] = [
     *[
@@ -376,6 +389,7 @@ SAMPLES: list[Sample] = [
     _s("Compress", 11, f(3, 4), np.array([True, False, True]), axis=0),
     _s("Compress", 11, f(3, 4), np.array([True, False, True])),
     _s("OneHot", 11, i([0, -1, 7]), i(3), np.array([0, 5], np.float32), axis=0),
+    _s("Unique", 11, np.array([[2.5, 1], [-3, 0.5]], np.float32), outputs=4),
     _s("Unique", 11, np.array([2, 1, 1, 3, 2], np.float32), outputs=4),
     _s("Unique", 11, np.array([2, 1, 1, 3, 2], np.float32), sorted=0, outputs=4),
     _s("Unique", 11, np.array([[1, 0], [1, 0], [2, 3]], np.float32), axis=0, outputs=4),
@@ -660,7 +674,7 @@ SAMPLES: list[Sample] = [
             "RoiAlign",
             v,
             f(2, 3, 10, 12),
-            np.array([[0, 0, 9, 9], [2.3, 1.2, 7.9, 5.5], [-3, -2, 20, 30]], np.float32),
+            np.array(ROIS[m], np.float32),
             i([0, 1, 0]),
             output_height=3,
             output_width=4,
@@ -948,6 +962,7 @@ SAMPLES: list[Sample] = [
     _s("Inverse", 1, f(2, 3, 3), domain=MS, rtol=1e-3),
     _s("Trilu", 1, f(4, 4), domain=MS),
     _s("Unique", 1, np.array([2, 1, 1, 3, 2], np.float32), outputs=3, domain=MS),
+    _s("Unique", 1, np.array([2.5, 1, -3, 0.5], np.float32), outputs=3, domain=MS),
     _s("ExpandDims", 1, f(2, 3), np.array(1, np.int32), domain=MS),
     # ai.onnx.ml
     _s("Scaler", 1, f(3, 4), offset=[1.0, 2.0, 3.0, 4.0], scale=[0.5, 2.0, 1.0, 1.0], domain=ML),
@@ -1560,3 +1575,21 @@ SAMPLES += [  # of trees, whose operators opset 5 deprecates and ONNX Runtime no
     for sample in SAMPLES
     if sample.op in {"TreeEnsembleClassifier", "TreeEnsembleRegressor"} and sample.opset == 1
 ]
+
+DOUBLE = TensorProto.DOUBLE
+
+SAMPLES += [  # floats at versions whose other samples are integers or truth values
+    _s("Clip", 12, f(2, 3), s(-0.5), s(0.7)),
+    *[_s("Pow", v, f(2, 3, low=0.5), f(2, 3)) for v in (13, 15)],
+    _s("ReduceMin", 20, f(2, 3, 4), i([1])),
+    _s("Mod", 10, f(2, 3), f(2, 3, low=0.5), fmod=1),
+    replace(_s("Mod", 28, f(2, 3), f(2, 3, low=0.5), fmod=1), origin=13),
+    *[_s("Cast", v, f(2, 3), to=DOUBLE) for v in (6, 9, 13, 19, 21, 23, 24, 25)],
+    replace(_s("Cast", 28, f(2, 3), to=DOUBLE), origin=25),
+    *[_s("CastLike", v, f(2, 3), s(0, np.float64)) for v in (15, 19, 21, 23, 24, 25)],
+    _s(
+        "EmbedLayerNormalization", 1, np.array([[1, 2, 3]], np.int32),
+        np.array([[0, 1, 1]], np.int32), f(10, 8), f(5, 8), f(2, 8), f(8), f(8), outputs=2,
+        domain=MS,
+    ),
+]  # fmt: skip

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from PIL import Image
-from samples import ML, MS, Sample, b, f, i, s
+from samples import ML, MS, Maybe, Sample, b, f, i, s
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -320,3 +320,96 @@ BY_HAND: list[Sample] = [
     ),
 ]  # fmt: skip
 """Laid out by hand: one line of what is computed, one of what is right."""
+
+
+def _shifted(x: np.ndarray, weight: np.ndarray, bias: np.ndarray, past: np.ndarray) -> Any:
+    """A filter per channel over the past alone, and the positions the next step needs."""
+    taps = weight.shape[2]
+    whole = np.concatenate([past, x], 2)
+    windows = np.lib.stride_tricks.sliding_window_view(whole, taps, 2)
+    return (windows * weight).sum(-1) + bias[:, None], whole[:, :, -(taps - 1) :]
+
+
+def _recurrent(
+    q: np.ndarray, k: np.ndarray, v: np.ndarray, state: np.ndarray, decay: np.ndarray,
+    beta: np.ndarray,
+) -> Any:  # fmt: skip
+    """Linear attention of two heads, one token after another: what gated_delta says."""
+    n, tokens, width = q.shape
+    q, k, v, decay = (x.reshape(n, tokens, 2, width // 2) for x in (q, k, v, decay))
+    made = []
+    for t in range(tokens):
+        state = np.exp(decay[:, t])[..., None] * state
+        told = np.einsum("nhk,nhkv->nhv", k[:, t], state)
+        change = beta[:, t, :, None] * (v[:, t] - told)
+        state = state + np.einsum("nhk,nhv->nhkv", k[:, t], change)
+        made.append(np.einsum("nhk,nhkv->nhv", q[:, t], state) / np.sqrt(width // 2))
+    return np.stack(made, 1).reshape(n, tokens, width).astype(np.float32), state.astype(np.float32)
+
+
+def _scattered(cache: np.ndarray, update: np.ndarray, at: np.ndarray) -> np.ndarray:
+    made = cache.copy()
+    for row, start in enumerate(at):
+        made[row, start : start + update.shape[1]] = update[row]
+    return made
+
+
+def _adam(r: Any, t: Any, x: Any, g: Any, v: Any, h: Any) -> Any:
+    g = g + 0.01 * x
+    v, h = 0.9 * v + 0.1 * g, 0.99 * h + 0.01 * g * g
+    rate = r * np.sqrt(1 - 0.99**t) / (1 - 0.9**t)
+    return tuple(np.float32(y) for y in ((1 - 0.1) * (x - rate * v / (np.sqrt(h) + 1e-3)), v, h))
+
+
+def _adagrad(r: Any, t: Any, x: Any, g: Any, h: Any) -> Any:
+    g = g + 0.01 * x
+    h = h + g * g
+    return np.float32(x - r / (1 + 0.1 * t) * g / (np.sqrt(h) + 1e-3)), np.float32(h)
+
+
+def _momentum(r: Any, t: Any, x: Any, g: Any, v: Any) -> Any:
+    g = g + 0.01 * x
+    v = 0.9 * v + 0.5 * g
+    return np.float32(x - r * (g + 0.9 * v)), np.float32(v)
+
+
+TRAINING = "ai.onnx.preview.training"
+
+BY_HAND += [
+    *hand(
+        "SwiGLU", 28, f(2, 4), f(2, 4), alpha=0.5,
+        expected=lambda a, value: a / (1 + np.exp(-0.5 * a)) * value,
+    ),
+    *hand(
+        "CausalConvWithState", 27, f(2, 3, 5), f(3, 1, 4), f(3), f(2, 3, 3), outputs=2,
+        expected=_shifted,
+    ),
+    *hand(
+        "LinearAttention", 27, f(2, 3, 8), f(2, 3, 8), f(2, 3, 8), f(2, 2, 4, 4),
+        f(2, 3, 8, high=0), f(2, 3, 2, low=0), outputs=2, q_num_heads=2, kv_num_heads=2,
+        expected=_recurrent,
+    ),
+    *hand(
+        "TensorScatter", 24, f(2, 4, 5), f(2, 2, 5), i(1, 0), mode="linear", expected=_scattered
+    ),
+    *hand(
+        "FlexAttention", 1, f(1, 2, 3, 4), f(1, 2, 5, 4), f(1, 2, 5, 4),
+        domain="ai.onnx.preview", expected=lambda q, k, v: _softmax(q @ k.swapaxes(2, 3) / 2) @ v,
+    ),
+    *hand("OptionalHasElement", 15, Maybe(f(2)), expected=lambda x: np.array(True)),
+    *hand("OptionalGetElement", 15, Maybe(f(2)), expected=lambda x: x.value),
+    *hand(
+        "Adam", 1, s(0.1), s(3, np.int64), f(4), f(4), f(4), f(4, low=0.1), outputs=3,
+        domain=TRAINING, alpha=0.9, beta=0.99, epsilon=1e-3, norm_coefficient=0.01,
+        norm_coefficient_post=0.1, expected=_adam,
+    ),
+    *hand(
+        "Adagrad", 1, s(0.1), s(3, np.int64), f(4), f(4), f(4, low=0.1), outputs=2,
+        domain=TRAINING, decay_factor=0.1, epsilon=1e-3, norm_coefficient=0.01, expected=_adagrad,
+    ),
+    *hand(
+        "Momentum", 1, s(0.1), s(3, np.int64), f(4), f(4), f(4), outputs=2, domain=TRAINING,
+        alpha=0.9, beta=0.5, norm_coefficient=0.01, mode="nesterov", expected=_momentum,
+    ),
+    *hand("Cast", 1, f(2, 3), to="DOUBLE", expected=lambda x: x.astype(np.float64)),
+]  # fmt: skip

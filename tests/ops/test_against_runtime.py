@@ -10,6 +10,7 @@ import onnx
 import onnxruntime
 import pytest
 from onnx import TypeProto, helper
+from samples import Maybe
 from samples_by_hand import Drawn
 from versions import every, judged_at_neighbour
 
@@ -23,6 +24,8 @@ CARRIER = 17  # the opset of ai.onnx beside a sample of another domain
 
 def kind_of(value: Any) -> TypeProto:
     """Return the type of an input: a tensor, a sequence of them, or a map."""
+    if isinstance(value, Maybe):
+        return helper.make_optional_type_proto(kind_of(value.value))
     if isinstance(value, list):
         return helper.make_sequence_type_proto(helper.make_tensor_type_proto(1, None))
     if isinstance(value, dict):
@@ -49,7 +52,7 @@ def model_of(sample: Sample) -> tuple[onnx.ModelProto, list[Any]]:
             initializers.append(onnx.numpy_helper.from_array(value, name))
         else:
             infos.append(helper.make_value_info(name, kind_of(value)))
-            feeds.append(value)
+            feeds.append(value.value if isinstance(value, Maybe) else value)
     graph = helper.make_graph(
         [node],
         "g",
