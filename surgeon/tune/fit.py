@@ -15,9 +15,11 @@ import dataclasses
 import hashlib
 import json
 import math
+import signal
+import threading
 import time
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import nullcontext
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final, Literal, Protocol
 
@@ -371,6 +373,7 @@ class _Fit:
         if settings.memory == "low":
             self._save_memory()
         self.passes = Passes(module, settings.compile, self.device)
+        self.interrupted = threading.Event()
         self.judged = self._all_judged()
         self.kept: dict[str, Tensor] = {}
         self.losses: list[float] = []
@@ -386,14 +389,15 @@ class _Fit:
         stopped: Stopped | None = None
         self.began = time.perf_counter()
         try:
-            if not (resume and self._resume()):
-                self._judge(epoch=0)
-            while self.state.epoch < self.epochs and self.state.step < self.steps:
-                self._stop_if_due()
-                self._train_epoch(self.state.epoch)
-                self.state.epoch += 1
-                self._judge(self.state.epoch)
-                self._save()
+            with _noticed() as self.interrupted:
+                if not (resume and self._resume()):
+                    self._judge(epoch=0)
+                while self.state.epoch < self.epochs and self.state.step < self.steps:
+                    self._stop_if_due()
+                    self._train_epoch(self.state.epoch)
+                    self.state.epoch += 1
+                    self._judge(self.state.epoch)
+                    self._save()
         except _StopError as stop:
             stopped = stop.why
         except KeyboardInterrupt:
@@ -545,6 +549,8 @@ class _Fit:
 
     def _after_step(self, epoch: int, *, last: bool) -> None:
         """Tell; under a budget judge in the middle of an epoch that is too long to wait for."""
+        if self.interrupted.is_set():
+            raise KeyboardInterrupt
         self._tell(epoch + 1)
         if self.state.step >= self.steps and not last:
             self._judge(epoch + 1)
@@ -923,6 +929,27 @@ class _Fit:
             for name, tensor in by_part["master"].items():
                 self.masters[name].copy_(tensor)
         return True
+
+
+@contextmanager
+def _noticed() -> Iterator[threading.Event]:
+    """Remember Ctrl-C: Python drops an interrupt that falls into a finalizer or a callback."""
+    pressed = threading.Event()
+    before = signal.getsignal(signal.SIGINT)
+    ours = threading.current_thread() is threading.main_thread()
+    if not ours or before is not signal.default_int_handler:
+        yield pressed  # another thread, or another's handler: theirs to decide
+        return
+
+    def remember(number: int, frame: Any) -> None:
+        pressed.set()
+        signal.default_int_handler(number, frame)
+
+    signal.signal(signal.SIGINT, remember)
+    try:
+        yield pressed
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def _check(settings: FitSettings) -> None:

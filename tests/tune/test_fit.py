@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import signal
+import sys
 import time
 from dataclasses import replace
 
@@ -709,3 +712,28 @@ def test_an_interrupted_run_goes_on_compiled_as_it_was(eager_compiler, tmp_path)
 def test_peak_memory_is_reported():
     _, result = fitted()
     assert result.peak_memory is None or result.peak_memory > 10**7
+
+
+def test_an_interrupt_that_python_drops_ends_the_fit_all_the_same(monkeypatch):
+    """In a finalizer KeyboardInterrupt is printed and forgotten; the fit remembers it."""
+
+    class Dropped:
+        def __del__(self):
+            os.kill(os.getpid(), signal.SIGINT)
+            for _ in range(1000):  # the handler runs between two instructions, in here
+                pass
+
+    pressed = []
+
+    def press(row: Progress):
+        if row.step == 4 and not pressed:
+            pressed.append(True)
+            Dropped()
+
+    dropped = []
+    monkeypatch.setattr(sys, "unraisablehook", lambda said: dropped.append(said.exc_type))
+    result = fit(
+        Network(), samples(), samples(30, 1), trainable=ALL, settings=QUICK, progress=press
+    )
+    assert dropped == [KeyboardInterrupt]
+    assert (result.stopped, result.steps) == ("interrupt", 5)
