@@ -144,6 +144,5 @@ def test_the_error_is_relative() -> None:
 
 def test_the_page_is_what_was_measured() -> None:
     results = json.loads(RESULTS.read_text("utf-8"))
-    measured = [row["key"] for row in results["rows"]]
-    assert measured == [key for key in ("-".join(map(str, c)) for c in tried()) if key in measured]
+    assert [row["key"] for row in results["rows"]] == ["-".join(map(str, c)) for c in tried()]
     assert PAGE.read_text("utf-8") == page(results)
