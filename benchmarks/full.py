@@ -39,6 +39,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 import numpy as np
+from frozen import import_timm
 
 MODELS = {
     "resnet50": "resnet50",
@@ -275,7 +276,7 @@ def serve(name: str, model: str, form: str, file: str, arguments) -> None:
     if name.startswith("native"):
         module = native(model, form, arguments.size)
     else:
-        define_detection()
+        import_timm()  # declares what torchvision's import asks for
         module = peer(name, file)
     module.train()
     if name in NATIVE[1:]:
@@ -374,27 +375,11 @@ def end() -> None:
     tell({"peak": peak_memory(torch.device("cpu"))})
 
 
-def define_detection() -> None:
-    """Declare two operators that torchvision's import asks for where its library does not load."""
-    import torch
-
-    signature = "(Tensor dets, Tensor scores, float iou_threshold) -> Tensor"
-    try:
-        import torchvision  # noqa: F401 - is it importable?
-    except (RuntimeError, ImportError):
-        define_detection.library = torch.library.Library("torchvision", "DEF")
-        for name in ("nms", "qnms"):
-            define_detection.library.define(name + signature)
-        for name in [n for n in sys.modules if n.partition(".")[0] == "torchvision"]:
-            del sys.modules[name]
-
-
 def native(model: str, form: str, size: int):
     """Return timm's module with seeded weights and statistics."""
     import torch
 
-    define_detection()
-    import timm
+    timm = import_timm()
 
     torch.manual_seed(0)
     more = {"img_size": size} if model.startswith("vit") else {}

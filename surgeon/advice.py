@@ -66,8 +66,9 @@ PER_CLASS = 6
 """Samples of each class below which training everything is not advised; 8 is the fewest that the
 experiment of docs/advice.md had."""
 RACE_FROM = 5000
-"""Samples to learn from below which no start from random weights is tried: with up to 4,000 it was
-the better one in no pair of the experiment, and the race takes epochs from the start that wins."""
+"""Samples to learn from below which no start from random weights is tried: a race shows little then
+and takes epochs from the start that wins. Where a random start was the better one in the experiment
+of docs/advice.md, a race did not find it."""
 NOTHING_TO_GAIN = 0.005
 """Error of the probe below which more capacity has nothing to win."""
 UNKNOWN_REMOVED = 0.5

@@ -1,9 +1,9 @@
 """Many data, unlike the original ones: enough to learn a network anew, from scratch if need be.
 
 The last layer is replaced and everything is trained. The start is the pretrained weights, which
-often still help; `--init random` starts the whole network from random ones. Where the data was
-measured (`--case auto`), and with `--init race`, both starts are tried for a short while and the
-better one goes on.
+often still help; `--init random` starts the whole network from random ones. With `--init race`, and
+where `--case auto` leaves the choice to the case (5,000 samples and more), both are tried for
+a short while and the better one goes on.
 """
 
 from __future__ import annotations
