@@ -24,6 +24,7 @@ from surgeon.ops.indexing import unique as unique_onnx
 from surgeon.ops.linear import scale as scaled
 from surgeon.ops.normalization import layer_normalization, rms_normalization
 from surgeon.ops.pooling import average_pool, max_pool
+from surgeon.ops.products import multiply
 from surgeon.ops.quantized import (
     dequantize,
     matmul_integer,
@@ -101,7 +102,7 @@ def fused_gemm(
     activation_gamma: float | None = None,
 ) -> Tensor:
     """Alpha · A B + beta · C, then an activation."""
-    y = scaled((A.mT if transA else A) @ (B.mT if transB else B), alpha)
+    y = scaled(multiply(A.mT if transA else A, B.mT if transB else B), alpha)
     if C is not None:
         y = y + scaled(C, beta)
     given = [activation_alpha, activation_beta, activation_gamma]
@@ -125,7 +126,7 @@ def fused_matmul(
         A = A.movedim(0, -2)
     if transBatchB:
         B = B.movedim(0, -2)
-    return scaled(torch.matmul(A.mT if transA else A, B.mT if transB else B), alpha)
+    return scaled(multiply(A.mT if transA else A, B.mT if transB else B), alpha)
 
 
 @op("Gelu", domain=_MS)
@@ -403,7 +404,7 @@ def attention(
     """Self-attention with the projections of q, k and v in one weight."""
     if do_rotary or past_present_share_buffer or past_sequence_length is not None:
         refuse("Attention with rotary embeddings or a shared cache")
-    qkv = input @ weights
+    qkv = multiply(input, weights)
     if bias is not None:
         qkv = qkv + bias
     sizes = qkv_hidden_sizes or [qkv.shape[-1] // 3] * 3
@@ -910,7 +911,7 @@ def matmul_n_bits(
         weight = (weight - picked) * factor[:, group, 0]
     else:
         weight = ((levels - zero) * factor).reshape(N, -1)[:, :K]
-    return F.linear(A, weight, bias)
+    return multiply(A, weight.mT, bias)
 
 
 def _unpacked(packed: Tensor, bits: int) -> Tensor:

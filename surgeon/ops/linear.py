@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from surgeon.ops.broadcast import WIDER
+from surgeon.ops.products import multiply
 from surgeon.ops.registry import op
 
 
@@ -36,7 +37,7 @@ def gemm(
     """Alpha · A B + beta · C."""
     left, right = (A.mT if transA else A), (B.mT if transB else B)
     if C is not None and alpha == 1 and beta == 1 and A.is_floating_point() and C.dim() <= 2:
-        return torch.addmm(C, left, right)
+        return multiply(left, right, C) if C.dim() == 1 else torch.addmm(C, left, right)
     product = scale(matmul(left, right), alpha)
     return product if C is None else product + scale(C, beta)
 
@@ -46,7 +47,7 @@ def matmul(A: Tensor, B: Tensor) -> Tensor:
     """Matrix product as numpy's matmul."""
     if A.dtype in WIDER:
         return torch.matmul(A.to(torch.int64), B.to(torch.int64)).to(A.dtype)
-    return torch.matmul(A, B)
+    return multiply(A, B)
 
 
 @op("Einsum")

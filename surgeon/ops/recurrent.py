@@ -13,6 +13,7 @@ import torch
 import torch.nn.functional as F  # noqa: N812 - torch's own name for it
 from torch import Tensor
 
+from surgeon.ops.products import multiply
 from surgeon.ops.registry import op, refuse
 
 Activation = Callable[[Tensor], Tensor]
@@ -242,7 +243,7 @@ def _lstm_cell(
     def cell(x: Tensor, state: State) -> State:
         h, c = state
         seen = h if rounded is None else rounded(h)
-        i, o, forget, new = torch.split(F.linear(x, W, bias) + F.linear(seen, R), hidden, 1)
+        i, o, forget, new = torch.split(multiply(x, W.mT, bias) + multiply(seen, R.mT), hidden, 1)
         if peep is not None:
             i, forget = i + peep[0] * c, forget + peep[2] * c
         i = f(_bounded(i, clip))
@@ -321,13 +322,13 @@ def _gru_cell(
 
     def cell(x: Tensor, state: State) -> State:
         (h,) = state
-        projected = F.linear(x, W, input_bias)
-        gates = projected[:, :zr] + F.linear(h, R[:zr], state_bias[:zr])
+        projected = multiply(x, W.mT, input_bias)
+        gates = projected[:, :zr] + multiply(h, R[:zr].mT, state_bias[:zr])
         z, r = torch.split(f(_bounded(gates, clip)), hidden, 1)
         if linear_before_reset:
-            inner = r * F.linear(h, R[zr:new], state_bias[zr:])
+            inner = r * multiply(h, R[zr:new].mT, state_bias[zr:])
         else:
-            inner = F.linear(r * h, R[zr:new], state_bias[zr:])
+            inner = multiply(r * h, R[zr:new].mT, state_bias[zr:])
         candidate = g(_bounded(projected[:, zr:] + inner, clip))
         return ((1 - z) * candidate + z * h,)
 
@@ -367,7 +368,7 @@ def rnn(
         bias = None if B is None else B[d][:hidden] + B[d][hidden:]
 
         def cell(x: Tensor, state: State) -> State:
-            total = F.linear(x, W[d], bias) + F.linear(state[0], R[d])
+            total = multiply(x, W[d].mT, bias) + multiply(state[0], R[d].mT)
             return (bound[d](_bounded(total, clip)),)
 
         return cell

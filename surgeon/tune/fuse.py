@@ -21,6 +21,7 @@ import torch.nn.functional as F  # noqa: N812 - torch's own name for it
 from torch import Tensor
 
 from surgeon.ops.broadcast import WIDER
+from surgeon.ops.products import multiply
 from surgeon.tune.program import Argument, Program, Step
 
 if TYPE_CHECKING:
@@ -496,14 +497,7 @@ def _linear(view: _View, step: Step) -> tuple[list[Step], Step] | None:
 
 def linear(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
     """X [..., k] · weight [k, m] + bias [m]; the bias costs no pass of its own."""
-    if x.dim() < 2 or not x.dtype == weight.dtype == bias.dtype or not x.is_floating_point():
-        return torch.matmul(x, weight) + bias
-    flat = torch.addmm(bias, x.reshape(-1, x.shape[-1]), weight)
-    if x.dim() == 2:
-        return flat
-    # As torch's matmul shapes its result: no view, so that a sum may be written over it.
-    shaped: Tensor = torch.ops.aten._unsafe_view(flat, [*x.shape[:-1], weight.shape[1]])  # noqa: SLF001
-    return shaped
+    return multiply(x, weight, bias)
 
 
 def linear_turned(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
