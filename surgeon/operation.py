@@ -374,6 +374,7 @@ def finetune(
     accumulate: int = 1,
     compile: str = "auto",
     memory: str = "normal",
+    deterministic: bool = False,
     preprocess: Any = None,
     size: Any = None,
     tokenizer: Any = None,
@@ -415,7 +416,9 @@ def finetune(
         accumulate: passes of `batch` samples whose gradients make one step.
         compile: `on`, `off`, or `auto`: `torch.compile` where a long run was measured to gain by
             it; its results differ by rounding, so only `on` and `off` repeat long runs bit for bit.
-        memory: `normal`, or `low`: less memory for about a third more time, with the same numbers.
+        memory: `normal`; `low`: less memory for about a third more time, with the same numbers; or
+            `lowest`: moments of the optimiser in 8 bits, too, which changes the numbers a little.
+        deterministic: on a GPU, only what repeats bit for bit; on a CPU everything does.
         preprocess: how pictures become inputs: a name, JSON, or a file.
         size: (height, width) of pictures.
         tokenizer: path of a `tokenizer.json`, for texts; it is kept in the result.
@@ -448,7 +451,7 @@ def finetune(
         precision=(precision, ("float32", "bf16", "fp16")),
         augment=(augment, ("auto", "none", "light", "strong")),
         compile=(compile, ("auto", "on", "off")),
-        memory=(memory, ("normal", "low")),
+        memory=(memory, ("normal", "low", "lowest")),
     )
     seed, device = int(seed), str(device)  # numpy's and torch's own kinds are as welcome
     if out is not None and not dry_run:
@@ -548,8 +551,8 @@ def finetune(
         patient=patient, samples=samples, codes=codes, parts=parts, device=device, seed=seed,
         threads=threads, cache_limit=cache_limit, precision=precision, batch=batch, lr=lr,
         epochs=epochs, budget=budget, augment=augment, views=int(views),
-        accumulate=int(accumulate), compile=compile, memory=memory, resume=resume,
-        progress=progress, checkpoint=checkpoint,
+        accumulate=int(accumulate), compile=compile, memory=memory,
+        deterministic=deterministic, resume=resume, progress=progress, checkpoint=checkpoint,
         expected=None if advised is None else advised.expected,
         drawn=goes_on and patient.plan.init == "random" and not patient.tuned,
     )  # fmt: skip
@@ -590,6 +593,7 @@ def finetune(
             stages.clean(run)
     clock.write = time.perf_counter() - writing
     body |= {
+        "device": trained.device,
         "providers": list(trained.providers),
         "frontier": trained.frontier,
         "samples_seen": trained.samples_seen,

@@ -27,7 +27,7 @@ STOPPED_EXIT = {"nan": 1, "interrupt": 130}
 @click.argument("data")
 @output_option
 @takes("case", "cut", "classes", "init", "epochs", "budget", "device", "precision", "seed")
-@takes("batch", "accumulate", "lr", "compile", "memory")
+@takes("batch", "accumulate", "lr", "compile", "memory", "deterministic")
 @takes("validation", "augment", "views", "preprocess", "size", "tokenizer")
 @takes(
     "max_length",

@@ -124,10 +124,16 @@ _OPTIONS = {
     ),
     "memory": click.option(
         "--memory",
-        type=click.Choice(["normal", "low"]),
+        type=click.Choice(["normal", "low", "lowest"]),
         default="normal",
         show_default=True,
-        help="low: train in less memory, in about a third more time.",
+        help="low: train in less memory, in about a third more time; lowest: and with the "
+        "optimiser's memory in 8 bits.",
+    ),
+    "deterministic": click.option(
+        "--deterministic",
+        is_flag=True,
+        help="On a GPU use only what repeats bit for bit, which is slower. A CPU always does.",
     ),
     "augment": click.option(
         "--augment",

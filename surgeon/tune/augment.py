@@ -65,10 +65,10 @@ def augmentation(
         batch = pixels.permute(0, 3, 1, 2) if layout == "NHWC" else pixels
         operations = _operations(strength, flip, int(batch.shape[2]), int(batch.shape[3]))
         values = batch.to(torch.float32) / peak
-        devices = [values.device] if values.device.type == "cuda" else []
-        # kornia draws from torch's global generator: seeded here, and put back as it was.
-        with torch.random.fork_rng(devices=devices), torch.no_grad():
-            torch.manual_seed(seed)
+        # kornia draws from torch's generator of the CPU, wherever the pictures lie: seeded here,
+        # and put back as it was. That of a GPU is Dropout's, in another thread.
+        with torch.random.fork_rng(devices=[]), torch.no_grad():
+            torch.default_generator.manual_seed(seed)
             for operation in operations:
                 values = operation(values)
         values = values * peak

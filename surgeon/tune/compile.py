@@ -1,13 +1,16 @@
-"""Whether the forward and backward pass run as they are or compiled: decided once, by measurement.
+"""The form in which the forward and backward pass run: as they are, compiled, or as CUDA graphs.
 
-Compiling takes from half a minute to several, so it must have time left to pay. What must not
-enter: the loop, the optimiser, anything that changes a result by more than rounding.
+Decided once, by measurement. Compiling takes from half a minute to several, so it must have time
+left to pay. What must not enter: the loop, the optimiser, anything that changes a result by more
+than rounding.
 """
 
 from __future__ import annotations
 
+import math
 import time
 import warnings
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final, Literal
 
 import torch
@@ -16,30 +19,64 @@ from torch import nn
 from surgeon.tune.device import is_out_of_memory
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
 
 Compile = Literal["on", "off", "auto"]
 
-#: Seconds of training still to come from which on compiling is tried, by kind of device. A step
-#: gains a tenth to a third; compiling takes one to four minutes on a CPU, less on a GPU.
-WORTH: Final = {"cpu": 1800.0, "cuda": 300.0}
 #: Steps measured before deciding, after as many that only warm up.
 MEASURED: Final = 3
-#: Share of the time that a compiled step may take to be used.
+#: Share of the time that a pass may take in another form for that form to be used.
 _GAIN: Final = 0.97
+#: Passes timed in each form: the best counts. The first of a graph only records it.
+_TIMED: Final = 3
+#: A form asked for by `on` is tried if it is worth its while in this many seconds.
+_ASKED: Final = 1800.0
+
+
+@dataclass(frozen=True)
+class Form:
+    """One way to run the passes.
+
+    Attributes:
+        name: as people read it.
+        worth: seconds of training still to come from which on it is tried.
+        options: of `torch.compile`.
+        graphs: whether a step is recorded and replayed: results live until the next one only.
+    """
+
+    name: str
+    worth: float
+    options: Mapping[str, Any] = field(default_factory=dict)
+    graphs: bool = False
+
+
+#: By kind of device, in the order of trial. A step gains a tenth to a third by compiling, which
+#: takes one to four minutes on a CPU and less on a GPU. CUDA graphs need no compiler: they spare
+#: the launching of kernels, which decides where kernels are short.
+FORMS: Final = {
+    "cpu": (Form("compiled", 1800.0),),
+    "cuda": (
+        Form("CUDA graphs", 120.0, {"backend": "cudagraphs"}, graphs=True),
+        Form("compiled", 300.0),
+        Form("compiled, CUDA graphs", 300.0, {"mode": "reduce-overhead"}, graphs=True),
+        Form("compiled, autotuned", 3600.0, {"mode": "max-autotune-no-cudagraphs"}),
+    ),
+}
 
 
 class Passes:
-    """The passes of training over a module, with the choice between its two forms.
+    """The passes of training over a module, with the choice between their forms.
 
     Attributes:
         compiled: True or False once decided, None before.
+        form: the form in use, None = as they are.
     """
 
     def __init__(self, module: nn.Module, wanted: Compile, device: torch.device) -> None:
         self.module = module
         self.device = device
         self.compiled: bool | None = {"off": False}.get(wanted)
+        self.form: Form | None = None
         self.force = wanted == "on"
         self.taken: list[float] = []
         self._callable: Callable[..., Any] = module
@@ -54,22 +91,26 @@ class Passes:
             self.taken.append(seconds)
 
     def is_due(self, steps_left: float, seconds_left: float) -> bool:
-        """Tell whether now is the time to try compiling; where it cannot pay, the choice falls."""
+        """Tell whether now is the time to try other forms; if none can pay, the choice falls."""
         if self.compiled is not None:
             return False
         if self.force:
             return True
         if len(self.taken) < 2 * MEASURED:
             return False
-        if min(self.step_seconds() * steps_left, seconds_left) >= WORTH.get(self.device.type, 0):
+        if self._tried(self.left(steps_left, seconds_left), several=False):
             return True
         self.compiled = False
         return False
 
+    def left(self, steps_left: float, seconds_left: float) -> float:
+        """Return the seconds of training still to come, infinity where nothing was measured."""
+        return min(self.step_seconds() * steps_left, seconds_left)
+
     def step_seconds(self) -> float:
         """Return what a step takes as it is, infinity where none was measured."""
         measured = sorted(self.taken[MEASURED : 2 * MEASURED])
-        return measured[len(measured) // 2] if measured else float("inf")
+        return measured[len(measured) // 2] if measured else math.inf
 
     def resume(self, compiled: bool | None) -> None:
         """Go on in the form an interrupted run had chosen."""
@@ -77,46 +118,85 @@ class Passes:
             self.compiled = None if compiled else False
             self.force = compiled
 
-    def attempt(self, once: Callable[[Callable[..., Any]], None], *, varies: bool) -> str:
-        """Compile, run a trial twice, and choose; return what people should know.
+    def attempt(
+        self,
+        once: Callable[[Callable[..., Any]], None],
+        *,
+        varies: bool,
+        left: float = math.inf,
+        several: bool = False,
+    ) -> str:
+        """Try the forms for which there is time, and choose; return what people should know.
 
         Args:
-            once: makes one forward and backward pass with the callable it gets, and leaves no
-                trace of it.
+            once: makes one forward and backward pass with the callable it gets, waits for the
+                device, and leaves no trace of it.
             varies: whether batches come in more than one size.
+            left: seconds of training still to come.
+            several: whether a step has several passes, whose gradients add up. A graph's gradients
+                live until its next replay only, so that graphs are left out.
+
         """
-        began = time.perf_counter()
-        try:
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore")  # of the compiler, about itself
-                candidate = (
-                    _varying(torch.compile(self.module)) if varies else (torch.compile(self.module))
-                )
-                once(candidate)
-                compiling = time.perf_counter() - began
-                plain = _seconds(lambda: once(self.module))
-                seconds = _seconds(lambda: once(candidate))
-        except Exception as error:
-            if is_out_of_memory(error):
-                raise
-            self.compiled = False
-            reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-            return f"torch.compile does not work here, training goes on without it: {reason[:200]}"
-        self.compiled = self.force or seconds < _GAIN * plain
-        if self.compiled:
-            self._callable = candidate
-        chosen = "used" if self.compiled else "not used"
-        return (
-            f"compiled in {compiling:.0f} s: {seconds:.3g} s per pass instead of {plain:.3g}, "
-            f"{chosen}"
-        )
+        plain: float | None = None
+        best: tuple[float, Form, Callable[..., Any]] | None = None
+        told, failed = [], []
+        for form in self._tried(left, several=several):
+            began = time.perf_counter()
+            try:
+                candidate = self._made(form, varies=varies)
+                with warnings.catch_warnings():
+                    warnings.simplefilter("ignore")  # of the compiler, about itself
+                    once(candidate)
+                    compiling = time.perf_counter() - began
+                    if plain is None:
+                        plain = _seconds(once, self.module)
+                    seconds = _seconds(once, candidate)
+            except Exception as error:
+                if is_out_of_memory(error):
+                    raise
+                reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+                failed.append(f"{form.name}: {reason[:200]}")
+                continue
+            told.append(
+                f"{form.name} in {compiling:.0f} s: {seconds:.3g} s per pass instead of {plain:.3g}"
+            )
+            if best is None or seconds < best[0]:
+                best = seconds, form, candidate
+        self.compiled = best is not None and (self.force or best[0] < _GAIN * (plain or 0.0))
+        if best is not None and self.compiled:
+            _, self.form, self._callable = best
+        if not told:
+            said = "; ".join(failed) or "no form fits"
+            return f"torch.compile does not work here, training goes on without it: {said}"
+        chosen = "used" if self.form is None else f"{self.form.name} used"
+        text = "; ".join(told) + f"; {chosen if self.compiled else 'not used'}"
+        return text + (f" (failed: {'; '.join(failed)})" if failed else "")
+
+    def _tried(self, left: float, *, several: bool) -> list[Form]:
+        """Return the forms that are worth trying with this much time to come."""
+        limit = left
+        if self.force:  # asked for: all but what takes many minutes, unless hours are to come
+            limit = _ASKED if math.isinf(left) else max(left, _ASKED)
+        forms = FORMS.get(self.device.type, FORMS["cpu"])
+        return [f for f in forms if f.worth <= limit and not (several and f.graphs)]
+
+    def _made(self, form: Form, *, varies: bool) -> Callable[..., Any]:
+        compiled: Callable[..., Any] = torch.compile(self.module, **form.options)
+        if form.graphs:  # a graph is recorded for every size by itself
+
+            def marked(*inputs: Any) -> Any:
+                torch.compiler.cudagraph_mark_step_begin()  # type: ignore[no-untyped-call]
+                return compiled(*inputs)
+
+            return marked
+        return _varying(compiled) if varies else compiled
 
 
-def _seconds(call: Callable[[], None]) -> float:
-    best = float("inf")
-    for _ in range(2):
+def _seconds(once: Callable[[Callable[..., Any]], None], forward: Callable[..., Any]) -> float:
+    best = math.inf
+    for _ in range(_TIMED):
         began = time.perf_counter()
-        call()
+        once(forward)
         best = min(best, time.perf_counter() - began)
     return best
 

@@ -6,6 +6,7 @@ The one place that asks torch for its devices. What must not enter: moving data,
 from __future__ import annotations
 
 import ctypes
+import os
 import platform
 import re
 import sys
@@ -85,6 +86,62 @@ def autocast(precision: str, device: torch.device) -> AbstractContextManager[obj
 
 
 @contextmanager
+def arithmetic(device: torch.device, *, exact: bool) -> Iterator[None]:
+    """Let products of float32 on a GPU run in TF32, or not; a CPU has no such choice.
+
+    TF32 keeps ten bits of each factor's mantissa and adds in float32. Training does not notice it;
+    what is compared with ONNX Runtime does.
+    """
+    if device.type != "cuda":
+        yield
+        return
+    products = torch.get_float32_matmul_precision()
+    convolutions = torch.backends.cudnn.allow_tf32
+    torch.set_float32_matmul_precision("highest" if exact else "high")
+    torch.backends.cudnn.allow_tf32 = not exact
+    try:
+        yield
+    finally:
+        torch.set_float32_matmul_precision(products)
+        torch.backends.cudnn.allow_tf32 = convolutions
+
+
+@contextmanager
+def prepared(device: torch.device, *, deterministic: bool) -> Iterator[None]:
+    """Make a GPU the current one, and choose between its fastest and its repeatable algorithms.
+
+    On a CPU all algorithms in use repeat. An operator that has no repeatable form on a GPU raises
+    when it runs.
+    """
+    if device.type != "cuda":
+        yield
+        return
+    before = (
+        torch.are_deterministic_algorithms_enabled(),
+        torch.is_deterministic_algorithms_warn_only_enabled(),
+        torch.backends.cudnn.benchmark,
+        torch.backends.cudnn.deterministic,
+    )
+    if deterministic:
+        # cuBLAS repeats with a workspace of fixed size only; torch looks for the word.
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+        torch.use_deterministic_algorithms(True)
+    torch.backends.cudnn.benchmark = not deterministic
+    torch.backends.cudnn.deterministic = deterministic
+    try:
+        with torch.cuda.device(device):
+            yield
+    finally:
+        torch.use_deterministic_algorithms(before[0], warn_only=before[1])
+        torch.backends.cudnn.benchmark, torch.backends.cudnn.deterministic = before[2:]
+
+
+def has_no_repeatable_form(error: BaseException) -> bool:
+    """Tell whether torch refused an operator because it has no deterministic algorithm."""
+    return isinstance(error, RuntimeError) and "deterministic" in str(error)
+
+
+@contextmanager
 def kept_memory(device: torch.device) -> Iterator[None]:
     """Let the C library keep what tensors on the CPU free, until the end of the context.
 
@@ -135,6 +192,35 @@ def peak_memory(device: torch.device) -> int | None:
         return None
     unit = 1 if sys.platform == "darwin" else 1024
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+
+
+def start_peak(device: torch.device) -> None:
+    """Begin to watch the peak of a GPU's memory anew."""
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+
+
+def memory_share(device: torch.device, *, more: int = 0) -> float | None:
+    """Return what share of a GPU's memory the peak takes, with `more` bytes; None on a CPU.
+
+    Of what this process can have: what is free, and what torch holds already.
+    """
+    if device.type != "cuda":
+        return None
+    free, _ = torch.cuda.mem_get_info(device)
+    available = free + torch.cuda.memory_reserved(device)
+    return (int(torch.cuda.max_memory_allocated(device)) + more) / max(int(available), 1)
+
+
+def seed_all(seed: int, device: torch.device) -> None:
+    """Seed what random operators on a device draw from.
+
+    On a GPU the CPU's generator is left alone: augmentation draws from it in another thread.
+    """
+    if device.type == "cuda":
+        torch.cuda.default_generators[device.index or 0].manual_seed(seed)
+    else:
+        torch.manual_seed(seed)
 
 
 def is_out_of_memory(error: BaseException | None) -> bool:

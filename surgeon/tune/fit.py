@@ -18,13 +18,11 @@ import math
 import signal
 import threading
 import time
-from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Final, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Final, Literal
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
@@ -35,55 +33,43 @@ from surgeon.errors import (
     UnknownNameError,
     UsageError,
 )
-from surgeon.tune import checkpoint, schedule
+from surgeon.tune import checkpoint, optimizers, schedule
 from surgeon.tune.compile import Compile, Passes
 from surgeon.tune.device import (
     Precision,
+    arithmetic,
     autocast,
     check_precision,
     choose,
+    has_no_repeatable_form,
     is_out_of_memory,
     kept_memory,
+    memory_share,
     peak_memory,
+    prepared,
+    seed_all,
+    start_peak,
 )
+from surgeon.tune.feed import Batches, Brought, Indices, Wanted, bring, feed
+from surgeon.tune.readings import Readings
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
     from pathlib import Path
 
-Indices = npt.NDArray[np.int64]
+    import numpy.typing as npt
+
 Row = dict[str, Any]
 Stopped = Literal["early", "budget", "nan", "interrupt"]
 
-#: Batches read ahead of the device by the loading thread.
-_AHEAD: Final = 2
+#: Share of a GPU's memory that a pass may take: the rest is for what batches of other sizes and
+#: the allocator's gaps need.
+_FULL: Final = 0.9
+#: Steps in a row whose float16 gradients overflow, after which no scale is left to try: 2¹² halved
+#: as often is below 1e-4.
+_OVERFLOWS: Final = 26
 #: Share of a budget that one validation may take; larger sets are judged by a fixed random part.
 _VALIDATION_SHARE: Final = 0.1
-
-
-class Batches(Protocol):
-    """Samples as the fit wants them. `load` is called from one background thread.
-
-    Two more attributes are looked up and may be missing or None:
-
-    - `augment(inputs: tuple, seed: int) -> tuple`: on the device, in training only;
-    - `prepare(inputs: tuple) -> tuple`: on the device, always, after `augment` (uint8 pixels to
-      what the graph takes, say).
-    """
-
-    @property
-    def n(self) -> int:
-        """Number of samples."""
-        ...
-
-    @property
-    def labels(self) -> npt.NDArray[np.integer[Any]]:
-        """Class of every sample, [n]."""
-        ...
-
-    def load(self, indices: Indices) -> tuple[Tensor | None, ...]:
-        """Return the inputs of these samples on the CPU, by position."""
-        ...
 
 
 @dataclass(frozen=True)
@@ -119,6 +105,8 @@ class FitSettings:
             rounding, so `auto` repeats bit for bit on short runs only.
         memory: `low` keeps little of the forward pass and computes it again for the backward pass:
             the same numbers, about a third more time.
+            `lowest` also keeps the moments of AdamW in 8 bits.
+        deterministic: on a GPU, only algorithms that repeat bit for bit. On a CPU all do.
 
     """
 
@@ -145,7 +133,8 @@ class FitSettings:
     device: str = "auto"
     seed: int = 0
     compile: Compile = "off"
-    memory: Literal["normal", "low"] = "normal"
+    memory: Literal["normal", "low", "lowest"] = "normal"
+    deterministic: bool = False
 
 
 @dataclass(frozen=True)
@@ -159,7 +148,7 @@ class Progress:
         step: optimiser steps done.
         steps: planned.
         share: how much is done, 0..1, by steps or by the budget.
-        loss: mean training loss since the last validation.
+        loss: mean training loss since the last validation; on a GPU that of a few steps ago.
         lr: of the head, in the step just done.
         seconds: since the start, earlier runs of a resumed fit included.
         seconds_left: an estimate, None before the first step.
@@ -265,7 +254,8 @@ def fit(
         What was done.
 
     Raises:
-        UsageError: settings that cannot be meant, or a checkpoint of another run.
+        UsageError: settings that cannot be meant, a checkpoint of another run, or `deterministic`
+            and an operator that has no such form on the GPU.
         UnknownNameError: a trainable name the module lacks.
         DataError: no samples.
         EnvironmentLacksError: no such device, or out of memory at one sample.
@@ -275,9 +265,19 @@ def fit(
     run = _Fit(module, train, validation, trainable, depths or {}, classes, settings, progress)
     run.folder = checkpoint_dir
     cuda = [run.device.index or 0] if run.device.type == "cuda" else []
-    memory = nullcontext() if settings.memory == "low" else kept_memory(run.device)
-    with torch.random.fork_rng(devices=cuda), memory:
-        return run.go(resume=resume)
+    memory = nullcontext() if settings.memory != "normal" else kept_memory(run.device)
+    ready = prepared(run.device, deterministic=settings.deterministic)
+    with torch.random.fork_rng(devices=cuda), memory, ready:
+        try:
+            return run.go(resume=resume)
+        except RuntimeError as error:
+            if not (settings.deterministic and has_no_repeatable_form(error)):
+                raise
+            raise UsageError(
+                f"an operator cannot repeat bit for bit on this device: {error}",
+                where="--deterministic",
+                remedy="train without it, or with --device cpu",
+            ) from error
 
 
 class _StopError(Exception):
@@ -370,13 +370,19 @@ class _Fit:
         )
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=scaled, init_scale=2.0**12)
         self.state = _State(micro=min(passes, self.batch))
-        if settings.memory == "low":
+        if settings.memory != "normal":
             self._save_memory()
-        self.passes = Passes(module, settings.compile, self.device)
+        # What is fastest is found by the clock, which does not repeat.
+        unmeasured = settings.deterministic and settings.compile == "auto"
+        self.passes = Passes(module, "off" if unmeasured else settings.compile, self.device)
+        self.readings, self.pace = Readings(self.device), Readings(self.device)
+        self.overflows = 0
         self.interrupted = threading.Event()
         self.judged = self._all_judged()
         self.kept: dict[str, Tensor] = {}
         self.losses: list[float] = []
+        self.total_loss = 0.0
+        self.measured = False  # whether a pass is known to fit into memory
         self.began = 0.0
         self.trained_seconds = 0.0
         self.trained_samples = 0
@@ -417,15 +423,24 @@ class _Fit:
         """Take every optimiser step of an epoch; a step that runs out of memory is taken again."""
         parts = schedule.split_epoch(self.train.n, self.batch, seed=self.settings.seed, epoch=epoch)
         self.module.train()
+        self._fit_into_memory(parts[0])
         varies = len({len(chunk) for part in parts for chunk in _chunks(part, self.state.micro)})
         position = 0
         while position < len(parts):
             chunked = [_chunks(part, self.state.micro) for part in parts[position:]]
-            loads = _prefetch(self.train, [chunk for chunks in chunked for chunk in chunks])
+            seeds = [self._seed(epoch, place) for place in range(position, len(parts))]
+            wanted = [
+                Wanted(chunk, (seed + number) % 2**62)
+                for chunks, seed in zip(chunked, seeds, strict=True)
+                for number, chunk in enumerate(chunks)
+            ]
+            # What a GPU prepares ahead draws from a generator that compiling touches, too.
+            ahead = False if self.settings.deterministic else None
+            loads = feed(self.train, wanted, self.device, ahead=ahead)
             try:
-                for chunks in chunked:
-                    self._choose_passes(chunks[0], varies=varies > 1)
-                    self._step(epoch, position, chunks, loads)
+                for chunks, seed in zip(chunked, seeds, strict=True):
+                    self._choose_passes(chunks, varies=varies > 1)
+                    self._step(seed, chunks, loads)
                     position += 1
                     self._after_step(epoch, last=position == len(parts))
             except Exception as error:
@@ -435,48 +450,26 @@ class _Fit:
             finally:
                 loads.close()
 
-    def _step(
-        self,
-        epoch: int,
-        position: int,
-        chunks: list[Indices],
-        loads: Iterator[tuple[Tensor | None, ...]],
-    ) -> None:
-        """Take one optimiser step over the chunks of a batch."""
+    def _seed(self, epoch: int, position: int) -> int:
+        return schedule.step_seed(self.settings.seed, epoch, position)
+
+    def _step(self, seed: int, chunks: list[Indices], loads: Iterator[Brought]) -> None:
+        """Take one optimiser step over the chunks of a batch; on a GPU, without waiting for it."""
         started = time.perf_counter()
-        seed = schedule.step_seed(self.settings.seed, epoch, position)
-        torch.manual_seed(seed)
+        seed_all(seed, self.device)
         self.last_lr = self._set_rates()
         self._clear()
-        labels = np.asarray(self.train.labels)
         whole = np.concatenate(chunks)
-        weight = self._weight_of(labels[whole])
-        total = 0.0
-        for number, chunk in enumerate(chunks):
-            inputs = self._onto_device(next(loads))
-            inputs = _apply(self.train, "augment", inputs, (seed + number) % 2**62)
-            inputs = _apply(self.train, "prepare", inputs)
-            target = torch.from_numpy(labels[chunk].astype(np.int64)).to(self.device)
-            with autocast(self.settings.precision, self.device):
-                logits = _logits(self.passes.forward(*inputs))
-            # The sum over the chunk ÷ the weight of the whole batch: chunks add up to its mean.
-            loss = (
-                functional.cross_entropy(
-                    logits.float(),
-                    target,
-                    weight=self.weights,
-                    label_smoothing=self.settings.label_smoothing,
-                    reduction="sum",
-                )
-                / weight
-            )
-            value = float(loss.detach())
-            if not math.isfinite(value):
-                raise _StopError("nan")
-            total += value
-            self.scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
-        self._update()
-        self.losses.append(total)
+        weight = self._weight_of(np.asarray(self.train.labels)[whole])
+        losses: list[Tensor] = []
+        with arithmetic(self.device, exact=False):
+            for number in range(len(chunks)):
+                if number:
+                    self.pace.put(losses[-1])
+                    self.pace.take()
+                losses.append(self._pass(next(loads), weight))
+        self._update(torch.stack(losses).sum() if len(losses) > 1 else losses[0])
+        self._read(wait=self.passes.compiled is None)  # while forms are timed, every step is
         self.state.step += 1
         self.state.samples += len(whole)
         self.trained_samples += len(whole)
@@ -484,34 +477,96 @@ class _Fit:
         self.trained_seconds += seconds
         self.passes.took(seconds)
 
-    def _choose_passes(self, chunk: Indices, *, varies: bool) -> None:
-        """Try compiling when it is time to, on samples that are about to be trained on."""
-        left = math.inf
+    def _pass(self, brought: Brought, weight: float) -> Tensor:
+        """Go forward and backward once; return the loss, a tensor without axes."""
+        with autocast(self.settings.precision, self.device):
+            logits = _logits(self.passes.forward(*brought.inputs))
+        # The sum over the chunk ÷ the weight of the whole batch: chunks add up to its mean.
+        loss = (
+            functional.cross_entropy(
+                logits.float(),
+                brought.target,
+                weight=self.weights,
+                label_smoothing=self.settings.label_smoothing,
+                reduction="sum",
+            )
+            / weight
+        )
+        self.scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
+        return loss.detach()
+
+    def _read(self, *, wait: bool = False) -> None:
+        """Note the losses that are known by now; end the fit where one is not a number."""
+        for loss, norm in self.readings.take(wait=wait):
+            self.overflows = 0 if math.isfinite(norm) else self.overflows + 1
+            allowed = _OVERFLOWS if self.scaler.is_enabled() else 0
+            if not math.isfinite(loss) or self.overflows > allowed:
+                raise _StopError("nan")
+            self.losses.append(loss)
+            self.total_loss += loss
+
+    def _choose_passes(self, chunks: list[Indices], *, varies: bool) -> None:
+        """Try other forms when it is time to, on samples that are about to be trained on."""
+        seconds = math.inf
         if self.settings.budget_seconds is not None:
-            left = self._time_to_train() - self._seconds()
-        if self.passes.is_due(self.steps - self.state.step, left):
-            inputs = self._onto_device(self.train.load(chunk))
-            inputs = _apply(self.train, "augment", inputs, 0)
-            inputs = _apply(self.train, "prepare", inputs)
-            buffers = [(tensor, tensor.clone()) for tensor in self.module.buffers()]
-
-            def once(forward: Callable[..., Any]) -> None:
-                self._clear()
-                with autocast(self.settings.precision, self.device):
-                    logits = _logits(forward(*inputs))
-                logits.float().logsumexp(1).mean().backward()  # type: ignore[no-untyped-call]
-                if self.device.type == "cuda":
-                    torch.cuda.synchronize(self.device)
-
-            try:
-                note = self.passes.attempt(once, varies=varies)
-            finally:
-                self._clear()
-                with torch.no_grad():
-                    for tensor, before in buffers:
-                        tensor.copy_(before)
+            seconds = self._time_to_train() - self._seconds()
+        steps = self.steps - self.state.step
+        if self.passes.is_due(steps, seconds):
+            with self._rehearsing(chunks[0]) as once:
+                note = self.passes.attempt(
+                    once,
+                    varies=varies,
+                    left=self.passes.left(steps, seconds),
+                    several=len(chunks) > 1,
+                )
             self._note(note)
         self.state.compiled = self.passes.compiled
+
+    @contextmanager
+    def _rehearsing(self, indices: Indices) -> Iterator[Callable[[Callable[..., Any]], None]]:
+        """Give a function that goes forward and backward once and leaves no trace of it."""
+        brought = bring(self.train, Wanted(indices, 0), self.device)
+        buffers = [(tensor, tensor.clone()) for tensor in self.module.buffers()]
+
+        def once(forward: Callable[..., Any]) -> None:
+            self._clear()
+            with arithmetic(self.device, exact=False):
+                with autocast(self.settings.precision, self.device):
+                    logits = _logits(forward(*brought.inputs))
+                logits.float().logsumexp(1).mean().backward()  # type: ignore[no-untyped-call]
+            if self.device.type == "cuda":
+                torch.cuda.synchronize(self.device)
+
+        try:
+            yield once
+        finally:
+            self._clear()
+            with torch.no_grad():
+                for tensor, before in buffers:
+                    tensor.copy_(before)
+
+    def _fit_into_memory(self, part: Indices) -> None:
+        """Halve the passes until one takes no more than its share of a GPU's memory.
+
+        On a CPU there is nothing to try: a system that runs out of memory ends processes.
+        """
+        if self.measured or memory_share(self.device) is None:
+            return
+        states = 8 * sum(p.numel() for p in self.masters.values() if not self.optimizer.state)
+        while self.state.micro > 1:
+            error = None
+            start_peak(self.device)
+            try:
+                with self._rehearsing(part[: self.state.micro]) as once:
+                    once(self.module)
+                if (memory_share(self.device, more=states) or 0.0) <= _FULL:
+                    break
+            except Exception as caught:
+                if not is_out_of_memory(caught):
+                    raise
+                error = caught
+            self._halve(error)
+        self.measured = True
 
     def _save_memory(self) -> None:
         """Let the module compute its values twice instead of keeping them, where it can."""
@@ -524,28 +579,34 @@ class _Fit:
             )
         save()
 
-    def _update(self) -> None:
-        """Move the weights by the gradients that lie in them."""
+    def _update(self, loss: Tensor) -> None:
+        """Move the weights by the gradients that lie in them.
+
+        The fused optimisers divide by `grad_scale` as they go, which clips without a pass of its
+        own, and do nothing where `found_inf` is 1: nobody has to look at a number before.
+        """
         for name, parameter in self.parameters.items():
             master = self.masters[name]
             if master is not parameter and parameter.grad is not None:
                 master.grad = parameter.grad.float()
-        self.scaler.unscale_(self.optimizer)
-        masters = list(self.masters.values())
-        gradients = [p.grad for p in masters if p.grad is not None]
-        norm = nn.utils.get_total_norm(gradients)
-        if self.settings.clip is not None and bool(norm > self.settings.clip):
-            nn.utils.clip_grads_with_norm_(masters, self.settings.clip, norm)
-        if not self.scaler.is_enabled() and not bool(torch.isfinite(norm)):
-            raise _StopError("nan")
-        self.scaler.step(self.optimizer)
+        optimizer: Any = self.optimizer
+        self.scaler.unscale_(optimizer)
+        gradients = [p.grad for p in self.masters.values() if p.grad is not None]
+        norm = nn.utils.get_total_norm(gradients).float()
+        if self.settings.clip is not None:
+            optimizer.grad_scale = ((norm + 1e-6) / self.settings.clip).clamp(min=1.0)
+        if not self.scaler.is_enabled():
+            optimizer.found_inf = 1.0 - (torch.isfinite(norm) & torch.isfinite(loss)).float()
+        self.scaler.step(optimizer)
         self.scaler.update()
-        if self.scaler.is_enabled() and self.scaler.get_scale() < 1e-4:
-            raise _StopError("nan")  # every step overflows, however small the scale
+        for name in ("grad_scale", "found_inf"):
+            if hasattr(optimizer, name):
+                delattr(optimizer, name)
         with torch.no_grad():
             for name, parameter in self.parameters.items():
                 if self.masters[name] is not parameter:
                     parameter.copy_(self.masters[name])
+        self.readings.put(loss, norm)
 
     def _after_step(self, epoch: int, *, last: bool) -> None:
         """Tell; under a budget judge in the middle of an epoch that is too long to wait for."""
@@ -570,10 +631,9 @@ class _Fit:
     def _lay_out(self, memory_format: torch.memory_format) -> None:
         """Store weights of four axes with channels last: convolutions then take 15 to 20 % less.
 
-        Measured on two CPUs and two networks; the layout of the inputs makes no difference.
+        Measured on two CPUs and two networks; the layout of the inputs makes no difference. On a
+        GPU it is what the matrix units of convolutions in bf16, fp16 and TF32 take.
         """
-        if self.device.type != "cpu":
-            return
         for parameter in self.module.parameters():
             if parameter.ndim == 4:
                 parameter.data = parameter.data.contiguous(memory_format=memory_format)
@@ -596,11 +656,10 @@ class _Fit:
         ]
         names_in_order = [name for group in groups for name in group.pop("names")]
         self.order = names_in_order
-        if settings.optimizer == "sgd":
-            for group in groups:
-                group["weight_decay"] = 0.0
-            return torch.optim.SGD(groups, lr=self.lr, fused=True)
-        return torch.optim.AdamW(groups, lr=self.lr, fused=True)
+        kind: optimizers.Kind = settings.optimizer
+        if kind == "adamw" and settings.memory == "lowest":
+            kind = "adamw8bit"
+        return optimizers.make(groups, kind=kind, lr=self.lr)
 
     def _set_rates(self) -> float:
         """Set the rate of every group for the step to come; return that of the head."""
@@ -645,7 +704,11 @@ class _Fit:
     def _judge(self, epoch: int) -> None:
         """Validate, write a row of the history, keep the weights if they are the best so far."""
         started = time.perf_counter()
-        loss, accuracy = self._validate(first=not self.state.history)
+        self._read(wait=True)
+        self.trained_seconds += time.perf_counter() - started
+        started = time.perf_counter()
+        with arithmetic(self.device, exact=True):
+            loss, accuracy = self._validate(first=not self.state.history)
         self.validation_seconds = time.perf_counter() - started
         self.module.train()
         row: Row = {
@@ -658,7 +721,7 @@ class _Fit:
             "lr": self.last_lr,
             "seconds": self._seconds(),
         }
-        self.losses = []
+        self.losses, self.total_loss = [], 0.0
         history = self.state.history
         progressed = self._gained(row)
         history.append(row)
@@ -708,23 +771,23 @@ class _Fit:
         limit = math.inf
         if first and self.settings.budget_seconds is not None:
             limit = _VALIDATION_SHARE * self.settings.budget_seconds
-        labels = np.asarray(self.validation.labels)
         while True:
             chunks = _chunks(self.judged, max(self.state.micro, 1))
-            loads = _prefetch(self.validation, chunks)
-            loss = right = 0.0
+            loads = feed(self.validation, [Wanted(chunk) for chunk in chunks], self.device)
+            sums = Readings(self.device)
+            rows: list[tuple[float, ...]] = []
             done = 0
             try:
-                for chunk in chunks:
-                    inputs = _apply(self.validation, "prepare", self._onto_device(next(loads)))
+                for chunk, brought in zip(chunks, loads, strict=True):
                     with torch.no_grad():
-                        logits = _logits(self.module(*inputs)).float()
-                    target = torch.from_numpy(labels[chunk].astype(np.int64)).to(self.device)
-                    loss += float(functional.cross_entropy(logits, target, reduction="sum"))
-                    right += float((logits.argmax(1) == target).sum())
+                        logits = _logits(self.module(*brought.inputs)).float()
+                        entropy = functional.cross_entropy(logits, brought.target, reduction="sum")
+                        sums.put(entropy, (logits.argmax(1) == brought.target).sum())
+                    rows += sums.take(wait=limit < math.inf)
                     done += len(chunk)
                     if time.perf_counter() - started > limit:
                         break
+                rows += sums.take(wait=True)
             except Exception as error:
                 if not is_out_of_memory(error):
                     raise
@@ -736,6 +799,7 @@ class _Fit:
         if done < len(self.judged):
             self.judged = self.judged[:done]
             self._note(f"validating on {done} of {self.validation.n} samples to keep the budget")
+        loss, right = (sum(column) for column in zip(*rows, strict=True))
         return loss / done, right / done
 
     # ------------------------------------------------------------------------------ the rest
@@ -746,20 +810,12 @@ class _Fit:
         total = float(np.asarray(self.class_weights)[labels].sum())
         return total if total > 0 else 1.0
 
-    def _onto_device(self, inputs: tuple[Tensor | None, ...]) -> tuple[Any, ...]:
-        if self.device.type == "cpu":
-            return inputs
-        return tuple(
-            value.to(self.device, non_blocking=True) if isinstance(value, Tensor) else value
-            for value in inputs
-        )
-
     def _clear(self) -> None:
         for parameter in self.parameters.values():
             parameter.grad = None
         self.optimizer.zero_grad(set_to_none=True)
 
-    def _halve(self, error: BaseException) -> None:
+    def _halve(self, error: BaseException | None) -> None:
         """Make the passes half as large; the optimiser's batch stays."""
         if self.state.micro <= 1:
             raise EnvironmentLacksError(
@@ -771,8 +827,9 @@ class _Fit:
         self.state.micro = math.ceil(self.state.micro / 2)
         if self.device.type == "cuda":
             torch.cuda.empty_cache()
+        reason = "out of memory" if error else "memory nearly full"
         self._note(
-            f"out of memory: passes of {self.state.micro} samples from now on, "
+            f"{reason}: passes of {self.state.micro} samples from now on, "
             f"still {self.batch} per optimiser step"
         )
 
@@ -793,7 +850,7 @@ class _Fit:
                 step=self.state.step,
                 steps=self.steps,
                 share=share,
-                loss=float(np.mean(self.losses)) if self.losses else (row or {}).get("loss"),
+                loss=self._mean_loss() if self.losses else (row or {}).get("loss"),
                 lr=self.last_lr,
                 seconds=seconds,
                 seconds_left=seconds * (1 - share) / share if share > 0 else None,
@@ -802,6 +859,9 @@ class _Fit:
                 note=note,
             )
         )
+
+    def _mean_loss(self) -> float:
+        return self.total_loss / len(self.losses)
 
     def _tensors(self) -> dict[str, Tensor]:
         """Return what training may move: trainable parameters and the buffers of the module."""
@@ -891,6 +951,7 @@ class _Fit:
         state["scaler"] = self.scaler.state_dict()
         state["judged"] = len(self.judged)
         state["validation_seconds"] = self.validation_seconds
+        state["device"] = self.device.type
         checkpoint.save(self.folder, tensors, state)
 
     def _resume(self) -> bool:
@@ -909,20 +970,22 @@ class _Fit:
         self.judged = self.judged[: state.pop("judged")]
         self.validation_seconds = state.pop("validation_seconds")
         del state["version"]
+        same_device = state.pop("device", self.device.type) == self.device.type
         self.state = _State(**state)
-        self.passes.resume(self.state.compiled)
+        if same_device:  # what is fast on one device says nothing about another
+            self.passes.resume(self.state.compiled)
         self.last_lr = self.state.history[-1]["lr"]
         by_part: dict[str, dict[str, Tensor]] = {"now": {}, "best": {}, "master": {}}
+        states: dict[str, dict[str, Tensor]] = {}
         for name, tensor in tensors.items():
             part, _, rest = name.partition("/")
             if part == "optimizer":
                 key, _, owner = rest.partition("/")
-                master = self.masters[owner]
-                # In the layout of the weight: the fused step walks both in memory order.
-                laid = torch.empty_like(master, dtype=tensor.dtype) if tensor.ndim else tensor
-                self.optimizer.state[master][key] = laid.copy_(tensor).to(self.device)
+                states.setdefault(owner, {})[key] = tensor
             else:
                 by_part[part][rest] = tensor.to(self.device)
+        for owner, found_state in states.items():
+            optimizers.restore(self.optimizer, self.masters[owner], found_state)
         self._put_back(by_part["now"])
         self.kept = by_part["best"]
         with torch.no_grad():
@@ -969,7 +1032,10 @@ def _check(settings: FitSettings) -> None:
         wrong.append(f"lr_decay = {settings.lr_decay} is outside 0..1")
     if settings.patience is not None and settings.patience < 0:
         wrong.append(f"patience = {settings.patience} is below 0")
-    for name, words in (("compile", ("on", "off", "auto")), ("memory", ("normal", "low"))):
+    for name, words in (
+        ("compile", ("on", "off", "auto")),
+        ("memory", ("normal", "low", "lowest")),
+    ):
         if getattr(settings, name) not in words:
             wrong.append(f"{name} = {getattr(settings, name)!r} is none of {', '.join(words)}")
     if wrong:
@@ -978,33 +1044,6 @@ def _check(settings: FitSettings) -> None:
 
 def _chunks(indices: Indices, size: int) -> list[Indices]:
     return [indices[first : first + size] for first in range(0, len(indices), size)]
-
-
-def _prefetch(
-    batches: Batches, chunks: list[Indices]
-) -> Generator[tuple[Tensor | None, ...], None, None]:
-    """Load chunks in one background thread, a few ahead; closing the iterator ends the thread."""
-    pending: list[Future[tuple[Tensor | None, ...]]] = []
-    upcoming = iter(chunks)
-    pool = ThreadPoolExecutor(max_workers=1, thread_name_prefix="surgeon-load")
-    try:
-        for chunk in upcoming:
-            pending.append(pool.submit(batches.load, chunk))
-            if len(pending) > _AHEAD:
-                break
-        while pending:
-            loaded = pending.pop(0).result()
-            for chunk in upcoming:
-                pending.append(pool.submit(batches.load, chunk))
-                break
-            yield loaded
-    finally:
-        pool.shutdown(wait=True, cancel_futures=True)
-
-
-def _apply(batches: Batches, name: str, inputs: tuple[Any, ...], *more: Any) -> tuple[Any, ...]:
-    function = getattr(batches, name, None)
-    return inputs if function is None else tuple(function(inputs, *more))
 
 
 def _logits(output: Any) -> Tensor:

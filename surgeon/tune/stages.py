@@ -76,6 +76,7 @@ class Run:
     accumulate: int = 1
     compile: str = "auto"
     memory: str = "normal"
+    deterministic: bool = False
     resume: bool = False
     progress: Callable[..., None] | None = None
     checkpoint: Path | None = None
@@ -637,6 +638,7 @@ def _settings(run: Run, stage: Stage, start: race.Start, seconds: float | None) 
         accumulate=run.accumulate,
         compile=run.compile,  # type: ignore[arg-type]
         memory=run.memory,  # type: ignore[arg-type]
+        deterministic=run.deterministic,
     )
 
 

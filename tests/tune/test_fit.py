@@ -16,6 +16,7 @@ from torch import nn
 from surgeon.errors import DataError, EnvironmentLacksError, UnknownNameError, UsageError
 from surgeon.tune import compile as compile_room
 from surgeon.tune import fit as fit_module
+from surgeon.tune import optimizers
 from surgeon.tune.fit import FitSettings, Progress, fit
 from surgeon.tune.module import to_module
 
@@ -630,6 +631,32 @@ def test_less_memory_is_less(tmp_path):
     assert peaks["low"] < 0.6 * peaks["normal"]
 
 
+def test_moments_of_8_bits_learn_and_resume_bit_for_bit(tmp_path, monkeypatch):
+    monkeypatch.setattr(optimizers, "SMALL", 32)  # else all of this network's stay in float32
+
+    def interrupt(progress: Progress):
+        if progress.epoch == 2 and progress.step == 9:
+            raise KeyboardInterrupt
+
+    settings = replace(QUICK, memory="lowest", patience=0)
+    whole = converted()
+    names = [name for name, _ in whole.named_parameters()]
+    validation = samples(60, 1)
+    done = fit(whole, samples(), validation, trainable=names, settings=settings)
+    assert done.history[-1]["validation_loss"] < done.history[0]["validation_loss"]
+    for report in (interrupt, None):
+        module = converted()
+        result = fit(
+            module, samples(), validation, trainable=names, settings=settings, progress=report,
+            checkpoint_dir=tmp_path, resume=True,
+        )  # fmt: skip
+    assert result.stopped is None
+    assert same(state(whole), state(module))
+    plain = converted()
+    fit(plain, samples(), validation, trainable=names, settings=QUICK)
+    assert not same(state(whole), state(plain))
+
+
 def test_less_memory_needs_a_converted_graph():
     with pytest.raises(UsageError, match="Network cannot be trained in less memory"):
         fit(Network(), samples(), None, trainable=ALL, settings=replace(QUICK, memory="low"))
@@ -643,7 +670,7 @@ def eager_compiler(monkeypatch):
     class Compiler:
         calls, broken = 0, False
 
-        def __call__(self, module):
+        def __call__(self, module, **_):
             self.calls += 1
             if self.broken:
                 raise RuntimeError("no working C++ compiler\nand a long story")
@@ -687,7 +714,7 @@ def test_compiling_waits_for_a_run_that_pays(eager_compiler, monkeypatch):
     _, short = fitted(compile="auto")
     assert not short.compiled
     assert eager_compiler.calls == 0
-    monkeypatch.setitem(compile_room.WORTH, "cpu", 0.0)
+    monkeypatch.setitem(compile_room.FORMS, "cpu", (compile_room.Form("compiled", 0.0),))
     _, long = fitted(compile="auto")
     assert eager_compiler.calls == 1
     assert any("compiled in" in note for note in long.notes)
@@ -737,3 +764,144 @@ def test_an_interrupt_that_python_drops_ends_the_fit_all_the_same(monkeypatch):
     )
     assert dropped == [KeyboardInterrupt]
     assert (result.stopped, result.steps) == ("interrupt", 5)
+
+
+@pytest.mark.parametrize("clip", [0.05, None])
+def test_the_steps_are_those_of_torch_in_a_plain_loop(clip):
+    """AdamW with clipping, nowhere looking at a number, against code that looks at each."""
+    train, module, twin = samples(64), Network(dropout=0.0), Network(dropout=0.0)
+    settings = FitSettings(
+        device="cpu", lr=0.01, constant_rate=True, epochs=2, batch=16, label_smoothing=0.0,
+        class_weights=None, clip=clip, lr_decay=1.0, keep="last", weight_decay=0.0, patience=0,
+    )  # fmt: skip
+    # Behind it a normalization takes the mean away: its gradient is rounding, which Adam enlarges.
+    names = [name for name in ALL if name != "conv.bias"]
+    result = fit(module, train, None, trainable=names, settings=settings)
+    assert result.steps == 8
+    twin.conv.bias.requires_grad_(requires_grad=False)
+    optimizer = torch.optim.AdamW(twin.parameters(), lr=0.01, weight_decay=0.0)
+    twin.train()
+    norms = []
+    for indices in train.loads:
+        optimizer.zero_grad()
+        target = torch.from_numpy(train.labels[indices])
+        nn.functional.cross_entropy(twin(train.x[torch.from_numpy(indices)]), target).backward()
+        norms.append(float(nn.utils.clip_grad_norm_(twin.parameters(), clip or 1e9)))
+        optimizer.step()
+    assert clip is None or min(norms) > clip
+    for name, value in state(twin).items():
+        torch.testing.assert_close(state(module)[name], value, rtol=1e-4, atol=1e-5)
+
+
+class Overflowing(Network):
+    """Its gradient, though not its loss, is infinite in the n-th training pass."""
+
+    def __init__(self, at):
+        super().__init__()
+        self.at, self.passes = at, 0
+
+    def forward(self, x):
+        logits = super().forward(x)
+        if self.training:
+            self.passes += 1
+            if self.passes == self.at:
+                logits.register_hook(lambda gradient: gradient * float("inf"))
+        return logits
+
+
+def test_a_gradient_that_is_not_finite_ends_the_fit():
+    module = Overflowing(at=3)
+    start = state(module)
+    result = fit(module, samples(), samples(30, 1), trainable=ALL, settings=QUICK)
+    assert (result.stopped, result.steps) == ("nan", 2)
+    assert same(start, state(module))
+
+
+@pytest.mark.parametrize("optimizer", ["adamw", "sgd"])
+def test_a_skipped_step_leaves_weights_and_moments(optimizer):
+    """What the fused optimisers do with `found_inf` is relied upon."""
+    module = Network(dropout=0.0).eval()
+    made = {"adamw": torch.optim.AdamW, "sgd": torch.optim.SGD}[optimizer]
+    fused = made(module.parameters(), lr=0.1, fused=True)
+    for skipped in (0.0, 1.0):
+        before = state(module)
+        module(samples(4).x).sum().backward()
+        fused.found_inf = torch.tensor(skipped)
+        fused.step()
+        assert same(before, state(module)) is bool(skipped)
+    steps = {float(s["step"]) for s in fused.state.values() if "step" in s}
+    assert steps == ({1.0} if optimizer == "adamw" else set())
+
+
+def test_passes_shrink_until_the_memory_of_the_device_has_room(monkeypatch):
+    tried = []
+
+    def share(device, *, more=0):
+        if more:
+            tried.append(more)
+            return 4.0 / 2 ** len(tried)
+        return 0.0
+
+    monkeypatch.setattr(fit_module, "memory_share", share)
+    result = fit(Network(), samples(), samples(30, 1), trainable=ALL, settings=QUICK)
+    weights = sum(p.numel() for p in Network().parameters())
+    assert tried == [8 * weights] * 3  # 2.0, 1.0, 0.5 of the memory, AdamW's moments counted in
+    assert (result.batch, result.micro_batch) == (16, 4)
+    assert sum("memory nearly full" in note for note in result.notes) == 2
+
+
+def test_the_trial_of_memory_leaves_no_trace(monkeypatch):
+    plain, tried = Network(), Network()
+    fit(plain, samples(), samples(30, 1), trainable=ALL, settings=QUICK)
+    monkeypatch.setattr(fit_module, "memory_share", lambda *_, more=0: 0.5)
+    fit(tried, samples(), samples(30, 1), trainable=ALL, settings=QUICK)
+    assert same(state(plain), state(tried))
+
+
+def test_a_run_of_another_device_chooses_its_form_anew(eager_compiler, tmp_path):
+    def interrupt(progress: Progress):
+        if progress.epoch == 2 and progress.step == 9:
+            raise KeyboardInterrupt
+
+    settings = replace(QUICK, compile="on")
+    with pytest.MonkeyPatch.context() as patched:
+        save = fit_module.checkpoint.save
+        patched.setattr(
+            fit_module.checkpoint, "save",
+            lambda folder, tensors, kept: save(folder, tensors, {**kept, "device": "cuda"}),
+        )  # fmt: skip
+        fit(
+            Network(), samples(), samples(30, 1), trainable=ALL, settings=settings,
+            progress=interrupt, checkpoint_dir=tmp_path,
+        )  # fmt: skip
+    with pytest.MonkeyPatch.context() as patched:
+        resumed = []
+        patched.setattr(compile_room.Passes, "resume", lambda *_: resumed.append(True))
+        result = fit(
+            Network(), samples(), samples(30, 1), trainable=ALL, settings=settings,
+            checkpoint_dir=tmp_path, resume=True,
+        )  # fmt: skip
+    assert resumed == []
+    assert result.stopped is None
+
+
+def test_what_cannot_repeat_is_refused(monkeypatch):
+    class Unrepeatable(Network):
+        def forward(self, x):
+            raise RuntimeError("cumsum_cuda_kernel does not have a deterministic implementation")
+
+    with pytest.raises(UsageError, match=r"cannot repeat bit for bit.*cumsum"):
+        fit(
+            Unrepeatable(), samples(), None, trainable=ALL,
+            settings=replace(QUICK, deterministic=True),
+        )  # fmt: skip
+    with pytest.raises(RuntimeError):
+        fit(Unrepeatable(), samples(), None, trainable=ALL, settings=QUICK)
+
+
+def test_only_a_measured_choice_is_left_out_of_a_repeatable_run(eager_compiler, monkeypatch):
+    monkeypatch.setitem(compile_room.FORMS, "cpu", (compile_room.Form("compiled", 0.0),))
+    fitted(compile="auto", deterministic=True)
+    assert eager_compiler.calls == 0
+    _, result = fitted(compile="on", deterministic=True)
+    assert result.compiled

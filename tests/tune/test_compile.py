@@ -1,0 +1,135 @@
+"""Which form the passes take: what is tried, what is chosen, what is said."""
+
+from __future__ import annotations
+
+import math
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+from surgeon.tune import compile as room
+from surgeon.tune.compile import FORMS, Form, Passes
+
+CPU, CUDA = torch.device("cpu"), torch.device("cuda", 0)
+
+
+class Module(torch.nn.Module):
+    """Stands for the converted graph."""
+
+    def forward(self, x):
+        return 2 * x
+
+
+@pytest.fixture
+def compiler(monkeypatch):
+    """torch.compile that notes its options; a pass takes what `seconds` says of its form."""
+    made = SimpleNamespace(options=[], seconds={}, broken=set(), clock=0.0)
+
+    def compiler(module, **options):
+        made.options.append(options)
+        name = next(f.name for forms in FORMS.values() for f in forms if f.options == options)
+
+        def call(x):
+            if name in made.broken:
+                raise RuntimeError(f"{name} is broken")
+            made.clock += made.seconds.get(name, 1.0)
+            return module(x)
+
+        call.form = name
+        return call
+
+    monkeypatch.setattr(torch, "compile", compiler)
+    monkeypatch.setattr(room.time, "perf_counter", lambda: made.clock)
+    monkeypatch.setattr(torch.compiler, "cudagraph_mark_step_begin", lambda: None)
+    return made
+
+
+def attempt(compiler, device, wanted="auto", *, left=math.inf, several=False):
+    module = Module()
+    passes = Passes(module, wanted, device)
+
+    def once(forward):
+        if forward is module:
+            compiler.clock += 1.0
+        forward(torch.ones(2))
+
+    note = passes.attempt(once, varies=False, left=left, several=several)
+    return passes, note
+
+
+def test_on_a_gpu_the_fastest_of_all_forms_is_taken(compiler):
+    compiler.seconds = {"CUDA graphs": 0.9, "compiled": 0.8, "compiled, CUDA graphs": 0.7}
+    passes, note = attempt(compiler, CUDA, left=1000.0)
+    assert passes.compiled
+    assert passes.form.name == "compiled, CUDA graphs"
+    assert len(compiler.options) == 3
+    assert note.endswith("compiled, CUDA graphs used")
+    assert "0.8 s per pass instead of 1" in note
+
+
+def test_tuning_for_many_minutes_needs_an_hour_to_come(compiler):
+    names = {f.name for f in FORMS["cuda"]}
+    attempt(compiler, CUDA, left=4000.0)
+    assert len(compiler.options) == len(names)
+    compiler.options.clear()
+    attempt(compiler, CUDA, "on")
+    assert {"mode": "max-autotune-no-cudagraphs"} not in compiler.options
+    assert len(compiler.options) == len(names) - 1
+
+
+def test_gradients_that_add_up_are_kept_from_graphs(compiler):
+    attempt(compiler, CUDA, left=1000.0, several=True)
+    assert compiler.options == [{}]
+
+
+def test_a_form_that_gains_too_little_is_left(compiler):
+    compiler.seconds = {"compiled": 0.98}
+    passes, note = attempt(compiler, CPU, left=2000.0)
+    assert passes.compiled is False
+    assert passes.form is None
+    assert note.endswith("not used")
+    passes, note = attempt(compiler, CPU, "on")  # asked for by name
+    assert passes.compiled
+
+
+def test_one_broken_form_leaves_the_others(compiler):
+    compiler.seconds = {"CUDA graphs": 0.5}
+    compiler.broken = {"compiled", "compiled, CUDA graphs"}
+    passes, note = attempt(compiler, CUDA, left=1000.0)
+    assert passes.form.name == "CUDA graphs"
+    assert "compiled is broken" in note
+    compiler.broken.add("CUDA graphs")
+    passes, note = attempt(compiler, CUDA, left=1000.0)
+    assert passes.compiled is False
+    assert "does not work here" in note
+
+
+def test_memory_that_runs_out_is_for_the_loop_to_handle(compiler):
+    def once(forward):
+        raise torch.OutOfMemoryError("out of memory")
+
+    passes = Passes(Module(), "on", CPU)
+    with pytest.raises(torch.OutOfMemoryError):
+        passes.attempt(once, varies=False)
+
+
+def test_nothing_is_tried_before_steps_were_timed_nor_where_it_cannot_pay():
+    passes = Passes(Module(), "auto", CUDA)
+    assert not passes.is_due(10**6, math.inf)
+    for _ in range(2 * room.MEASURED):
+        passes.took(0.1)
+    assert not passes.is_due(100, math.inf)  # ten seconds to come
+    assert passes.compiled is False
+    passes = Passes(Module(), "auto", CUDA)
+    for _ in range(2 * room.MEASURED):
+        passes.took(0.1)
+    assert passes.is_due(10**4, math.inf)
+    assert not Passes(Module(), "auto", CUDA).is_due(10**4, 5.0)
+
+
+def test_forms_are_in_order_of_trial():
+    for forms in FORMS.values():
+        assert [f.worth for f in forms] == sorted(f.worth for f in forms)
+        assert len({f.name for f in forms}) == len(forms)
+    assert isinstance(FORMS["cpu"][0], Form)
