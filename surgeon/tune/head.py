@@ -24,6 +24,7 @@ import torch
 from torch import Tensor
 
 from surgeon.errors import DataError
+from surgeon.ops.products import multiply
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -430,11 +431,8 @@ class _Problem:
     def log_probabilities(self, theta: Tensor) -> Tensor:
         """Return [n, B, classes]."""
         problems, classes, width = theta.shape
-        logits = torch.addmm(
-            theta[:, :, -1].reshape(-1),
-            self.points,
-            theta[:, :, :-1].reshape(problems * classes, width - 1).T,
-        )
+        weight = theta[:, :, :-1].reshape(problems * classes, width - 1)
+        logits = multiply(self.points, weight.T, theta[:, :, -1].reshape(-1))
         return logits.view(-1, problems, classes).log_softmax(-1)
 
     def value(self, theta: Tensor, penalty: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -453,9 +451,8 @@ class _Problem:
         residual *= self.share.T[:, :, None]
         flat = residual.view(len(self.target), -1)
         gradient = torch.empty_like(theta)
-        gradient[:, :, :-1] = (flat.T @ self.points).view_as(weight) + penalty[
-            :, None, None
-        ] * weight
+        gradient[:, :, :-1] = multiply(flat.T, self.points).view_as(weight)
+        gradient[:, :, :-1] += penalty[:, None, None] * weight
         gradient[:, :, -1] = flat.sum(0).view_as(bias) + self.absent * bias
         return loss, gradient, probabilities
 
