@@ -241,3 +241,10 @@ def attribute(
     if proto.type == types.TYPE_PROTO:
         return proto.tp
     raise UnsupportedError(f"attribute {proto.name!r} has a type that is not converted")
+
+
+def is_autocast(tensor: Tensor) -> bool:
+    """Tell whether torch chooses the types that operators compute in, on this tensor's device."""
+    kind = tensor.device.type
+    known = kind in {"cpu", "cuda"} and tensor.is_floating_point()
+    return known and torch.is_autocast_enabled(kind)

@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F  # noqa: N812 - torch's own name for it
 from torch import Tensor
 
-from surgeon.ops.convert import torch_dtype
+from surgeon.ops.convert import is_autocast, torch_dtype
 from surgeon.ops.host import elements
 from surgeon.ops.registry import op, refuse
 
@@ -25,13 +25,20 @@ def _batch_norm(
 ) -> Tensor:
     """Normalise with given statistics, in the widest of the types involved."""
     given = not (mean.requires_grad or var.requires_grad)  # torch's own takes them as constants
-    if given and X.dtype == mean.dtype == scale.dtype == var.dtype == B.dtype and X.dim() >= 2:
+    if given and _as_torch_takes_it(X, scale, B, mean, var) and X.dim() >= 2:
         return F.batch_norm(X, mean, var, scale, B, False, 0.0, epsilon)
     wide = torch.promote_types(torch.promote_types(X.dtype, mean.dtype), scale.dtype)
     factor = scale.to(wide) / torch.sqrt(var.to(wide) + epsilon)
     shift = B.to(wide) - mean.to(wide) * factor
     rank = X.dim()
     return (X.to(wide) * _per_channel(factor, rank) + _per_channel(shift, rank)).to(X.dtype)
+
+
+def _as_torch_takes_it(X: Tensor, *others: Tensor) -> bool:
+    """Tell whether all are of one type, or a half-precision X among float32, as autocast makes."""
+    kinds = {tensor.dtype for tensor in others}
+    half = X.dtype in {torch.float16, torch.bfloat16}
+    return kinds == {X.dtype} or (half and kinds == {torch.float32})
 
 
 def _batch_statistics(X: Tensor) -> tuple[Tensor, Tensor]:
@@ -61,7 +68,7 @@ def _train(
     As ONNX states it: running · momentum + batch · (1 − momentum), with the population variance.
     """
     count = elements([X.shape[0], *X.shape[2:]]) if X.dim() >= 2 else 0
-    same = X.dtype == scale.dtype == B.dtype == mean.dtype == var.dtype
+    same = _as_torch_takes_it(X, scale, B, mean, var)
     constants = not (mean.requires_grad or var.requires_grad)
     if same and constants and count > 1:
         # One pass over X: torch moves statistics too, by the variance of a sample, not of a
@@ -77,7 +84,7 @@ def _train(
     with torch.no_grad():
         for running, batch in ((mean, batch_mean), (var, batch_var)):
             running.mul_(momentum).add_(batch.detach().to(running.dtype), alpha=1 - momentum)
-    if X.dtype == scale.dtype == B.dtype and X.dim() >= 2:
+    if _as_torch_takes_it(X, scale, B) and X.dim() >= 2:
         return F.batch_norm(X, None, None, scale, B, True, 0.0, epsilon)
     return _batch_norm(X, scale, B, batch_mean, batch_var, epsilon)
 
@@ -161,7 +168,9 @@ def layer_normalization(
     shape = list(X.shape[axis:])
     stash = torch.promote_types(torch_dtype(stash_type), X.dtype)  # never less than X has
     simple = Scale.shape == X.shape[axis:] and (B is None or B.shape == Scale.shape)
-    if outputs == 1 and simple and X.dtype == stash == Scale.dtype:
+    # Under autocast X may come in half precision: torch's own computes in float32 all the same.
+    cast = X.dtype != Scale.dtype == stash and is_autocast(X)
+    if outputs == 1 and simple and (cast or X.dtype == stash == Scale.dtype):
         return F.layer_norm(X, shape, Scale, B, epsilon)
     wide = X.to(stash)
     axes = list(range(axis, X.dim()))

@@ -15,6 +15,8 @@ from typing import Any, Final, cast
 import torch
 from torch import Tensor, nn
 
+from surgeon.ops.convert import is_autocast
+
 #: Multiply-adds from which on a call of oneDNN is worth its preparation.
 _LEAST: Final = 1 << 20
 _PLAIN: Final = {Tensor, nn.Parameter}
@@ -28,7 +30,9 @@ def multiply(left: Tensor, right: Tensor, bias: Tensor | None = None) -> Tensor:
         return product if left.dim() == 2 else _shaped(product, left)
     if bias is None:
         return torch.matmul(left, right)
-    if left.dim() < 2 or not left.dtype == right.dtype == bias.dtype:
+    same = left.dtype == right.dtype == bias.dtype
+    # Autocast brings all to one type inside the one call, and the bias' type would win otherwise.
+    if left.dim() < 2 or right.dim() != 2 or not (same or is_autocast(left)):
         return torch.matmul(left, right) + bias
     product = torch.addmm(bias, left.reshape(-1, left.shape[-1]), right)
     return product if left.dim() == 2 else _shaped(product, left)
@@ -56,14 +60,14 @@ def _takes_onednn(left: Tensor, right: Tensor, bias: Tensor | None) -> bool:
     ):  # oneDNN reads a bias as if it lay dense
         return False
     transformed = torch._C._functorch.peek_interpreter_stack() is not None  # noqa: SLF001
-    return not (transformed or torch.is_autocast_enabled("cpu"))
+    return not (transformed or is_autocast(left))
 
 
 @cache
 def _is_faster() -> bool:
     """Tell whether this machine has what MKL does not use: AVX-512 on a CPU of another maker."""
-    both = (torch.backends.mkl, torch.backends.mkldnn)
-    if not all(library.is_available() for library in both) or torch.backends.cpu.get_cpu_capability() != "AVX512":
+    both = all(library.is_available() for library in (torch.backends.mkl, torch.backends.mkldnn))
+    if not both or torch.backends.cpu.get_cpu_capability() != "AVX512":
         return False
     return hasattr(torch.ops.mkldnn, "_linear_pointwise") and "Intel" not in _maker()
 

@@ -21,6 +21,7 @@ import torch.nn.functional as F  # noqa: N812 - torch's own name for it
 from torch import Tensor
 
 from surgeon.ops.broadcast import WIDER
+from surgeon.ops.convert import is_autocast
 from surgeon.ops.products import multiply
 from surgeon.tune.program import Argument, Program, Step
 
@@ -360,7 +361,8 @@ def _over_last(step: Step) -> bool:
 
 
 def _normalize(x: Tensor, weight: Tensor, bias: Tensor, *, epsilon: float) -> Tensor:
-    if x.shape[-1:] == weight.shape and x.dtype == weight.dtype == bias.dtype:
+    same = x.dtype == weight.dtype == bias.dtype
+    if x.shape[-1:] == weight.shape and (same or is_autocast(x)):
         return F.layer_norm(x, weight.shape, weight, bias, epsilon)
     centred = x - x.mean(-1, keepdim=True)  # shapes that broadcast, or types that differ
     return centred / torch.sqrt(centred.pow(2).mean(-1, keepdim=True) + epsilon) * weight + bias
@@ -466,7 +468,8 @@ def attend(
     kernel = q.dim() == 4 and q.shape[:2] == k.shape[:2] == v.shape[:2]
     kernel = kernel and q.dtype == k.dtype == v.dtype and q.shape[-1] == v.shape[-1]
     if mask is not None:
-        kernel = kernel and mask.dtype == q.dtype and not mask.requires_grad
+        # Autocast brings the mask to the same type.
+        kernel = kernel and (mask.dtype == q.dtype or is_autocast(q)) and not mask.requires_grad
         kernel = kernel and mask.dim() in {2, 4}
     if kernel:
         return F.scaled_dot_product_attention(q, k.transpose(-2, -1), v, mask, scale=factor)
