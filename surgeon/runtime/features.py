@@ -164,6 +164,28 @@ class Features:
         return work_ahead(self.read, batches, lanes)
 
 
+class Streamer(Protocol):
+    """What computes features once, sample after sample: a `Runner`, or something faster."""
+
+    @property
+    def notes(self) -> Sequence[str]:
+        """What the user should be told, after the last sample."""
+        ...
+
+    @property
+    def providers(self) -> tuple[str, ...]:
+        """What computed them."""
+        ...
+
+    def stream(self, indices: NDArray[np.int64]) -> Iterator[Chunk]:
+        """Give the outputs of samples, in order."""
+        ...
+
+
+Faster = Callable[[Runner, "ModelProto", "NDArray[np.int64]"], Streamer]
+"""Given what would run, the frozen part and the samples: what runs instead, or the same Runner."""
+
+
 class _Source(Protocol):
     """What recomputes features: a `Runner`, or the samples themselves."""
 
@@ -183,6 +205,7 @@ def extract(
     threads: int | None = None,
     batch: int | None = None,
     limit_bytes: int | None = None,
+    faster: Faster | None = None,
     progress: Progress | None = None,
     where: str | None = None,
 ) -> Features:
@@ -202,6 +225,8 @@ def extract(
         batch: samples per run; None = what suits the device.
         limit_bytes: past it floats are stored as float16; if that does not do, nothing is stored
             and the features are computed again whenever they are read. None = no limit.
+        faster: chooses what computes features that are kept, in the place of the Runner that has
+            checked them; what it says of itself belongs into `key_parts`.
         progress: called with (samples done, samples in all).
         where: what messages call the model.
 
@@ -227,7 +252,10 @@ def extract(
         for name in outputs
     }
     chosen_device = choose_device(device) if isinstance(device, str) else device
-    key = _key(frozen, outputs, samples, chosen, [*key_parts, chosen_device.kind])
+    where_run = [chosen_device.kind]
+    if chosen_device.repeatable and chosen_device.kind == "cuda":
+        where_run.append("repeatable")
+    key = _key(frozen, outputs, samples, chosen, [*key_parts, *where_run])
     folder = cache_root() / "features" if cache_dir is None else cache_dir
     entry = _Entry(folder, key, tuple(outputs), placed, samples, constants)
     found = entry.find(chosen_device.notes)
@@ -245,7 +273,8 @@ def extract(
         batch=batch,
         where=where,
     )
-    return _Extraction(runner, entry, chosen, progress).go(limit_bytes)
+    choose = None if faster is None else (lambda: faster(runner, frozen, chosen))
+    return _Extraction(runner, entry, chosen, progress, choose).go(limit_bytes)
 
 
 def cache_root() -> Path:
@@ -291,9 +320,16 @@ class _Extraction:
     """One run over the data that writes one entry."""
 
     def __init__(
-        self, runner: Runner, entry: _Entry, indices: NDArray[np.int64], progress: Progress | None
+        self,
+        runner: Runner,
+        entry: _Entry,
+        indices: NDArray[np.int64],
+        progress: Progress | None,
+        choose: Callable[[], Streamer] | None,
     ) -> None:
         self.runner = runner
+        self.streamer: Streamer = runner
+        self.choose = choose
         self.entry = entry
         self.samples = entry.samples
         self.indices = indices
@@ -376,7 +412,7 @@ class _Extraction:
             bytes=size,
             hit=False,
             key=self.entry.key,
-            providers=self.runner.session.providers,
+            providers=self.runner.providers,
             stored={},
             shapes=self.shapes,
             axes=self.entry.axes,
@@ -400,7 +436,9 @@ class _Extraction:
                 _reserve(file.fileno(), layout.bytes)
                 os.pwrite(file.fileno(), layout.header, 0)
                 done = 0
-                for chunk in self.runner.stream(self.indices):
+                if self.choose is not None:
+                    self.streamer = self.choose()
+                for chunk in self.streamer.stream(self.indices):
                     for tensor, rows in chunk.outputs.items():
                         self._put(file.fileno(), layout, tensor, chunk.positions, rows)
                     kept[chunk.positions] = True
@@ -420,7 +458,7 @@ class _Extraction:
         finally:
             if part is not None:
                 part.unlink(missing_ok=True)
-        return self.entry.open(about, self.runner.notes, hit=False)
+        return self.entry.open(about, self.streamer.notes, hit=False)
 
     def _put(
         self,
@@ -464,7 +502,7 @@ class _Extraction:
             "bytes": layout.bytes,
             "rows": int(kept.sum()),
             "samples": len(kept),
-            "providers": list(self.runner.session.providers),
+            "providers": list(self.streamer.providers),
             "tensors": {
                 name: {
                     "dtype": dtype.name,
@@ -475,7 +513,7 @@ class _Extraction:
             },
             "unreadable": [[int(index), reason] for index, _, reason in failed],
             "indices": _ranges(self.indices[kept]),
-            "notes": [note for note in self.runner.notes if "memory" in note],
+            "notes": [note for note in self.streamer.notes if "memory" in note],
         }
 
 

@@ -10,7 +10,9 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import io
+import logging
 import os
+import re
 import sys
 from dataclasses import dataclass, field
 from functools import cache
@@ -52,6 +54,8 @@ _OUT_OF_MEMORY = (
     "available memory of",
 )
 _ORT_PREFIX = "[ONNXRuntimeError]"
+_MISFIT = re.compile("invalid dimensions for input|Invalid rank for input|Unexpected input data")
+_GPU_FAILURE = re.compile(r"(CUDA|CUDNN|CUBLAS) (failure|error)|CUDA driver|CUDA-capable")
 
 
 class OutOfMemoryError(EnvironmentLacksError):
@@ -64,13 +68,38 @@ class OutOfMemoryError(EnvironmentLacksError):
 class Device:
     """Where to run: `cpu` or `cuda` with its number, and what the user should know about it.
 
-    `required` says that the user named it, so that nothing else will do.
+    `required` says that the user named it, so that nothing else will do. `stream` is the address of
+    the CUDA stream that sessions compute on; None = each has one of its own. `repeatable` asks a
+    GPU for the same bits every time, not for the fastest algorithm of the day.
     """
 
     kind: str
     index: int = 0
     required: bool = False
     notes: tuple[str, ...] = ()
+    stream: int | None = None
+    repeatable: bool = False
+
+
+@dataclass(frozen=True)
+class Block:
+    """A tensor that lies in the memory of a device, dense, the last axis running fastest.
+
+    Whoever makes one keeps the memory until the run has ended.
+
+    Attributes:
+        address: of the first element.
+        element: element type by its ONNX number.
+        shape: sizes of its axes.
+        kind: `cpu` or `cuda`.
+        index: number of the device.
+    """
+
+    address: int
+    element: int
+    shape: tuple[int, ...]
+    kind: str
+    index: int = 0
 
 
 @dataclass(frozen=True)
@@ -84,6 +113,9 @@ class Session:
         inputs: name → (element type in lower case, shape) of the inputs that it takes.
         outputs: names, in order.
         threads: intra-op threads it was given; None = ONNX Runtime's own choice.
+        index: number of the device.
+        stream: address of the CUDA stream it was told to compute on, or None.
+        on_host: inputs that it reads in the memory of the host, though it runs on a GPU.
         kept: weights that it reads where they lie, which must live as long as it does.
     """
 
@@ -94,6 +126,9 @@ class Session:
     inputs: dict[str, tuple[str, Shape]]
     outputs: tuple[str, ...]
     threads: int | None = None
+    index: int = 0
+    stream: int | None = None
+    on_host: frozenset[str] = frozenset()
     kept: tuple[Any, ...] = field(default=(), repr=False)
 
     def run(
@@ -118,6 +153,48 @@ class Session:
         except Exception as error:  # noqa: BLE001 - its exceptions share no base class
             raise _run_error(error) from None
         return results
+
+    def run_bound(
+        self, blocks: Mapping[str, Block], outputs: Sequence[str] | None = None
+    ) -> list[Any]:
+        """Run once on values that lie on the device; what comes out stays there, nothing is copied.
+
+        On a GPU the inputs must be ready when the session's stream comes to them: made on it, or
+        waited for. ONNX Runtime waits for its stream at the end of a run. That could be switched
+        off, but operators that it keeps on the CPU would write into memory of the host that copies
+        of the run before may still be reading; a batch takes a hundred times what the wait costs.
+
+        Args:
+            blocks: the inputs by name; others are left out.
+            outputs: names; None = every output, in order.
+
+        Returns:
+            one object per output with `__dlpack__`, on the session's device. Its memory belongs to
+            the session's pool: what reads it later does so on the session's stream.
+
+        Raises:
+            OutOfMemoryError, DataError, ModelError: as `run`.
+        """
+        names = list(self.outputs if outputs is None else outputs)
+        missing = [name for name in self.inputs if name not in blocks]
+        if missing:
+            message = f"the graph inputs {', '.join(missing)} are not fed"
+            raise DataError(message, remedy="give one block per graph input")
+        try:
+            binding = self.raw.io_binding()
+            for name in self.inputs:
+                block = blocks[name]
+                place = block.kind, block.index, block.element, list(block.shape), block.address
+                binding.bind_input(name, *place)
+            for name in names:
+                binding.bind_output(name, self.device, self.index)
+            self.raw.run_with_iobinding(binding)
+            found = binding.get_outputs_as_ortvaluevector()
+            return [found[place] for place in range(len(found))]
+        except MemoryError:
+            raise _out_of_memory("memory ran out") from None
+        except Exception as error:  # noqa: BLE001 - its exceptions share no base class
+            raise _run_error(error) from None
 
 
 def check_installation() -> None:
@@ -205,28 +282,48 @@ def open_session(
     if not spinning:
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     providers: list[Any] = [_CPU]
-    if chosen.kind == "cuda":
+    if chosen.kind == "cuda" and _CUDA in onnxruntime.get_available_providers():
         _preload_libraries()
         # TF32 keeps ten bits of mantissa: too few for parity with float32.
-        providers = [(_CUDA, {"device_id": chosen.index, "use_tf32": "0"}), _CPU]
+        settings = {"device_id": chosen.index, "use_tf32": "0"}
+        if chosen.repeatable:  # by default algorithms of convolutions are chosen by the clock
+            options.use_deterministic_compute = True
+            settings["cudnn_conv_algo_search"] = "HEURISTIC"
+        if chosen.stream is not None:
+            # Whoever gives a stream has memory of its own on that GPU: no more than is needed.
+            settings["user_compute_stream"] = str(chosen.stream)
+            settings["arena_extend_strategy"] = "kSameAsRequested"
+        providers = [(_CUDA, settings), _CPU]
     source, kept = _loadable(model, options, onnxruntime)
-    with _quiet(onnxruntime):
-        try:
-            raw = onnxruntime.InferenceSession(
+
+    def load(providers: list[Any]) -> Any:
+        with _quiet(onnxruntime):
+            return onnxruntime.InferenceSession(
                 source, options, providers=providers, enable_fallback=0
             )
-        except MemoryError:
-            raise _out_of_memory("the model does not fit into memory", where) from None
-        except Exception as error:  # noqa: BLE001 - its exceptions share no base class
-            raise _load_error(error, where) from None
-    got = tuple(raw.get_providers())
+
+    failure = None
+    try:
+        try:
+            raw = load(providers)
+        except Exception as error:
+            failure = _gpu_failure(error) if len(providers) > 1 else None
+            if failure is None:
+                raise
+            raw = load([_CPU]) if not chosen.required else None
+    except MemoryError:
+        raise _out_of_memory("the model does not fit into memory", where) from None
+    except Exception as error:  # noqa: BLE001 - its exceptions share no base class
+        raise _load_error(error, where) from None
+    got = () if raw is None else tuple(raw.get_providers())
     notes = list(chosen.notes)
     if chosen.kind == "cuda" and _CUDA not in got:
-        reason = "ONNX Runtime could not use the GPU (CUDA 13 and cuDNN 9 are needed)"
+        lacking = f"ONNX Runtime could not use the GPU: {failure or _why_no_gpu(onnxruntime)}"
         if chosen.required:
             remedy = "pip install onnxruntime-gpu with nvidia's CUDA packages, or --device cpu"
-            raise EnvironmentLacksError(reason, where="--device", remedy=remedy)
-        notes.append(f"{reason}: running on the CPU")
+            raise EnvironmentLacksError(lacking, where="--device", remedy=remedy)
+        notes.append(f"{lacking}; what ONNX Runtime does runs on the CPU, many times slower")
+        _say_aloud(notes[-1])
     return Session(
         raw=raw,
         providers=got,
@@ -235,6 +332,9 @@ def open_session(
         inputs={item.name: (_element(item.type), tuple(item.shape)) for item in raw.get_inputs()},
         outputs=tuple(item.name for item in raw.get_outputs()),
         threads=threads,
+        index=chosen.index,
+        stream=chosen.stream if _CUDA in got else None,
+        on_host=_on_host(raw) if _CUDA in got else frozenset(),
         kept=kept,
     )
 
@@ -283,6 +383,43 @@ def _preload_libraries() -> None:
     if preload is not None:
         with contextlib.redirect_stdout(io.StringIO()), contextlib.suppress(OSError):
             preload()
+
+
+@cache
+def _say_aloud(text: str) -> None:
+    """Say something once per process, whether or not a document takes up a session's notes."""
+    logging.getLogger("surgeon.runtime").warning("%s", text)
+
+
+def _why_no_gpu(onnxruntime: Any) -> str:
+    """Say why there is no CUDA provider, by the words of the system's loader where it has any."""
+    if _CUDA not in onnxruntime.get_available_providers():
+        return f"this build ({runtime_version()}) has no CUDA provider; onnxruntime-gpu has"
+    folder = Path(onnxruntime.__file__).parent / "capi"
+    try:
+        for name in ("shared", "cuda"):  # the second takes symbols from the first
+            library = folder / f"libonnxruntime_providers_{name}.so"
+            if library.is_file():
+                ctypes.CDLL(str(library), ctypes.RTLD_GLOBAL)
+    except OSError as error:
+        return f"{error} (CUDA 13 and cuDNN 9 are needed)"
+    return "CUDA 13 and cuDNN 9 are needed"
+
+
+def _gpu_failure(error: Exception) -> str | None:
+    """Return the words of an error that says that the GPU, not the model, is at fault, or None."""
+    text = _gist(error)
+    if _is_out_of_memory(text) or not _GPU_FAILURE.search(text):
+        return None
+    return text
+
+
+def _on_host(raw: Any) -> frozenset[str]:
+    """Return the inputs of a session on a GPU that are read in the memory of the host."""
+    places = zip(raw.get_inputs(), raw.get_input_memory_infos(), strict=True)
+    return frozenset(
+        item.name for item, info in places if re.search("cpu|pinned", str(info.name), re.IGNORECASE)
+    )
 
 
 @contextlib.contextmanager
@@ -364,7 +501,9 @@ def _run_error(error: Exception) -> DataError | ModelError | EnvironmentLacksErr
     text = _gist(error)
     if _is_out_of_memory(text):
         return _out_of_memory(text)
-    if type(error).__name__ in {"InvalidArgument", "ValueError", "TypeError"}:
+    # A run on bound values raises one kind of error for everything.
+    misfit = type(error).__name__ in {"InvalidArgument", "ValueError", "TypeError"}
+    if misfit or _MISFIT.search(text):
         remedy = "compare the data with the inputs that surgeon inspect shows"
         return DataError(f"the data does not fit the model: {text}", remedy=remedy)
     remedy = "the model may not support this input size or batch; try --batch 1"

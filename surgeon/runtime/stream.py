@@ -68,7 +68,11 @@ class Runner:
 
     Attributes:
         session: the loaded graph.
+        samples: what is run.
+        outputs: names of what is given.
+        lanes: threads that read samples.
         batch: samples per run; falls when memory runs out.
+        grows: whether a run may take more samples: neither the graph nor the caller decided.
         notes: what the user should be told.
     """
 
@@ -103,12 +107,12 @@ class Runner:
         cores = threads or count_cores()
         chosen = choose_device(device) if isinstance(device, str) else device
         on_cpu = chosen.kind == "cpu"
-        self._lanes = min(cores, _MAX_LANES)
+        self.lanes = min(cores, _MAX_LANES)
         # One thread a run and one run a core: no core waits for another at the end of each node.
         self.session: Session = open_session(
             model,
             device=chosen,
-            threads=max(1, cores // self._lanes) if on_cpu else threads,
+            threads=max(1, cores // self.lanes) if on_cpu else threads,
             spinning=False,
             where=where,
         )
@@ -126,12 +130,24 @@ class Runner:
         self._fixed = self._fixed_batch()
         self._sample_bytes = self._input_bytes()
         self.batch = self._fixed or batch or self._choose_batch(_size(model))
+        self.grows = self._fixed is None and batch is None
         self.notes = list(self.session.notes)
 
     @property
     def fixed_batch(self) -> int | None:
         """The batch size that the graph insists on, or None."""
         return self._fixed
+
+    @property
+    def providers(self) -> tuple[str, ...]:
+        """The execution providers that run the graph, best first."""
+        return self.session.providers
+
+    def axis(self, name: str) -> int:
+        """Return where samples lie in an output."""
+        if name in self._handed:
+            return self._infos[name].batch_axis or 0
+        return self._axes.get(name, 0)
 
     def stream(self, indices: NDArray[np.int64], start: int = 0) -> Iterator[Chunk]:
         """Run samples and give their outputs in order; reading runs ahead by a few blocks.
@@ -149,7 +165,7 @@ class Runner:
             first, last = block
             return self._read_and_run(indices[first:last], start + first)
 
-        return work_ahead(work, self._blocks(len(indices)), self._lanes)
+        return work_ahead(work, self._blocks(len(indices)), self.lanes)
 
     def _blocks(self, count: int) -> Iterator[tuple[int, int]]:
         """Divide samples into blocks of whole runs, small ones last: (first, behind the last)."""
@@ -200,10 +216,7 @@ class Runner:
 
     def _read_and_run(self, indices: NDArray[np.int64], position: int) -> Chunk:
         batch: Batch = self.samples.read(indices)
-        positions = position + np.arange(len(indices), dtype=np.int64)
-        if batch.failures:
-            lost = {failure.index for failure in batch.failures}
-            positions = positions[[int(index) not in lost for index in indices]]
+        positions = positions_of(indices, batch.failures, position)
         if not len(batch.indices):
             return Chunk(positions, {}, batch.failures)
         return Chunk(positions, self.run(batch.feeds, len(batch.indices)), batch.failures)
@@ -229,12 +242,12 @@ class Runner:
                 results = self.session.run(padded, self._computed)
         rows = {}
         for name, value in zip(self._computed, results, strict=True):
-            rows[name] = self._rows(name, value, self._axes.get(name, 0), count)
+            rows[name] = self._rows(name, value, self.axis(name), count)
         # Outputs wait in memory by the block, too, and their size is known only now.
         made = sum(value.nbytes for value in rows.values()) // count
         self._sample_bytes = max(self._sample_bytes, made)
         for name in self._handed:
-            rows[name] = self._rows(name, feeds[name], self._infos[name].batch_axis or 0, count)
+            rows[name] = self._rows(name, feeds[name], self.axis(name), count)
         return rows
 
     def _rows(self, name: str, value: NDArray[Any], axis: int, count: int) -> NDArray[Any]:
@@ -292,6 +305,17 @@ class Runner:
         if size < self.batch:
             self.batch = size
             self.notes.append(f"memory ran out: the batch was halved to {size}")
+
+
+def positions_of(
+    indices: NDArray[np.int64], failures: Sequence[Failure], position: int
+) -> NDArray[np.int64]:
+    """Return where the samples that could be read stand, the first of `indices` at `position`."""
+    positions = position + np.arange(len(indices), dtype=np.int64)
+    if not failures:
+        return positions
+    lost = {failure.index for failure in failures}
+    return positions[[int(index) not in lost for index in indices]]
 
 
 def _size(model: ModelProto | bytes | Path) -> int:

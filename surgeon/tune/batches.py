@@ -6,6 +6,7 @@ normalized on the device.
 
 from __future__ import annotations
 
+import functools
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
@@ -121,19 +122,40 @@ class PictureBatches:
         return self._with_picture(inputs, self._augment(inputs[self._place], seed))
 
     def prepare(self, inputs: tuple[Any, ...]) -> tuple[Any, ...]:
-        """Turn pixels into what the graph takes: (pixel · scale − mean) / std, order, layout."""
-        pre, pixels = self._pre, inputs[self._place].to(torch.float32)
-        if pre.channels == "BGR":
-            pixels = pixels.flip(-1)
-        mean = torch.tensor(pre.mean, dtype=torch.float32, device=pixels.device)
-        std = torch.tensor(pre.std, dtype=torch.float32, device=pixels.device)
-        values = (pixels * pre.scale - mean) / std
-        if pre.layout == "NCHW":
-            values = values.permute(0, 3, 1, 2)
-        return self._with_picture(inputs, values.to(self._dtype))
+        """Turn pixels into what the graph takes."""
+        values = normalized(inputs[self._place], self._pre, self._dtype)
+        return self._with_picture(inputs, values)
 
     def _with_picture(self, inputs: tuple[Any, ...], picture: Tensor) -> tuple[Any, ...]:
         return (*inputs[: self._place], picture, *inputs[self._place + 1 :])
+
+
+def normalized(pixels: Tensor, pre: Preprocess, dtype: torch.dtype = torch.float32) -> Tensor:
+    """Turn pixels into what a graph takes, where they lie.
+
+    Args:
+        pixels: [n, H, W, C], 0..255 in RGB (or L) order.
+        pre: (pixel · scale − mean) / std in float32, order of channels, layout.
+        dtype: of the graph's input; whole numbers are rounded to.
+
+    Returns:
+        [n, C, H, W] or [n, H, W, C], channels last in memory in both.
+    """
+    values = pixels.to(torch.float32)
+    if pre.channels == "BGR":
+        values = values.flip(-1)
+    mean, std = _row(tuple(pre.mean), pixels.device), _row(tuple(pre.std), pixels.device)
+    values = (values * pre.scale - mean) / std
+    if pre.layout == "NCHW":
+        values = values.permute(0, 3, 1, 2)
+    return values.to(dtype) if dtype.is_floating_point else values.round().to(dtype)
+
+
+@functools.lru_cache(maxsize=16)
+def _row(values: tuple[float, ...], device: torch.device) -> Tensor:
+    """Return numbers on a device, copied there once: a copy from pageable memory stops the host."""
+    with torch.inference_mode(mode=False):
+        return torch.tensor(values, dtype=torch.float32, device=device)
 
 
 class ValueBatches:

@@ -30,10 +30,11 @@ from surgeon.runtime.metrics import score, softmax
 from surgeon.runtime.observe import relative_error
 from surgeon.runtime.proof import fill_batch, make_proof, seeded_input, tuned_names
 from surgeon.runtime.proof import golden_samples as make_golden
-from surgeon.runtime.sessions import open_session
+from surgeon.runtime.sessions import choose_device, open_session
 from surgeon.runtime.stream import Runner
 from surgeon.tune import arrays, batches, guard, race
 from surgeon.tune.augment import Views
+from surgeon.tune.engines import engine_for
 from surgeon.tune.fit import FitResult, FitSettings, Progress, fit
 from surgeon.tune.head import solve, torch_threads
 from surgeon.tune.initialize import draw_all, randomize
@@ -51,7 +52,7 @@ if TYPE_CHECKING:
     from surgeon.data.splits import Splits
     from surgeon.model import Model
     from surgeon.runtime.features import Features
-    from surgeon.runtime.sessions import Session
+    from surgeon.runtime.sessions import Device, Session
 
 
 @dataclass(frozen=True)
@@ -116,6 +117,8 @@ class Trained:
         guard: the `guard` object of the document: tuned against probe; None where there was
             nothing to compare.
         race: the `race` object of the document; None where there was none.
+        device: where torch trained.
+        providers: what computed the frozen part.
     """
 
     tensors: dict[str, NDArray[Any]] = field(default_factory=dict)
@@ -130,6 +133,7 @@ class Trained:
     stepped: bool = False
     guard: dict[str, Any] | None = None
     race: dict[str, Any] | None = None
+    device: str = "cpu"
     providers: tuple[str, ...] = ()
     notes: list[str] = field(default_factory=list)
     seconds_features: float = 0.0
@@ -147,7 +151,8 @@ def train(run: Run) -> Trained:
     """
     plan = run.patient.plan
     assert plan is not None
-    result = Trained()
+    device = _torch_device(run)  # one that is missing is refused now, not behind the frozen part
+    result = Trained(device=str(device))
     started = time.perf_counter()
     stages = _stages(run)
     start: Init = "pretrained" if run.patient.tuned else plan.init
@@ -176,7 +181,23 @@ def train(run: Run) -> Trained:
     ]
     moving = set(tuned_names(run.patient.proto, run.patient.trainable))
     result.statistics = sorted(moving - set(run.patient.trainable))
+    result.notes += _places(run, device, result.providers)
     return result
+
+
+def _places(run: Run, device: torch.device, providers: Sequence[str]) -> list[str]:
+    """Return notes on what ran where, if torch and ONNX Runtime did not both use the GPU."""
+    notes = []
+    if device.type == "cpu" and choose_device(run.device).kind == "cuda":
+        why = "cannot use it" if torch.version.cuda else "is built for CPUs only"
+        notes.append(
+            f"this machine has a CUDA device, but torch {torch.__version__} {why}: "
+            "training ran on the CPU"
+        )
+    front = "cuda" if any("cuda" in name.lower() for name in providers) else "cpu"
+    if providers and front != device.type:
+        notes.append(f"the frozen part ran on {front} ({providers[0]}), training on {device}")
+    return notes
 
 
 def _checkpoint(run: Run, number: int) -> Path | None:
@@ -297,7 +318,7 @@ def _guard(run: Run, result: Trained) -> None:
         return
     if result.stepped:
         tuned = _with_tensors(run.patient.proto, result.tensors)
-        predicted = _predict_part(run, tuned, probe.rows)
+        predicted = _predict_part(run, tuned, probe.rows, result)
         if predicted is None:
             return
         probabilities, rows = predicted
@@ -416,15 +437,23 @@ def _features(
 ) -> Features:
     names = [info.name for info in front.tensors]
     axes = {info.name: info.batch_axis for info in front.tensors if info.batch_axis}
+    engines = engine_for(
+        run.device,
+        precision=run.precision,
+        compile=run.compile,  # type: ignore[arg-type]
+        deterministic=run.deterministic,
+    )
     return extract(
         front.frozen,
         names,
         run.samples if samples is None else samples,
         indices,
+        key_parts=() if engines is None else engines.key_parts,
         axes=axes,
-        device=run.device,
+        device=_place(run) if engines is None else engines.place,
         threads=run.threads,
         limit_bytes=run.cache_limit,
+        faster=engines,
         progress=lambda done, total: run.say("features", done, total),
         where=None if run.patient.path is None else str(run.patient.path),
     )
@@ -491,6 +520,11 @@ def _rows(run: Run, features: Features) -> dict[str, NDArray[np.int64]]:
 def _stored(run: Run, name: str) -> Any:
     tensor = next(t for t in run.patient.proto.graph.initializer if t.name == name)
     return helper.tensor_dtype_to_np_dtype(tensor.data_type)
+
+
+def _place(run: Run) -> Device:
+    """Return where ONNX Runtime computes."""
+    return replace(choose_device(run.device), repeatable=run.deterministic)
 
 
 def _torch_device(run: Run) -> torch.device:
@@ -799,29 +833,32 @@ def measure(run: Run, tuned: ModelProto, trained: Trained, *, limit: int) -> dic
     parts = {"validation": run.parts.validation, "test": run.parts.test, "train": some}
     for name, indices in parts.items():
         if name not in scores:
-            scores[name] = None if indices is None else _score_part(run, tuned, indices)
+            scores[name] = None if indices is None else _score_part(run, tuned, indices, trained)
     if run.parts.cross and trained.cross is not None:
         scores["cross_validation"] = trained.cross
     return scores
 
 
-def _score_part(run: Run, model: ModelProto, indices: NDArray[np.int64]) -> dict[str, Any] | None:
-    predicted = _predict_part(run, model, indices)
+def _score_part(
+    run: Run, model: ModelProto, indices: NDArray[np.int64], result: Trained
+) -> dict[str, Any] | None:
+    predicted = _predict_part(run, model, indices, result)
     return None if predicted is None else score(predicted[0], run.codes[predicted[1]])
 
 
 def _predict_part(
-    run: Run, model: ModelProto, indices: NDArray[np.int64]
+    run: Run, model: ModelProto, indices: NDArray[np.int64], result: Trained
 ) -> tuple[NDArray[np.float64], NDArray[np.int64]] | None:
     """Return probabilities by ONNX Runtime and the samples they are of; None without any."""
     if not len(indices):
         return None
     output = model.graph.output[0].name
-    runner = Runner(model, run.samples, outputs=[output], device=run.device, threads=run.threads)
+    runner = Runner(model, run.samples, outputs=[output], device=_place(run), threads=run.threads)
     logits, rows = [], []
     for chunk in runner.stream(indices):
         logits.append(np.asarray(chunk.outputs[output], np.float64))
         rows.append(indices[chunk.positions])
+    result.notes += [note for note in runner.notes if note not in result.notes]
     if not logits:
         return None
     return softmax(np.concatenate(logits)), np.concatenate(rows)

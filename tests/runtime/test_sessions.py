@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 
@@ -54,20 +55,158 @@ def test_a_missing_gpu_is_an_error_only_when_it_was_named(relu):
     assert session.notes == ()  # nothing was asked for that is missing
 
 
-def test_a_gpu_that_does_not_start_is_never_silent(relu, monkeypatch):
-    """With a driver but no usable CUDA provider, ONNX Runtime falls back without a word."""
+@pytest.fixture
+def one_gpu(monkeypatch):
+    """A machine whose driver shows a GPU; returns what sessions are asked to run on."""
     import onnxruntime
 
-    real = onnxruntime.InferenceSession
-    on_cpu = lambda source, options, **_: real(source, options, providers=["CPUExecutionProvider"])  # noqa: E731
+    real, asked = onnxruntime.InferenceSession, []
+
+    def on_cpu(source, options, *, providers, **_):
+        asked.append(providers)
+        return real(source, options, providers=["CPUExecutionProvider"])
+
     monkeypatch.setattr(sessions, "count_cuda_devices", lambda: 1)
     monkeypatch.setattr(sessions, "_preload_libraries", lambda: None)
     monkeypatch.setattr(onnxruntime, "InferenceSession", on_cpu)
+    monkeypatch.setattr(
+        onnxruntime, "get_available_providers",
+        lambda: ["CUDAExecutionProvider", "CPUExecutionProvider"],
+    )  # fmt: skip
+    sessions._say_aloud.cache_clear()
+    return asked
+
+
+def test_a_gpu_that_does_not_start_is_never_silent(relu, one_gpu, caplog):
+    """With a driver but no usable CUDA provider, ONNX Runtime falls back without a word."""
     session = open_session(relu, device="auto")
     assert session.device == "cpu"
     assert "could not use the GPU" in session.notes[0]
-    with pytest.raises(EnvironmentLacksError, match="could not use the GPU"):
+    assert "runs on the CPU" in session.notes[0]
+    open_session(relu, device="auto")
+    assert [record.getMessage() for record in caplog.records] == list(session.notes)
+    with pytest.raises(EnvironmentLacksError, match="could not use the GPU") as caught:
         open_session(relu, device="cuda")
+    assert caught.value.exit == 3
+    assert open_session(relu, device="cpu").notes == ()
+
+
+def test_a_build_without_cuda_says_so(relu, one_gpu, monkeypatch):
+    import onnxruntime
+
+    monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: ["CPUExecutionProvider"])
+    session = open_session(relu, device="auto")
+    assert one_gpu == [["CPUExecutionProvider"]]  # what it lacks is not asked for
+    assert "has no CUDA provider" in session.notes[0]
+    with pytest.raises(EnvironmentLacksError, match="has no CUDA provider") as caught:
+        open_session(relu, device="cuda:0")
+    assert caught.value.exit == 3
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="shared objects")
+def test_the_loader_says_what_is_missing(monkeypatch, tmp_path):
+    import onnxruntime
+
+    (tmp_path / "capi").mkdir()
+    (tmp_path / "capi" / "libonnxruntime_providers_cuda.so").write_bytes(b"no library")
+    monkeypatch.setattr(onnxruntime, "__file__", str(tmp_path / "__init__.py"))
+    monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: ["CUDAExecutionProvider"])
+    said = sessions._why_no_gpu(onnxruntime)
+    assert "libonnxruntime_providers_cuda.so" in said
+    assert "CUDA 13" in said
+
+
+@pytest.mark.parametrize(
+    ("words", "kind"),
+    [
+        ("CUDA failure 100: no CUDA-capable device is detected", None),
+        ("CUDNN failure 1001: CUDNN_STATUS_NOT_INITIALIZED", None),
+        ("CUDA failure 2: out of memory", OutOfMemoryError),
+        ("Could not find an implementation for Thing(1)", ModelError),
+    ],
+)
+def test_a_gpu_that_breaks_is_told_from_a_model_that_does(words, kind, relu, one_gpu, monkeypatch):
+    import onnxruntime
+
+    working = onnxruntime.InferenceSession
+
+    def broken(source, options, *, providers, **more):
+        if len(providers) > 1:
+            raise RuntimeError(f"[ONNXRuntimeError] : 1 : FAIL : {words}")
+        return working(source, options, providers=providers, **more)
+
+    monkeypatch.setattr(onnxruntime, "InferenceSession", broken)
+    if kind is None:
+        session = open_session(relu, device="auto")
+        assert session.device == "cpu"
+        assert words in session.notes[0]
+    with pytest.raises(kind or EnvironmentLacksError, match=re.escape(words.split(":")[0])):
+        open_session(relu, device="cuda")
+
+
+def test_a_session_may_be_told_which_stream_to_compute_on(relu, one_gpu):
+    open_session(relu, device=sessions.Device("cuda", 0, stream=4096))
+    open_session(relu, device=sessions.Device("cuda", 0))
+    first, second = (providers[0][1] for providers in one_gpu)
+    assert first["user_compute_stream"] == "4096"
+    assert second == {"device_id": 0, "use_tf32": "0"}
+
+
+def test_a_session_may_be_told_to_repeat_bit_by_bit(relu, one_gpu):
+    open_session(relu, device=sessions.Device("cuda", 0, repeatable=True))
+    assert one_gpu[0][0][1]["cudnn_conv_algo_search"] == "HEURISTIC"
+
+
+def test_the_right_inputs_are_fed_from_the_host():
+    class Place:
+        def __init__(self, name):
+            self.name = name
+
+    class Raw:
+        def get_inputs(self):
+            return [Place("x"), Place("shape"), Place("pinned")]
+
+        def get_input_memory_infos(self):
+            return [Place("Cuda"), Place("Cpu"), Place("CudaPinned")]
+
+    assert sessions._on_host(Raw()) == {"shape", "pinned"}
+
+
+def block(array):
+    element = onnx.helper.np_dtype_to_tensor_dtype(array.dtype)
+    return sessions.Block(array.ctypes.data, element, array.shape, "cpu")
+
+
+def test_values_that_lie_on_the_device_are_run_where_they_are(build):
+    model = build(
+        "g (float[N,3] x, int64[N] i) => (float[N,3] y, int64[N] j) { y = Relu(x) j = Neg(i) }"
+    )
+    session = open_session(model, device="cpu")
+    x, i = np.random.default_rng(0).standard_normal((4, 3), np.float32), np.arange(4)
+    feeds = {"x": block(x), "i": block(i), "unused": block(x)}
+    y, j = (np.from_dlpack(value) for value in session.run_bound(feeds))
+    np.testing.assert_array_equal(y, np.maximum(x, 0))
+    np.testing.assert_array_equal(j, -i)
+    (only,) = session.run_bound(feeds, ["j"])
+    del session
+    np.testing.assert_array_equal(np.from_dlpack(only), -i)
+
+
+def test_values_on_the_device_that_do_not_fit(relu):
+    session = open_session(relu, device="cpu")
+    with pytest.raises(DataError, match="graph inputs x are not fed"):
+        session.run_bound({})
+    for wrong in (np.zeros((1, 4), np.float32), np.zeros((1, 3), np.float64)):
+        with pytest.raises(DataError, match="does not fit"):
+            session.run_bound({"x": block(wrong)})
+
+
+def test_memory_that_runs_out_on_the_device_is_told_apart(build):
+    model = build(
+        "g (int64[2] s) => (float[A,B] y) { y = ConstantOfShape <value = float[1] {1.0}> (s) }"
+    )
+    with pytest.raises(OutOfMemoryError):
+        open_session(model, device="cpu").run_bound({"s": block(np.array([1 << 22, 1 << 22]))})
 
 
 def test_nothing_is_written_to_the_terminal(relu, tmp_path):

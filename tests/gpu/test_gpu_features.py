@@ -1,0 +1,178 @@
+"""Features of the frozen part on a device: both engines, against ONNX Runtime on the CPU."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import frozen_parts
+import networks
+import numpy as np
+import pytest
+import torch
+from frozen_parts import differ, streamed
+
+import surgeon
+from surgeon.runtime.features import extract
+from surgeon.runtime.sessions import Device, choose_device, open_session
+from surgeon.runtime.stream import Runner
+from surgeon.tune import engines, stages
+from surgeon.tune.conveyor import Arrivals, Conveyor, on
+from surgeon.tune.engines import Engines, OnnxEngine, TorchEngine, engine_for
+
+PARTS = {
+    "pictures": lambda folder: frozen_parts.mobilenet(folder, 21),
+    "texts": frozen_parts.letters,
+    "fixed batch": lambda _: frozen_parts.fixed(frozen_parts.rows(networks.residual()), 4),
+    "arrays": lambda _: frozen_parts.rows(networks.vit()),
+}
+REDUCED = {"bf16": 5e-2, "fp16": 1e-2}
+
+
+def engines_on(device, **options):
+    """Return the choice of a device; on a CPU, which has none, the one that a GPU would have."""
+    if device == "cuda":
+        return engine_for(device, **options)
+    return Engines(torch.device("cpu"), Device("cpu"), **options)
+
+
+def belt_of(part, device, kind, *, batch=4, precision="float32"):
+    """Return a conveyor with one engine."""
+    chosen = engines_on(device, precision=precision)
+    runner = Runner(part.frozen, part.samples, outputs=part.names, device=chosen.place)
+    few = part.samples.read(np.arange(2))
+    dtypes = {name: rows.dtype for name, rows in runner.run(few.feeds, len(few.indices)).items()}
+    engine = OnnxEngine(runner.session, part.names)
+    if kind == "torch":
+        engine = TorchEngine(part.frozen, chosen.device, precision=precision)
+    arrivals = Arrivals(runner, chosen.device, chosen.computing)
+    return Conveyor(runner, engine, arrivals, batch=batch, dtypes=dtypes)
+
+
+def on_the_cpu(part):
+    runner = Runner(part.frozen, part.samples, outputs=part.names, device="cpu", threads=2)
+    return streamed(runner, part.samples.n)
+
+
+@pytest.mark.parametrize("kind", ["onnx", "torch"])
+@pytest.mark.parametrize("build", PARTS.values(), ids=PARTS)
+def test_engines_give_the_features_of_the_cpu(build, kind, device, tmp_path):
+    part = build(tmp_path / "data")
+    belt = belt_of(part, device, kind)
+    expected, lost = on_the_cpu(part)
+    found, failures = streamed(belt, part.samples.n)
+    assert belt.notes == []
+    assert differ(found, expected) <= 1e-4
+    assert failures == lost
+    assert device in belt.providers[0].lower()
+
+
+@pytest.mark.parametrize("precision", REDUCED)
+def test_reduced_precision_stays_within_its_bound(precision, device):
+    part = frozen_parts.rows(networks.convnet())
+    found = streamed(belt_of(part, device, "torch", precision=precision), part.samples.n)[0]
+    assert 0 < differ(found, on_the_cpu(part)[0]) <= REDUCED[precision]
+
+
+def test_many_batches_keep_their_order_and_their_memory(device):
+    """A batch's memory that were given away too early would show in its neighbours' rows."""
+    part = frozen_parts.rows(networks.convnet(), count=600)
+    expected = on_the_cpu(part)[0]
+    for kind in ("onnx", "torch"):
+        belt = belt_of(part, device, kind, batch=16)
+        assert differ(streamed(belt, 600)[0], expected) <= 1e-4
+
+
+def test_onnx_runtime_waits_for_values_that_are_still_computed(device):
+    """Its inputs are made on the very stream that it computes on, or it waits for that one."""
+    model = networks.convnet()
+    chosen = engines_on(device)
+    place = chosen.device
+    x = torch.from_numpy(networks.feeds(model, batch=8)["x"])
+    expected = torch.from_numpy(networks.run(model, {"x": x.numpy()})["y"])
+    for where, stream in (
+        (chosen.place, chosen.computing),
+        (chosen.place, None),
+        (choose_device(device), None),
+    ):
+        engine = OnnxEngine(open_session(model, device=where))
+        with on(stream):
+            busy = torch.randn(1500, 1500, device=place)
+            for _ in range(3 if device == "cpu" else 60):
+                busy = torch.tanh(busy @ busy)
+            values = x.to(place) + 0 * busy.sum()
+            found = engine.run({"x": values})["y"].cpu()
+        assert float((found - expected).abs().max()) <= 1e-4 * float(expected.abs().max())
+
+
+@pytest.mark.parametrize("precision", ["float32", "bf16"])
+def test_a_choice_is_made_said_and_kept(precision, device, tmp_path, monkeypatch):
+    monkeypatch.setattr(engines, "WORTH_MEASURING", 0.0)
+    part = frozen_parts.rows(networks.residual(), count=64)
+
+    def features():
+        chosen = engines_on(device, precision=precision)
+        return extract(
+            part.frozen, part.names, part.samples, cache_dir=tmp_path, device=chosen.place,
+            faster=chosen, key_parts=chosen.key_parts,
+        )  # fmt: skip
+
+    first = features()
+    assert "samples/s" in first.notes[-1]
+    assert f"torch in {precision}" in first.notes[-1]
+    assert device in first.providers[0].lower()
+    assert features().hit
+    expected = on_the_cpu(part)[0]["features"]
+    wanted = np.stack([expected[row] for row in range(64)])
+    error = np.abs(first.array("features") - wanted).max() / np.abs(wanted).max()
+    assert error <= (1e-4 if precision == "float32" else REDUCED[precision])
+
+
+def test_the_frozen_cases_end_in_a_proven_file(device, tmp_path, monkeypatch):
+    monkeypatch.setattr(engines, "WORTH_MEASURING", 0.0)
+    if device == "cpu":
+        monkeypatch.setattr(stages, "engine_for", lambda *_, **__: engines_on("cpu"))
+    random = np.random.default_rng(0)
+    labels = np.arange(120) % 3
+    x = random.standard_normal((120, 3, 12, 12)) + labels[:, None, None, None]
+    data = {"x": x.astype(np.float32), "labels": labels}
+    out = tmp_path / "tuned.onnx"
+    outcome = surgeon.finetune(networks.convnet(), data, out, case="small-similar", device=device)
+    assert surgeon.verify(out, device="cpu").passed
+    body = outcome.document()
+    assert device in body["providers"][0].lower()
+    assert body["device"].startswith(device)
+    assert outcome.metrics["validation"]["accuracy"] > 0.5
+
+
+def test_deterministic_features_repeat_bit_by_bit(device, tmp_path):
+    part = frozen_parts.rows(networks.residual(), count=64)
+    assert engine_for(device, deterministic=True) is None
+    place = replace(choose_device(device), repeatable=True)
+    found = [
+        np.array(
+            extract(
+                part.frozen, part.names, part.samples, cache_dir=tmp_path / str(time), device=place
+            ).array("features")
+        )
+        for time in range(2)
+    ]
+    np.testing.assert_array_equal(*found)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+def test_out_of_memory_on_the_device_halves_the_batch():
+    """Real memory that is not there: nearly all of the GPU is taken while the batch is searched."""
+    part = frozen_parts.rows(networks.convnet(side=96), count=256)
+    belt = belt_of(part, "cuda", "torch", batch=256)
+    torch.cuda.empty_cache()
+    torch.cuda.set_per_process_memory_fraction(
+        (torch.cuda.memory_reserved() + 60e6) / torch.cuda.mem_get_info()[1]
+    )
+    try:
+        found = streamed(belt, 256)[0]
+    finally:
+        torch.cuda.set_per_process_memory_fraction(1.0)
+    assert belt.batch < 256
+    assert "halved" in belt.notes[0]
+    assert differ(found, on_the_cpu(part)[0]) <= 1e-4
