@@ -17,7 +17,8 @@ onnx2torch, onnx2pytorch   what they make of the same file, in the same plain lo
 
 A process per contestant, all alive at once, one step at a time in turn; a round gives one ratio,
 the table its median and the 95 % interval of the median (bootstrap). A few rounds before that find
-the best mode of `native`; where it is ahead of `surgeon` as it is, `surgeon` is compiled too. The
+the best mode of `native`; where it is ahead of `surgeon` as it is, or `surgeon` takes more than 0.9
+of a peer's time, `surgeon` is compiled too and the faster of its two forms goes on. The
 first loss of all contestants has to be the same. Memory: the most a process ever held, libraries,
 weights and the file included.
 """
@@ -51,6 +52,7 @@ NATIVE = ("native eager", "native channels_last", "native compile")
 PEERS = ("onnx2torch", "onnx2pytorch")
 RESULTS = Path(__file__).parent / "results" / "full.json"
 WARM, TRIAL = 2, 3
+PEER_SHARE = 0.9
 CLOCK = time.perf_counter
 
 
@@ -168,7 +170,10 @@ def measure(model: str, form: str, file: Path, arguments) -> dict:
         start(name)
     trial = {name: best(contestant) for name, contestant in alive.items()}
     native = min((n for n in trial if n.startswith("native")), key=trial.get)
-    if trial["surgeon"] > trial[native] and not arguments.no_compile:
+    behind = trial["surgeon"] > trial[native] or any(
+        trial["surgeon"] > PEER_SHARE * trial[name] for name in PEERS if name in trial
+    )
+    if behind and not arguments.no_compile:
         start("surgeon compiled")
         if "surgeon compiled" in alive:
             trial["surgeon compiled"] = best(alive["surgeon compiled"])
