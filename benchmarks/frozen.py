@@ -114,7 +114,7 @@ def measure_features(folder: Path, _: argparse.Namespace) -> dict:
     """Wall and CPU seconds of hashing, of the frozen part and of the head, in one `finetune`."""
     import surgeon
     from surgeon.data.samples import Samples
-    from surgeon.tune import stages
+    from surgeon.tune import frozen, probe
 
     spent: dict[str, tuple[float, float]] = {}
 
@@ -128,8 +128,8 @@ def measure_features(folder: Path, _: argparse.Namespace) -> dict:
         return call
 
     Samples.sha256.func = counted("hashing", Samples.sha256.func)
-    stages.extract = counted("extract", stages.extract)
-    stages.solve = counted("head", stages.solve)
+    frozen.extract = counted("extract", frozen.extract)
+    probe.solve = counted("head", probe.solve)
     begun = time.perf_counter()
     outcome = surgeon.finetune(
         folder / "model.onnx",

@@ -326,8 +326,8 @@ def learning(module) -> list:
 def fit(file: str, pictures, *, compiled: bool) -> None:
     """Train by surgeon's own loop, held after every step until the next is wanted."""
     import surgeon
-    from surgeon.tune.fit import FitSettings
     from surgeon.tune.fit import fit as train
+    from surgeon.tune.settings import FitSettings
 
     class Batches:
         n = len(pictures) * 100_000

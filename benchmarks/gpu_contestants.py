@@ -534,7 +534,8 @@ def train_surgeon(model: str, device: Any, sizes: Sizes) -> None:
     import surgeon
     from surgeon.graph.cuts import first_use
     from surgeon.tune.batches import PictureBatches, Pictures
-    from surgeon.tune.fit import FitSettings, fit
+    from surgeon.tune.fit import fit
+    from surgeon.tune.settings import FitSettings
 
     said = Line.hear()
     file = Path(said["folder"]) / f"{model}.onnx"

@@ -440,7 +440,8 @@ def finetune(
     """
     from surgeon.data.labels import check_trainable
     from surgeon.runtime.sessions import choose_device
-    from surgeon.tune import stages
+    from surgeon.tune import proving, stages
+    from surgeon.tune.run import Run, clean, head_names
 
     clock = Clock(time.perf_counter())
     check_numbers(
@@ -547,7 +548,7 @@ def finetune(
         body["warnings"].append(f"--resume: there is no checkpoint {checkpoint}: it starts anew")
 
     # The frozen part, once per sample; the head to its optimum; then, if planned, everything.
-    run = stages.Run(
+    run = Run(
         patient=patient, samples=samples, codes=codes, parts=parts, device=device, seed=seed,
         threads=threads, cache_limit=cache_limit, precision=precision, batch=batch, lr=lr,
         epochs=epochs, budget=budget, augment=augment, views=int(views),
@@ -565,7 +566,7 @@ def finetune(
     tuned = write_back(patient.proto, trained.tensors, partial=True)
     operated = patient.proto
     if patient.plan.init == "random" and not goes_on:  # what `operate` writes is drawn anew
-        operated = draw_anew(patient, patient.plan, stages.head_names(operated), seed)
+        operated = draw_anew(patient, patient.plan, head_names(operated), seed)
     changed = _changed(operated, tuned)
     envelope.put(tuned, envelope.LABELS, labels)
     plan = patient.plan
@@ -578,10 +579,10 @@ def finetune(
         envelope.put(tuned, envelope.PREPROCESS, encodings.as_document(pre))
     if advised is not None:
         envelope.put(tuned, envelope.ADVICE, advised.brief())
-    proof = stages.prove(run, tuned, trained, golden_samples=golden_samples, constants=constants)
+    proof = proving.prove(run, tuned, trained, golden_samples=golden_samples, constants=constants)
     envelope.put(tuned, envelope.PROOF, proof)
     result = replace(patient.with_proto(tuned), plan=plan)
-    metrics = stages.measure(run, tuned, trained, limit=TRAIN_METRICS)
+    metrics = proving.measure(run, tuned, trained, limit=TRAIN_METRICS)
     if out is not None:
         result.save(out, force=force)
         body["sha256"] = files.sha256_file(out)
@@ -590,7 +591,7 @@ def finetune(
             if checkpoint is not None and checkpoint.is_dir():
                 body["warnings"][-1] += f"; --resume --force goes on from {checkpoint}"
         else:
-            stages.clean(run)
+            clean(run)
     clock.write = time.perf_counter() - writing
     body |= {
         "device": trained.device,

@@ -28,6 +28,8 @@ from surgeon.tune.program import Argument, Program, Step
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Mapping
 
+    _Find = Callable[["_View", Step], tuple[list[Step], Step] | None]
+
 _CLOSE: Final = 1e-6
 """Relative difference up to which a number in the file is taken as the one of the formula."""
 
@@ -50,10 +52,8 @@ def fuse(
     """
     known = {name: tuple(value.shape) for name, value in program.constants.items()}
     view = _View(program, {**known, **shapes}, frozenset(learning))
-    for find in (_layer_norm, _gelu, _silu, _hard_swish, _attention, _linear, _dropout):
-        view.replace_all(find)
-    for find in (_hard_tanh, _relu, _residual):
-        view.replace_all(find)
+    for ends, find in _CHAINS:
+        view.replace_all(ends, find)
     return view.program()
 
 
@@ -73,21 +73,24 @@ class _View:
     def _index(self) -> None:
         self.maker: dict[str, int] = {}
         self.readers: dict[str, int] = {}
+        self.places: dict[str, list[int]] = {}
         for place, step in enumerate(self.steps):
             if step is None:
                 continue
+            self.places.setdefault(name_of(step), []).append(place)
             for name in step.outputs:
                 self.maker[name] = place
             for name in _reads(step):
                 self.readers[name] = self.readers.get(name, 0) + 1
 
-    def replace_all(self, find: Callable[[_View, Step], tuple[list[Step], Step] | None]) -> None:
-        """Put one step in the place of every chain that `find` sees end at a step.
+    def replace_all(self, ends: str, find: _Find) -> None:
+        """Put one step in the place of every chain that `find` sees end at an operator.
 
         `find` returns the steps inside the chain and the one step for all of it.
         """
         changed = False
-        for place, step in enumerate(self.steps):
+        for place in self.places.get(ends, ()):
+            step = self.steps[place]
             if step is None:
                 continue
             found = find(self, step)
@@ -96,7 +99,7 @@ class _View:
             inside, one = found
             for gone in inside:
                 self.steps[self.maker[gone.outputs[0]]] = None
-            self.steps[place] = replace(one, plain=step.plain and all(g.plain for g in inside))
+            self.steps[place] = one._replace(plain=step.plain and all(g.plain for g in inside))
             changed = True
             self._forget(inside, one, step)
         if changed:
@@ -185,7 +188,7 @@ class _View:
 
 
 def _freeing(step: Step, names: tuple[str, ...]) -> Step:
-    return step if step.frees == names else replace(step, frees=names)
+    return step if step.frees == names else step._replace(frees=names)
 
 
 def name_of(step: Step) -> str:
@@ -215,8 +218,7 @@ def _one(
     **keywords: Any,
 ) -> Step:
     """Return a step in the place of a chain that ended in `last`."""
-    return replace(
-        last,
+    return last._replace(
         operator=f"ai.onnx {name}",
         call=call,
         arguments=arguments,
@@ -237,7 +239,7 @@ def _binary(step: Step | None) -> bool:
 
 def _gelu(view: _View, step: Step) -> tuple[list[Step], Step] | None:
     """½ · x · (1 + erf(x / √2)), in any order of the product."""
-    if name_of(step) != "Mul" or not _binary(step):
+    if not _binary(step):
         return None
     for outer, inner in ((0, 1), (1, 0)):
         # One operand is the product of two of the three factors, the other is the third.
@@ -278,7 +280,7 @@ def _one_plus_erf(view: _View, x: Argument, one_plus: Argument) -> list[Step] | 
 
 def _silu(view: _View, step: Step) -> tuple[list[Step], Step] | None:
     """X · sigmoid(x)."""
-    if name_of(step) != "Mul" or not _binary(step):
+    if not _binary(step):
         return None
     for place in (0, 1):
         x, gate = step.arguments[place], view.made(step.arguments[1 - place], "Sigmoid")
@@ -289,7 +291,7 @@ def _silu(view: _View, step: Step) -> tuple[list[Step], Step] | None:
 
 def _hard_swish(view: _View, step: Step) -> tuple[list[Step], Step] | None:
     """X · HardSigmoid(x) with slope 1/6 and offset ½."""
-    if name_of(step) != "Mul" or not _binary(step):
+    if not _binary(step):
         return None
     for place in (0, 1):
         x, gate = step.arguments[place], view.made(step.arguments[1 - place], "HardSigmoid")
@@ -303,7 +305,7 @@ def _hard_swish(view: _View, step: Step) -> tuple[list[Step], Step] | None:
 
 def _layer_norm(view: _View, step: Step) -> tuple[list[Step], Step] | None:
     """(x − mean) / √(variance + ε) · weight + bias, over the last axis."""
-    if name_of(step) != "Add" or not _binary(step):
+    if not _binary(step):
         return None
     for place in (0, 1):
         bias, scaled = step.arguments[place], view.made(step.arguments[1 - place], "Mul")
@@ -370,8 +372,6 @@ def _normalize(x: Tensor, weight: Tensor, bias: Tensor, *, epsilon: float) -> Te
 
 def _attention(view: _View, step: Step) -> tuple[list[Step], Step] | None:
     """softmax(q · k · factor [+ mask]) · v, with the factor on the product or on its operands."""
-    if name_of(step) != "MatMul":
-        return None
     softmax = view.made(step.arguments[0], "Softmax")
     if softmax is None or softmax.keywords.get("axis") != -1 or "-13" not in softmax.operator:
         return None
@@ -479,7 +479,7 @@ def attend(
 
 def _linear(view: _View, step: Step) -> tuple[list[Step], Step] | None:
     """X · weight + bias, with a weight of two axes and a bias of one."""
-    if name_of(step) != "Add" or not _binary(step):
+    if not _binary(step):
         return None
     for place in (0, 1):
         bias, product = step.arguments[place], view.made(step.arguments[1 - place], "MatMul")
@@ -510,7 +510,7 @@ def linear_turned(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
 
 def _dropout(view: _View, step: Step) -> tuple[list[Step], Step] | None:
     """Dropout whose mask nobody asks for: torch's own holds one byte per element less."""
-    if name_of(step) != "Dropout" or step.keywords.get("seed") is not None:
+    if step.keywords.get("seed") is not None:
         return None
     if any(a.source is not None for a in step.arguments[1:]):
         return None
@@ -542,7 +542,7 @@ def _is_fresh(view: _View, argument: Argument) -> bool:
 
 
 def _relu(view: _View, step: Step) -> tuple[list[Step], Step] | None:
-    if name_of(step) != "Relu" or not _is_fresh(view, step.arguments[0]):
+    if not _is_fresh(view, step.arguments[0]):
         return None
     return [], _one(step, "ReluInPlace", torch.relu_, *step.arguments)
 
@@ -552,8 +552,6 @@ def _hard_tanh(view: _View, step: Step) -> tuple[list[Step], Step] | None:
 
     On a bound itself the derivative is 0, as for ReLU at 0 (torch's clamp passes it there).
     """
-    if name_of(step) != "Clip":
-        return None
     bounds = [a.value for a in step.arguments[1:]]
     if any(a.source is not None for a in step.arguments[1:]):
         return None
@@ -582,7 +580,7 @@ def bound_in_place(x: Tensor, *, low: float, high: float) -> Tensor:
 
 def _residual(view: _View, step: Step) -> tuple[list[Step], Step] | None:
     """A sum written over the operand that was made for it alone."""
-    if name_of(step) != "Add" or not _binary(step):
+    if not _binary(step):
         return None
     for place in (0, 1):
         own, other = step.arguments[place], step.arguments[1 - place]
@@ -596,3 +594,18 @@ def add_to(own: Tensor, other: Tensor) -> Tensor:
     if own.shape == other.shape and own.dtype == other.dtype and own.dtype not in WIDER:
         return own.add_(other)
     return torch.add(own, other)
+
+
+#: The operator a chain ends in, and what finds it there; in this order.
+_CHAINS: Final[tuple[tuple[str, _Find], ...]] = (
+    ("Add", _layer_norm),
+    ("Mul", _gelu),
+    ("Mul", _silu),
+    ("Mul", _hard_swish),
+    ("MatMul", _attention),
+    ("Add", _linear),
+    ("Dropout", _dropout),
+    ("Clip", _hard_tanh),
+    ("Relu", _relu),
+    ("Add", _residual),
+)

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import hashlib
 import math
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -148,7 +148,7 @@ def observe(
     context = programs.Context(training=False, device=device)
     with torch.no_grad():
         for step in program.steps:
-            programs.execute([replace(step, frees=())], environment, context)
+            programs.execute([step._replace(frees=())], environment, context)
             seen(step, environment)
             for name in step.frees:
                 environment.pop(name, None)

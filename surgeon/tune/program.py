@@ -76,8 +76,7 @@ class Argument(NamedTuple):
     host: Host | None = None
 
 
-@dataclass(frozen=True)
-class Step:
+class Step(NamedTuple):
     """One node: a function and where its inputs come from.
 
     Attributes:
@@ -403,7 +402,7 @@ class _Scope:
             if name not in wanted and name not in captures:
                 frees.setdefault(index, []).append(name)
         steps = tuple(
-            replace(step, frees=tuple(frees[index])) if index in frees else step
+            step._replace(frees=tuple(frees[index])) if index in frees else step
             for index, step in enumerate(self.steps)
         )
         return Program(inputs, outputs, steps, captures=tuple(captures))
@@ -475,7 +474,9 @@ class _Scope:
                 continue
             keywords[attribute.name] = convert.attribute(attribute, wanted.kind)
         for name, wanted in meaning.attributes.items():
-            if name not in keywords and name not in graphs and self._must_fill(meaning, name):
+            if name in keywords or name in graphs:
+                continue
+            if self._must_fill(meaning.function, name):
                 if not wanted.optional:
                     raise ModelError(f"attribute {name!r} is missing")
                 keywords[name] = None
@@ -529,7 +530,7 @@ class _Scope:
             for a in arguments
         )
         if hosted is not None or not plain:
-            step = replace(step, hosted=hosted, plain=False)
+            step = step._replace(hosted=hosted, plain=False)
         self.steps.append(step)
         made = {o for o in outputs if o}
         self.visible |= made
@@ -540,9 +541,9 @@ class _Scope:
             self.maybe_host |= made
 
     @staticmethod
-    def _must_fill(meaning: Operator, name: str) -> bool:
+    @functools.cache
+    def _must_fill(function: Callable[..., Any], name: str) -> bool:
         """Tell whether an absent attribute is a keyword that the function cannot do without."""
-        function = meaning.function
         defaults = getattr(function, "__kwdefaults__", None) or {}
         code = getattr(function, "__code__", None)
         if code is None:
@@ -571,7 +572,7 @@ class _Scope:
                 wanted |= reads - set(start)
         slice_ = _Scope(self.builder, self.known, frozenset(self.visible), frozenset())
         slice_.outer -= {o for step in chosen for o in step.outputs} | set(start)
-        slice_.steps = [replace(step, frees=()) for step in reversed(chosen)]
+        slice_.steps = [step._replace(frees=()) for step in reversed(chosen)]
         return slice_._program(start, (Argument(keywords["y"], None, "any"),))
 
     def _is_known(self, source: str) -> bool:
@@ -599,7 +600,7 @@ class _Scope:
             return False
         context = Context(training=False, device=torch.device("cpu"))
         with torch.no_grad():
-            execute((replace(step, plain=False),), environment, context)
+            execute((step._replace(plain=False),), environment, context)
         made = {name: environment[name] for name in step.outputs if name and name in environment}
         for value in made.values():
             if not isinstance(value, Tensor | Host | np.ndarray):

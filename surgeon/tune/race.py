@@ -16,7 +16,7 @@ from surgeon.tune import schedule
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from surgeon.tune.fit import FitResult, FitSettings
+    from surgeon.tune.settings import FitResult, FitSettings
 
 Start = Literal["pretrained", "random"]
 STARTS: tuple[Start, Start] = ("pretrained", "random")

@@ -15,7 +15,7 @@ import surgeon
 from surgeon.runtime.features import extract
 from surgeon.runtime.sessions import Device, choose_device, open_session
 from surgeon.runtime.stream import Runner
-from surgeon.tune import engines, stages
+from surgeon.tune import engines, frozen
 from surgeon.tune.conveyor import Arrivals, Conveyor, on
 from surgeon.tune.engines import Engines, OnnxEngine, TorchEngine, engine_for
 
@@ -130,7 +130,7 @@ def test_a_choice_is_made_said_and_kept(precision, device, tmp_path, monkeypatch
 def test_the_frozen_cases_end_in_a_proven_file(device, tmp_path, monkeypatch):
     monkeypatch.setattr(engines, "WORTH_MEASURING", 0.0)
     if device == "cpu":
-        monkeypatch.setattr(stages, "engine_for", lambda *_, **__: engines_on("cpu"))
+        monkeypatch.setattr(frozen, "engine_for", lambda *_, **__: engines_on("cpu"))
     random = np.random.default_rng(0)
     labels = np.arange(120) % 3
     x = random.standard_normal((120, 3, 12, 12)) + labels[:, None, None, None]

@@ -11,8 +11,9 @@ import torch
 
 import surgeon
 from surgeon.tune import fit as fitting
-from surgeon.tune.fit import FitSettings, fit
+from surgeon.tune.fit import fit
 from surgeon.tune.module import tensors
+from surgeon.tune.settings import FitSettings
 
 CASES = ["small-similar", "small-different", "large-similar", "large-different"]
 SETTINGS = FitSettings(epochs=4, batch=16, lr=0.01, patience=0, keep="last")

@@ -17,7 +17,7 @@ from surgeon.errors import EnvironmentLacksError, UnsupportedError
 from surgeon.runtime.features import extract
 from surgeon.runtime.sessions import Device, OutOfMemoryError
 from surgeon.runtime.stream import Runner
-from surgeon.tune import engines, stages
+from surgeon.tune import engines, frozen, stages
 from surgeon.tune.conveyor import Conveyor
 from surgeon.tune.engines import Engines, OnnxEngine, TorchEngine, engine_for
 
@@ -356,7 +356,7 @@ def cache(tmp_path, monkeypatch):
 
 
 def test_a_run_tells_of_the_engine(data, measuring, monkeypatch):
-    monkeypatch.setattr(stages, "engine_for", lambda *_, **__: Engines(CPU, Device("cpu")))
+    monkeypatch.setattr(frozen, "engine_for", lambda *_, **__: Engines(CPU, Device("cpu")))
     outcome = surgeon.finetune(networks.convnet(), data, case="small-similar", device="cpu")
     body = outcome.document()
     assert body["providers"] == ["torch:cpu"]
@@ -370,7 +370,7 @@ def test_a_run_asks_for_what_it_was_asked_for(data, monkeypatch):
     def remember(device, **options):
         asked.append((device, options))
 
-    monkeypatch.setattr(stages, "engine_for", remember)
+    monkeypatch.setattr(frozen, "engine_for", remember)
     surgeon.finetune(
         networks.convnet(), data, case="small-similar", device="cpu", deterministic=True,
         compile="off", precision="bf16",
@@ -381,7 +381,7 @@ def test_a_run_asks_for_what_it_was_asked_for(data, monkeypatch):
 
 def test_a_run_says_that_torch_lacks_the_gpu(data, monkeypatch):
     """The driver shows a GPU, torch is built for CPUs: trained there, and said aloud."""
-    monkeypatch.setattr(stages, "_torch_device", lambda _: CPU)
+    monkeypatch.setattr(stages, "torch_device", lambda _: CPU)
     monkeypatch.setattr(stages, "choose_device", lambda _: Device("cuda"))
     outcome = surgeon.finetune(networks.convnet(), data, case="small-similar", device="cpu")
     body = outcome.document()

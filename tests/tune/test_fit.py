@@ -17,8 +17,9 @@ from surgeon.errors import DataError, EnvironmentLacksError, UnknownNameError, U
 from surgeon.tune import compile as compile_room
 from surgeon.tune import fit as fit_module
 from surgeon.tune import optimizers
-from surgeon.tune.fit import FitSettings, Progress, fit
+from surgeon.tune.fit import fit
 from surgeon.tune.module import to_module
+from surgeon.tune.settings import FitSettings, Progress
 
 QUICK = FitSettings(device="cpu", epochs=3, batch=16, lr=0.01, patience=0)
 

@@ -9,9 +9,10 @@ from onnx import TensorProto, helper, numpy_helper
 
 from surgeon.errors import UnknownNameError
 from surgeon.graph.initialization import Rule, scheme
-from surgeon.tune.fit import FitSettings, fit
+from surgeon.tune.fit import fit
 from surgeon.tune.initialize import draw, observe, randomize
 from surgeon.tune.module import to_module
+from surgeon.tune.settings import FitSettings
 
 DEPTH = 24
 

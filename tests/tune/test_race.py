@@ -14,8 +14,8 @@ import surgeon
 from surgeon.errors import UsageError
 from surgeon.records import Context, Evidence
 from surgeon.tune import fit as fitting
-from surgeon.tune import race, stages
-from surgeon.tune.fit import FitResult, FitSettings
+from surgeon.tune import race, tuning
+from surgeon.tune.settings import FitResult, FitSettings
 
 KEYS = {"budget", "pretrained", "random", "winner", "gain", "final", "seconds"}
 
@@ -122,7 +122,7 @@ def test_the_random_start_of_the_race_is_that_of_init_random(monkeypatch):
         seen.setdefault(settings.stage, values)
         return fitting.fit(module, *arguments, settings=settings, **more)
 
-    monkeypatch.setattr(stages, "fit", record)
+    monkeypatch.setattr(tuning, "fit", record)
     tune(epochs=1)
     tune(epochs=1, init="random")
     assert set(seen) == {"race: pretrained", "race: random", "all"}

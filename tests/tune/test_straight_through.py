@@ -21,8 +21,9 @@ import surgeon
 from surgeon.errors import UnknownNameError, UnsupportedError
 from surgeon.operation import check
 from surgeon.runtime.observe import relative_error
-from surgeon.tune.fit import FitSettings, Progress, fit
+from surgeon.tune.fit import fit
 from surgeon.tune.module import to_module
+from surgeon.tune.settings import FitSettings, Progress
 from surgeon_models import get, sample_data
 
 RANDOM = np.random.default_rng(0)

@@ -1,0 +1,213 @@
+"""What a tuned graph is worth, and that it is what was trained: metrics, parity, proof.
+
+What must not enter: training.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+
+from surgeon.errors import CheckError
+from surgeon.graph import precision as halves
+from surgeon.graph.frontier import split as split_graph
+from surgeon.graph.weights import roles
+from surgeon.runtime.metrics import score, softmax
+from surgeon.runtime.observe import relative_error
+from surgeon.runtime.proof import fill_batch, make_proof, seeded_input
+from surgeon.runtime.proof import golden_samples as make_golden
+from surgeon.runtime.sessions import open_session
+from surgeon.runtime.stream import Runner
+from surgeon.tune.module import to_module
+from surgeon.tune.run import Run, Trained, runtime_device
+from surgeon.tune.stepwise import Agreement, compare, quantised_values
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from numpy.typing import NDArray
+    from onnx import ModelProto
+
+    from surgeon.runtime.sessions import Session
+
+
+def measure(run: Run, tuned: ModelProto, trained: Trained, *, limit: int) -> dict[str, Any]:
+    """Return validation, test and train metrics of the tuned file by ONNX Runtime.
+
+    Where only the head was trained they follow from the features. Otherwise the file is run over
+    validation and test samples, and over at most `limit` training samples.
+    """
+    scores = dict(trained.scores)
+    random = np.random.default_rng(run.seed)
+    some = run.parts.train
+    if len(some) > limit:
+        some = np.sort(random.choice(some, limit, replace=False))
+    parts = {"validation": run.parts.validation, "test": run.parts.test, "train": some}
+    for name, indices in parts.items():
+        if name not in scores:
+            scores[name] = None if indices is None else _score_part(run, tuned, indices, trained)
+    if run.parts.cross and trained.cross is not None:
+        scores["cross_validation"] = trained.cross
+    return scores
+
+
+def _score_part(
+    run: Run, model: ModelProto, indices: NDArray[np.int64], result: Trained
+) -> dict[str, Any] | None:
+    predicted = predict_part(run, model, indices, result)
+    return None if predicted is None else score(predicted[0], run.codes[predicted[1]])
+
+
+def predict_part(
+    run: Run, model: ModelProto, indices: NDArray[np.int64], result: Trained
+) -> tuple[NDArray[np.float64], NDArray[np.int64]] | None:
+    """Return probabilities by ONNX Runtime and the samples they are of; None without any."""
+    if not len(indices):
+        return None
+    output = model.graph.output[0].name
+    runner = Runner(
+        model, run.samples, outputs=[output], device=runtime_device(run), threads=run.threads
+    )
+    logits, rows = [], []
+    for chunk in runner.stream(indices):
+        logits.append(np.asarray(chunk.outputs[output], np.float64))
+        rows.append(indices[chunk.positions])
+    result.notes += [note for note in runner.notes if note not in result.notes]
+    if not logits:
+        return None
+    return softmax(np.concatenate(logits)), np.concatenate(rows)
+
+
+def prove(
+    run: Run,
+    tuned: ModelProto,
+    trained: Trained,
+    *,
+    golden_samples: bool,
+    constants: Mapping[str, Any] | None = None,
+) -> dict[str, Any]:
+    """Compare torch with ONNX Runtime before and after tuning, and write the proof.
+
+    Raises:
+        CheckError: they differ by more than the bound.
+    """
+    plan = run.patient.plan
+    assert plan is not None
+    seen = _real_samples(run)
+    real = seen if golden_samples else []
+    sizes, ranges = dict(run.patient.sizes), _integer_ranges(seen)
+    feeds = [seeded_input(tuned, seed, constants, sizes, ranges) for seed in (0, 1)] + seen
+    worst, rounded = 0.0, None
+    session = open_session(tuned, device="cpu", threads=run.threads)
+    made: list[dict[str, Any]] = []
+    for model, opened in ((run.patient.proto, None), (tuned, session)):
+        found = parity(run, model, feeds, session=opened, made=made)
+        if isinstance(found, Agreement):
+            rounded, found = found, found.relative if found.rounds_alike else math.inf
+        worst = max(worst, found)
+    bound = run.patient.bound
+    if rounded is not None and rounded.optimised > bound:
+        trained.notes.append(
+            "ONNX Runtime's optimised 8-bit kernels give logits that differ by "
+            f"{rounded.optimised:.0e} relative from the graph computed as written; the metrics are "
+            "those of the optimised ones"
+        )
+    if not worst <= bound:
+        raise CheckError(
+            f"torch and ONNX Runtime differ by {worst:.2e} relative, the bound is {bound:.0e}",
+            where="parity",
+            remedy="nothing was written; report the model's operators",
+        )
+    trained.providers = trained.providers or session.providers
+    return make_proof(
+        tuned,
+        plan,
+        source_sha256=run.patient.source_sha256,
+        parity={"samples": len(feeds), "max_relative": worst, "bound": bound}
+        | ({} if rounded is None else {"quantised": asdict(rounded)}),
+        golden=make_golden(tuned, session, real, constants, sizes, ranges),
+    )
+
+
+def parity(
+    run: Run,
+    model: ModelProto,
+    feeds: Sequence[Mapping[str, Any]],
+    *,
+    session: Session | None = None,
+    made: list[dict[str, Any]] | None = None,
+) -> float | Agreement:
+    """Return the relative error between torch (behind the frontier) and ONNX Runtime.
+
+    Where values are quantised behind the frontier: how far both agree step by step.
+
+    The samples' logits are one tensor, as in a batch: a sample whose logits happen to lie near zero
+    is measured by the size that logits have.
+
+    Half-precision weights are computed with in float32, as ONNX Runtime's CPU provider does.
+
+    Args:
+        run: what is trained on what.
+        model: the patient or what came of it.
+        feeds: samples.
+        session: of `model`, if one is open.
+        made: what the frozen part makes of the feeds, the same before and after; filled if empty.
+    """
+    names = run.patient.trainable
+    front = split_graph(model, names, run.patient.anatomy().shapes, keep_weightless=False)
+    graph = halves.widen(front.trained) if halves.is_half(front.trained) else front.trained
+    module = to_module(graph, roles=roles(graph))
+    quantised = quantised_values(graph)
+    if quantised:
+        half = graph is not front.trained
+        return compare(
+            model, module, quantised, feeds, threads=run.threads,
+            as_tensor=lambda values: _tensor(values, half=half),
+        )  # fmt: skip
+    session = session or open_session(model, device="cpu", threads=run.threads)
+    made = [] if made is None else made
+    if not made and front.frozen is not None:
+        frozen = open_session(front.frozen, device="cpu", threads=run.threads)
+        made += [dict(zip(frozen.outputs, frozen.run(one), strict=True)) for one in feeds]
+    output = model.graph.output[0].name
+    wanted, got = [], []
+    for place, one in enumerate(feeds):
+        wanted.append(session.run(one, [output])[0])
+        values = {**one, **(made[place] if made else {})}
+        inputs = [
+            _tensor(values[name], half=graph is not front.trained) for name in module.input_names
+        ]
+        with torch.no_grad():
+            got.append(module(*inputs).float().numpy())
+    return relative_error(np.concatenate(got), np.concatenate(wanted))
+
+
+def _tensor(values: NDArray[Any], *, half: bool) -> torch.Tensor:
+    tensor = torch.from_numpy(np.array(values))
+    return tensor.float() if half and tensor.dtype == torch.float16 else tensor
+
+
+def _integer_ranges(feeds: Sequence[Mapping[str, NDArray[Any]]]) -> dict[str, tuple[int, int]]:
+    """Return the least and the most of every integer input, over some samples."""
+    found: dict[str, tuple[int, int]] = {}
+    for one in feeds:
+        for name, values in one.items():
+            if np.issubdtype(values.dtype, np.integer) and values.size:
+                least, most = found.get(name, (int(values.min()), int(values.max())))
+                found[name] = (min(least, int(values.min())), max(most, int(values.max())))
+    return found
+
+
+def _real_samples(run: Run) -> list[dict[str, NDArray[Any]]]:
+    found: list[dict[str, NDArray[Any]]] = []
+    for index in run.parts.validation[:8]:
+        if len(found) == 2:
+            break
+        loaded = run.samples.load(int(index))
+        if isinstance(loaded, dict):
+            found.append(fill_batch(run.patient.proto, loaded))
+    return found

@@ -1,0 +1,189 @@
+"""What a training run is a function of, and what it gives; read by every room of training.
+
+What must not enter: the order of the stages, and any training.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any
+
+from onnx import helper
+
+from surgeon.errors import UsageError
+from surgeon.graph.weights import store
+from surgeon.runtime.sessions import choose_device
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+    from pathlib import Path
+
+    import numpy as np
+    import torch
+    from numpy.typing import NDArray
+    from onnx import ModelProto
+
+    from surgeon.data.samples import Samples
+    from surgeon.data.splits import Splits
+    from surgeon.model import Model
+    from surgeon.records import Stage
+    from surgeon.runtime.sessions import Device
+    from surgeon.tune.probe import Probe
+
+
+@dataclass(frozen=True)
+class Run:
+    """Everything one training run is a function of."""
+
+    patient: Model
+    samples: Samples
+    codes: NDArray[np.int64]
+    parts: Splits
+    device: str = "auto"
+    seed: int = 0
+    threads: int | None = None
+    cache_limit: int | None = None
+    precision: str = "float32"
+    batch: int | None = None
+    lr: float | None = None
+    epochs: int | None = None
+    budget: float | None = None
+    augment: str = "auto"
+    views: int = 1
+    accumulate: int = 1
+    compile: str = "auto"
+    memory: str = "normal"
+    deterministic: bool = False
+    resume: bool = False
+    progress: Callable[..., None] | None = None
+    checkpoint: Path | None = None
+    expected: float | None = None
+    """accuracy of a probe at the cut, cross-validated over more samples than validate"""
+    drawn: bool = False
+    """whether the patient's weights are random ones already, so that no pretrained ones are left"""
+
+    @property
+    def classes(self) -> int:
+        """Outputs of the head."""
+        assert self.patient.plan is not None
+        assert self.patient.plan.classes is not None
+        return self.patient.plan.classes
+
+    def say(self, stage: str, done: float, total: float | None = None, **figures: Any) -> None:
+        """Tell the caller how far it is."""
+        if self.progress is not None:
+            self.progress(stage, done, total, **figures)
+
+
+@dataclass
+class Trained:
+    """What training gave.
+
+    Attributes:
+        tensors: {initializer: values} of everything that was trained, statistics included.
+        frontier: the `frontier` object of the document.
+        history: rows of all stages.
+        delivered: `tuned`, `probe` (the solved head on the weights as they came) or `start`.
+        stopped: why a stage ended early, or None.
+        statistics: names of statistics that training moved.
+        scores: metrics by part where they follow from features, else empty.
+        cross: cross-validated metrics of the solved head on the training samples, or None.
+        probe: the first solved head, kept as a candidate.
+        stepped: whether weights that were trained by gradient are among the tensors.
+        guard: the `guard` object of the document: tuned against probe; None where there was
+            nothing to compare.
+        race: the `race` object of the document; None where there was none.
+        device: where torch trained.
+        providers: what computed the frozen part.
+    """
+
+    tensors: dict[str, NDArray[Any]] = field(default_factory=dict)
+    frontier: dict[str, Any] = field(default_factory=dict)
+    history: list[dict[str, Any]] = field(default_factory=list)
+    delivered: str = "start"
+    stopped: str | None = None
+    statistics: list[str] = field(default_factory=list)
+    scores: dict[str, Any] = field(default_factory=dict)
+    cross: dict[str, Any] | None = None
+    probe: Probe | None = None
+    stepped: bool = False
+    guard: dict[str, Any] | None = None
+    race: dict[str, Any] | None = None
+    device: str = "cpu"
+    providers: tuple[str, ...] = ()
+    notes: list[str] = field(default_factory=list)
+    seconds_features: float = 0.0
+    seconds_train: float = 0.0
+    samples_seen: int = 0
+    compiled: bool = False
+    peak_memory: int | None = None
+
+
+def head_names(model: ModelProto) -> tuple[str, str]:
+    """Return the names of the new head's weight and bias: inputs of the Gemm that makes logits."""
+    for node in reversed(model.graph.node):
+        if node.op_type == "Gemm" and node.output[0] == model.graph.output[0].name:
+            return node.input[1], node.input[2]
+    raise UsageError(
+        "the graph does not end in a Gemm head",
+        where="graph output",
+        remedy="operate on it first: `surgeon operate` appends one",
+    )
+
+
+def with_tensors(model: ModelProto, values: Mapping[str, NDArray[Any]]) -> ModelProto:
+    """Return a graph with some initializers replaced, where it has them."""
+    copy = type(model)()
+    copy.CopyFrom(model)
+    for tensor in copy.graph.initializer:
+        if tensor.name in values:
+            store(tensor, values[tensor.name])
+    return copy
+
+
+def stored_type(run: Run, name: str) -> Any:
+    """Return the numpy type in which an initializer is stored."""
+    tensor = next(t for t in run.patient.proto.graph.initializer if t.name == name)
+    return helper.tensor_dtype_to_np_dtype(tensor.data_type)
+
+
+def stage_names(run: Run, stage: Stage) -> list[str]:
+    """Return the initializers that a stage trains.
+
+    Raises:
+        UsageError: one that the plan does not train.
+    """
+    trainable = run.patient.trainable
+    if stage.trains == "all":
+        return trainable
+    if stage.trains == "head":
+        return list(head_names(run.patient.proto))
+    wanted = {stage.trains} if isinstance(stage.trains, str) else set(stage.trains)
+    unknown = wanted - set(trainable)
+    if unknown:
+        raise UsageError(
+            f"stage {stage.name!r} trains {min(unknown)!r}, which the plan does not train",
+            where=f"stage {stage.name!r}",
+            remedy="a stage trains `head`, `all`, or names that the plan trains",
+        )
+    return [name for name in trainable if name in wanted]
+
+
+def runtime_device(run: Run) -> Device:
+    """Return where ONNX Runtime computes."""
+    return replace(choose_device(run.device), repeatable=run.deterministic)
+
+
+def torch_device(run: Run) -> torch.device:
+    """Return where torch computes."""
+    from surgeon.tune.device import choose
+
+    return choose(run.device)
+
+
+def clean(run: Run) -> None:
+    """Remove the checkpoint of a run that was delivered."""
+    if run.checkpoint is not None and run.checkpoint.is_dir():
+        import shutil
+
+        shutil.rmtree(run.checkpoint)
