@@ -54,6 +54,7 @@ def test_finetune_passes_every_option(run, operation, plugins, model, tmp_path):
         "accumulate": 1,
         "compile": "auto",
         "memory": "normal",
+        "deterministic": False,
         "golden_samples": False,
     }
 
@@ -72,6 +73,7 @@ def test_finetune_by_default(run, operation, plugins, model, tmp_path):
         "accumulate": 1,
         "compile": "auto",
         "memory": "normal",
+        "deterministic": False,
         "inputs": {},
         "golden_samples": True,
         "force": False,
