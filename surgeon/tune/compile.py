@@ -29,6 +29,8 @@ MEASURED: Final = 3
 _GAIN: Final = 0.97
 #: Passes timed in each form: the best counts. The first of a graph only records it.
 _TIMED: Final = 3
+#: Compiled forms of one code object that a process may hold; torch's own limit is 8.
+_RECOMPILE: Final = 64
 #: A form asked for by `on` is tried if it is worth its while in this many seconds.
 _ASKED: Final = 1800.0
 
@@ -181,6 +183,10 @@ class Passes:
         return [f for f in forms if f.worth <= limit and not (several and f.graphs)]
 
     def _made(self, form: Form, *, varies: bool) -> Callable[..., Any]:
+        # All graph modules share one code object, whose compiled forms are counted together.
+        limits = torch._dynamo.config  # noqa: SLF001 - its documented place
+        if hasattr(limits, "recompile_limit"):  # torch 2.6 has it under another name
+            limits.recompile_limit = max(_RECOMPILE, limits.recompile_limit)
         compiled: Callable[..., Any] = torch.compile(self.module, **form.options)
         if form.graphs:  # a graph is recorded for every size by itself
 

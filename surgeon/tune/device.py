@@ -24,6 +24,15 @@ if TYPE_CHECKING:
 
 Precision = Literal["float32", "bf16", "fp16"]
 
+#: What torch's libraries say: the CPU's allocator, CUDA's, cuBLAS, and cuDNN, which tries one
+#: engine after the other and names none.
+_NO_MEMORY: Final = (
+    "not enough memory",
+    "can't allocate memory",
+    "out of memory",
+    "alloc_failed",
+    "unable to find an engine",
+)
 _REDUCED: Final = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 
@@ -95,7 +104,7 @@ def arithmetic(device: torch.device, *, exact: bool) -> Iterator[None]:
     if device.type != "cuda":
         yield
         return
-    products = torch.get_float32_matmul_precision()
+    products = _products()
     convolutions = torch.backends.cudnn.allow_tf32
     torch.set_float32_matmul_precision("highest" if exact else "high")
     torch.backends.cudnn.allow_tf32 = not exact
@@ -104,6 +113,15 @@ def arithmetic(device: torch.device, *, exact: bool) -> Iterator[None]:
     finally:
         torch.set_float32_matmul_precision(products)
         torch.backends.cudnn.allow_tf32 = convolutions
+
+
+def _products() -> str:
+    """Return how products of float32 are computed, by whichever of torch's two names it was set."""
+    try:
+        return torch.get_float32_matmul_precision()
+    except RuntimeError:  # set by the names that torch 2.9 brought, which do not mix with the old
+        tf32: bool = torch.backends.cuda.matmul.fp32_precision == "tf32"
+        return "high" if tf32 else "highest"
 
 
 @contextmanager
@@ -231,11 +249,7 @@ def is_out_of_memory(error: BaseException | None) -> bool:
     while error is not None:
         words = str(error).lower()
         if isinstance(error, MemoryError | torch.OutOfMemoryError) or (
-            isinstance(error, RuntimeError)
-            and any(
-                phrase in words
-                for phrase in ("not enough memory", "can't allocate memory", "out of memory")
-            )
+            isinstance(error, RuntimeError) and any(phrase in words for phrase in _NO_MEMORY)
         ):
             return True
         error = error.__cause__

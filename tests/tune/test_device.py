@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import subprocess
 import sys
 from pathlib import Path
@@ -12,6 +13,7 @@ import torch
 from surgeon.errors import EnvironmentLacksError, UsageError
 from surgeon.tune.device import (
     _glibc,
+    arithmetic,
     autocast,
     check_precision,
     choose,
@@ -60,6 +62,8 @@ def test_precision():
         (MemoryError(), True),
         (torch.OutOfMemoryError("CUDA out of memory"), True),
         (RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried"), True),
+        (RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling cublasCreate"), True),
+        (RuntimeError("FIND was unable to find an engine to execute this computation"), True),
         (RuntimeError("[enforce fail] DefaultCPUAllocator: not enough memory"), True),
         (RuntimeError("shapes do not fit"), False),
         (ValueError("out of memory"), False),
@@ -122,3 +126,34 @@ def test_gpu():
     if not torch.cuda.is_available():
         pytest.skip("no CUDA device")
     assert choose("cuda").type == "cuda"
+
+
+def test_tf32_is_a_matter_of_training_passes(monkeypatch):
+    """The switches are global: set for a while, and put back whatever happens."""
+    seen = []
+    gpu = torch.device("cuda", 0)
+    before = torch.get_float32_matmul_precision(), torch.backends.cudnn.allow_tf32
+    for exact, expected in ((False, ("high", True)), (True, ("highest", False))):
+        with contextlib.suppress(ZeroDivisionError), arithmetic(gpu, exact=exact):
+            seen.append((torch.get_float32_matmul_precision(), torch.backends.cudnn.allow_tf32))
+            raise ZeroDivisionError
+        assert seen[-1] == expected
+        assert before == (torch.get_float32_matmul_precision(), torch.backends.cudnn.allow_tf32)
+    with arithmetic(torch.device("cpu"), exact=False):
+        assert torch.get_float32_matmul_precision() == before[0]
+
+
+@pytest.mark.skipif(
+    not hasattr(torch.backends.cuda.matmul, "fp32_precision"), reason="torch before 2.9"
+)
+def test_tf32_set_by_the_newer_names_is_read():
+    done = subprocess.run([sys.executable, "-c", NEWER], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["high"]
+
+
+NEWER = """
+import torch
+from surgeon.tune.device import _products
+torch.backends.cuda.matmul.fp32_precision = "tf32"
+print(_products())
+"""
