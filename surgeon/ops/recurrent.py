@@ -7,7 +7,9 @@ What must not enter: general loops (`control`).
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
+from typing import Any
 
 import torch
 import torch.nn.functional as F  # noqa: N812 - torch's own name for it
@@ -205,10 +207,8 @@ def lstm(
     if plain and not input_forget and P is None and sequence_lens is None and x.shape[0] > 0:
         flat = _flat_weights(W, R, B, [0, 2, 3, 1], hidden)
         sequence = x.flip(0) if direction == "reverse" else x
-        y, hn, cn = torch.lstm(
-            sequence, (h.contiguous(), c.contiguous()), flat, B is not None, 1, 0.0, False,
-            directions == 2, False,
-        )  # fmt: skip
+        states = (h.contiguous(), c.contiguous())
+        y, hn, cn = _fused(torch.lstm, sequence, states, flat, B is not None, directions)
         y = _unstacked(y, directions)
         return _finish(y.flip(0) if direction == "reverse" else y, layout, hn, cn)
     names = activations or ["Sigmoid", "Tanh", "Tanh"] * directions
@@ -288,9 +288,7 @@ def gru(
     if plain and linear_before_reset and sequence_lens is None and x.shape[0] > 0:
         flat = _flat_weights(W, R, B, [1, 0, 2], hidden)
         sequence = x.flip(0) if direction == "reverse" else x
-        y, hn = torch.gru(
-            sequence, h.contiguous(), flat, B is not None, 1, 0.0, False, directions == 2, False
-        )
+        y, hn = _fused(torch.gru, sequence, h.contiguous(), flat, B is not None, directions)
         y = _unstacked(y, directions)
         return _finish(y.flip(0) if direction == "reverse" else y, layout, hn)
     names = activations or ["Sigmoid", "Tanh"] * directions
@@ -374,15 +372,31 @@ def rnn(
         return cell
 
     kinds = {name.lower() for name in activations[:directions]}
-    fused = {"tanh": torch.rnn_tanh, "relu": torch.rnn_relu}.get(next(iter(kinds)))
-    if fused and len(kinds) == 1 and not clip and sequence_lens is None and x.shape[0] > 0:
+    call = {"tanh": torch.rnn_tanh, "relu": torch.rnn_relu}.get(next(iter(kinds)))
+    if call and len(kinds) == 1 and not clip and sequence_lens is None and x.shape[0] > 0:
         flat = _flat_weights(W, R, B, [0], hidden)
         sequence = x.flip(0) if direction == "reverse" else x
-        y, hn = fused(
-            sequence, h.contiguous(), flat, B is not None, 1, 0.0, False, directions == 2, False
-        )
+        y, hn = _fused(call, sequence, h.contiguous(), flat, B is not None, directions)
         y = _unstacked(y, directions)
         return _finish(y.flip(0) if direction == "reverse" else y, layout, hn)
     cells = [make(d) for d in range(directions)]
     y, last = _layer(x, direction, sequence_lens, [(h[d],) for d in range(directions)], cells)
     return _finish(y, layout, *last)
+
+
+def _fused(
+    call: Callable[..., Any], x: Tensor, state: Any, flat: list[Tensor], biased: bool,
+    directions: int,
+) -> Any:  # fmt: skip
+    """Run torch's own layer.
+
+    cuDNN keeps what a backward pass needs in training mode only, and warns in every call that the
+    weights, one Parameter per initializer, do not lie together.
+    """
+    learning = x.is_cuda and torch.is_grad_enabled()
+    options = (biased, 1, 0.0, learning, directions == 2, False)
+    if not x.is_cuda or torch.compiler.is_compiling():
+        return call(x, state, flat, *options)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "RNN module weights are not part")
+        return call(x, state, flat, *options)

@@ -7,6 +7,7 @@ than rounding.
 
 from __future__ import annotations
 
+import gc
 import math
 import time
 import warnings
@@ -58,9 +59,14 @@ class Form:
 FORMS: Final = {
     "cpu": (Form("compiled", 1800.0),),
     "cuda": (
-        Form("CUDA graphs", 120.0, {"backend": "cudagraphs"}, graphs=True),
+        Form("CUDA graphs", 120.0, {"backend": "cudagraphs", "dynamic": False}, graphs=True),
         Form("compiled", 300.0),
-        Form("compiled, CUDA graphs", 300.0, {"mode": "reduce-overhead"}, graphs=True),
+        Form(
+            "compiled, CUDA graphs",
+            300.0,
+            {"mode": "reduce-overhead", "dynamic": False},
+            graphs=True,
+        ),
         Form("compiled, autotuned", 3600.0, {"mode": "max-autotune-no-cudagraphs"}),
     ),
 }
@@ -74,7 +80,11 @@ class Passes:
         form: the form in use, None = as they are.
     """
 
-    def __init__(self, module: nn.Module, wanted: Compile, device: torch.device) -> None:
+    def __init__(
+        self, module: nn.Module, wanted: Compile, device: torch.device, *, measured: bool = True
+    ) -> None:
+        """Take a module; `measured` False = no choice by the clock, which does not repeat."""
+        self.measured = measured
         self.module = module
         self.device = device
         self.compiled: bool | None = {"off": False}.get(wanted)
@@ -139,32 +149,24 @@ class Passes:
                 live until its next replay only, so that graphs are left out.
 
         """
-        plain: float | None = None
+        forms = self._tried(left, several=several)
+        plain = _seconds(once, self.module)  # before anything holds memory of its own
         best: tuple[float, Form, Callable[..., Any]] | None = None
         told, failed = [], []
-        for form in self._tried(left, several=several):
-            began = time.perf_counter()
-            try:
-                candidate = self._made(form, varies=varies)
-                with warnings.catch_warnings():
-                    warnings.simplefilter("ignore")  # of the compiler, about itself
-                    once(candidate)
-                    compiling = time.perf_counter() - began
-                    if plain is None:
-                        plain = _seconds(once, self.module)
-                    seconds = _seconds(once, candidate)
-            except Exception as error:
-                if is_out_of_memory(error):
-                    raise
-                reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-                failed.append(f"{form.name}: {reason[:200]}")
+        for form in forms:
+            candidate, compiling, seconds = self._trial(form, once, varies=varies)
+            if isinstance(candidate, str):
+                failed.append(f"{form.name}: {candidate}")
                 continue
             told.append(
                 f"{form.name} in {compiling:.0f} s: {seconds:.3g} s per pass instead of {plain:.3g}"
             )
             if best is None or seconds < best[0]:
                 best = seconds, form, candidate
-        self.compiled = best is not None and (self.force or best[0] < _GAIN * (plain or 0.0))
+            if len(forms) > 1:  # a recorded pass holds its memory for as long as it is known
+                del candidate
+                _forget(self.device)
+        self.compiled = best is not None and (self.force or best[0] < _GAIN * plain)
         if best is not None and self.compiled:
             _, self.form, self._callable = best
         if not told:
@@ -174,12 +176,47 @@ class Passes:
         text = "; ".join(told) + f"; {chosen if self.compiled else 'not used'}"
         return text + (f" (failed: {'; '.join(failed)})" if failed else "")
 
+    def between(self) -> None:
+        """Save gradients from the next pass of a step: a graph's live until its next replay."""
+        if self.form is not None and self.form.graphs:
+            for parameter in self.module.parameters():
+                if parameter.grad is not None:
+                    parameter.grad = parameter.grad.clone()
+
+    def end(self) -> None:
+        """Let go of what was compiled, and of the memory that recorded passes hold."""
+        self._callable = self.module
+        if self.form is not None:
+            _forget(self.device)
+
+    def _trial(
+        self, form: Form, once: Callable[[Callable[..., Any]], None], *, varies: bool
+    ) -> tuple[Callable[..., Any] | str, float, float]:
+        """Return a form that works, or why it does not; seconds of compiling and of a pass."""
+        began = time.perf_counter()
+        try:
+            candidate = self._made(form, varies=varies)
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # of the compiler, about itself
+                once(candidate)
+                compiling = time.perf_counter() - began
+                return candidate, compiling, _seconds(once, candidate)
+        except Exception as error:
+            # The plain pass fits into memory: on a GPU another form's need is no reason to halve.
+            if is_out_of_memory(error) and self.device.type == "cpu":
+                raise
+            reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
+        _forget(self.device)  # out here: the error's frames held the pass's memory
+        return reason, 0.0, 0.0
+
     def _tried(self, left: float, *, several: bool) -> list[Form]:
         """Return the forms that are worth trying with this much time to come."""
         limit = left
         if self.force:  # asked for: all but what takes many minutes, unless hours are to come
             limit = _ASKED if math.isinf(left) else max(left, _ASKED)
         forms = FORMS.get(self.device.type, FORMS["cpu"])
+        if not self.measured:  # the first alone: on a GPU torch's own kernels, as without it
+            forms = forms[:1]
         return [f for f in forms if f.worth <= limit and not (several and f.graphs)]
 
     def _made(self, form: Form, *, varies: bool) -> Callable[..., Any]:
@@ -196,6 +233,14 @@ class Passes:
 
             return marked
         return _varying(compiled) if varies else compiled
+
+
+def _forget(device: torch.device) -> None:
+    """Let go of all that was compiled for a GPU; what goes on is compiled again, from a cache."""
+    if device.type == "cuda":
+        torch.compiler.reset()
+        gc.collect()
+        torch.cuda.empty_cache()
 
 
 def _seconds(once: Callable[[Callable[..., Any]], None], forward: Callable[..., Any]) -> float:

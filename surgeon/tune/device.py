@@ -32,6 +32,7 @@ _NO_MEMORY: Final = (
     "out of memory",
     "alloc_failed",
     "unable to find an engine",
+    "unable to find a valid cudnn algorithm",
 )
 _REDUCED: Final = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
@@ -156,7 +157,12 @@ def prepared(device: torch.device, *, deterministic: bool) -> Iterator[None]:
 
 def has_no_repeatable_form(error: BaseException) -> bool:
     """Tell whether torch refused an operator because it has no deterministic algorithm."""
-    return isinstance(error, RuntimeError) and "deterministic" in str(error)
+    cause: BaseException | None = error
+    while cause is not None:
+        if isinstance(cause, RuntimeError) and "deterministic" in str(cause):
+            return True
+        cause = cause.__cause__
+    return False
 
 
 @contextmanager
@@ -218,8 +224,8 @@ def start_peak(device: torch.device) -> None:
         torch.cuda.reset_peak_memory_stats(device)
 
 
-def memory_share(device: torch.device, *, more: int = 0) -> float | None:
-    """Return what share of a GPU's memory the peak takes, with `more` bytes; None on a CPU.
+def memory_share(device: torch.device) -> float | None:
+    """Return what share of a GPU's memory the peak takes; None on a CPU.
 
     Of what this process can have: what is free, and what torch holds already.
     """
@@ -227,7 +233,7 @@ def memory_share(device: torch.device, *, more: int = 0) -> float | None:
         return None
     free, _ = torch.cuda.mem_get_info(device)
     available = free + torch.cuda.memory_reserved(device)
-    return (int(torch.cuda.max_memory_allocated(device)) + more) / max(int(available), 1)
+    return int(torch.cuda.max_memory_allocated(device)) / max(int(available), 1)
 
 
 def seed_all(seed: int, device: torch.device) -> None:

@@ -8,6 +8,7 @@ enter: the loss, the weights, which samples make a batch.
 
 from __future__ import annotations
 
+import functools
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass
@@ -119,7 +120,7 @@ class _Lane:
         self.labels = np.asarray(batches.labels)
         self.stream: torch.cuda.Stream | None = None
         if device.type == "cuda":
-            self.stream = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
+            self.stream = _stream(device)
 
     def load(self, wanted: Wanted) -> tuple[Wanted, tuple[Tensor | None, ...]]:
         return wanted, self.batches.load(wanted.indices)
@@ -159,6 +160,12 @@ class _Lane:
         if self.stream is None:
             return value
         return value.pin_memory().to(self.device, non_blocking=True)
+
+
+@functools.cache
+def _stream(device: torch.device) -> torch.cuda.Stream:
+    """Return the one stream of a device: torch keeps freed memory for the stream that had it."""
+    return torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
 
 
 def _on(stream: torch.cuda.Stream) -> AbstractContextManager[Any]:

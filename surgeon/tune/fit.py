@@ -30,11 +30,12 @@ from torch.nn import functional
 from surgeon.errors import (
     DataError,
     EnvironmentLacksError,
+    SurgeonError,
     UnknownNameError,
     UsageError,
 )
 from surgeon.tune import checkpoint, optimizers, schedule
-from surgeon.tune.compile import Passes
+from surgeon.tune.compile import Compile, Passes
 from surgeon.tune.device import (
     arithmetic,
     autocast,
@@ -119,7 +120,7 @@ def fit(
     with torch.random.fork_rng(devices=cuda), memory, ready:
         try:
             return run.go(resume=resume)
-        except RuntimeError as error:
+        except (RuntimeError, SurgeonError) as error:
             if not (settings.deterministic and has_no_repeatable_form(error)):
                 raise
             raise UsageError(
@@ -223,7 +224,9 @@ class _Fit:
             self._save_memory()
         # What is fastest is found by the clock, which does not repeat.
         unmeasured = settings.deterministic and settings.compile == "auto"
-        self.passes = Passes(module, "off" if unmeasured else settings.compile, self.device)
+        forms: Compile = "off" if unmeasured else settings.compile
+        measured = not settings.deterministic
+        self.passes = Passes(module, forms, self.device, measured=measured)
         self.readings, self.pace = Readings(self.device), Readings(self.device)
         self.overflows = 0
         self.interrupted = threading.Event()
@@ -283,8 +286,10 @@ class _Fit:
                 for chunks, seed in zip(chunked, seeds, strict=True)
                 for number, chunk in enumerate(chunks)
             ]
-            # What a GPU prepares ahead draws from a generator that compiling touches, too.
-            ahead = False if self.settings.deterministic else None
+            # What a GPU prepares ahead draws from a generator that compiling and computing a
+            # segment again touch, too.
+            shared = self.settings.deterministic or self.settings.memory != "normal"
+            ahead = False if shared else None
             loads = feed(self.train, wanted, self.device, ahead=ahead)
             try:
                 for chunks, seed in zip(chunked, seeds, strict=True):
@@ -314,6 +319,8 @@ class _Fit:
         with arithmetic(self.device, exact=False):
             for number in range(len(chunks)):
                 if number:
+                    if number == 1:  # later passes add to these in place
+                        self.passes.between()
                     self.pace.put(losses[-1])
                     self.pace.take()
                 losses.append(self._pass(next(loads), weight))
@@ -401,14 +408,15 @@ class _Fit:
         """
         if self.measured or memory_share(self.device) is None:
             return
-        states = 8 * sum(p.numel() for p in self.masters.values() if not self.optimizer.state)
         while self.state.micro > 1:
             error = None
             start_peak(self.device)
             try:
                 with self._rehearsing(part[: self.state.micro]) as once:
+                    once(self.module)  # cuDNN tries its algorithms, with memory of their own
+                    start_peak(self.device)
                     once(self.module)
-                if (memory_share(self.device, more=states) or 0.0) <= _FULL:
+                if (memory_share(self.device) or 0.0) <= _FULL:
                     break
             except Exception as caught:
                 if not is_out_of_memory(caught):
@@ -749,6 +757,8 @@ class _Fit:
             )
         self._lay_out(torch.contiguous_format)
         self.module.to("cpu")
+        compiled, peak = bool(self.passes.compiled), peak_memory(self.device)
+        self._let_go()
         return FitResult(
             history=tuple(history),
             stopped=stopped,
@@ -766,10 +776,18 @@ class _Fit:
             device=str(self.device),
             precision=self.settings.precision,
             seconds=self._seconds(),
-            compiled=bool(self.passes.compiled),
-            peak_memory=peak_memory(self.device),
+            compiled=compiled,
+            peak_memory=peak,
             notes=tuple(self.state.notes),
         )
+
+    def _let_go(self) -> None:
+        """Give a GPU's memory back: ONNX Runtime may need it next."""
+        self.passes.end()
+        if self.device.type == "cuda":
+            self.kept = {}
+            self.optimizer.state.clear()
+            torch.cuda.empty_cache()
 
     # ------------------------------------------------------------------------- the checkpoint
 

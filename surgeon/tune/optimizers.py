@@ -58,7 +58,14 @@ def make(
             group["weight_decay"] = 0.0
         return torch.optim.SGD(entries, lr=lr, fused=True)
     if kind == "adamw":
-        return torch.optim.AdamW(entries, lr=lr, fused=True)
+        made = torch.optim.AdamW(entries, lr=lr, fused=True)
+        for parameter in (p for group in made.param_groups for p in group["params"]):
+            made.state[parameter] = {  # as torch makes them at its first step: memory runs out here
+                "step": torch.zeros((), dtype=torch.float32, device=parameter.device),
+                "exp_avg": torch.zeros_like(parameter, memory_format=torch.preserve_format),
+                "exp_avg_sq": torch.zeros_like(parameter, memory_format=torch.preserve_format),
+            }
+        return made
     if kind == "adamw8bit":
         return AdamW8bit(entries, lr=lr)
     raise UsageError(

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 from torch.utils.checkpoint import checkpoint
 
 from surgeon.tune.fuse import IN_PLACE, name_of
-from surgeon.tune.program import Context, Program, Step, execute, results, run_step
+from surgeon.tune.program import RANDOM, Context, Program, Step, execute, results, run_step
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -33,6 +33,7 @@ class Segment:
         leaves: names it makes that are read later.
         frees: names nobody reads after it.
         statistics: names it reads that its steps move in training.
+        draws: whether a step may draw random numbers, which the second time have to be the same.
     """
 
     steps: tuple[Step, ...]
@@ -40,6 +41,7 @@ class Segment:
     leaves: tuple[str, ...]
     frees: tuple[str, ...]
     statistics: tuple[str, ...]
+    draws: bool
 
 
 @dataclass(frozen=True, eq=False)
@@ -58,7 +60,10 @@ class Segments:
             # Not among the values: those may not change until the gradient is computed.
             moving = {name: environment[name] for name in part.statistics}
             made = checkpoint(
-                _Pass(part, moving, context), *values, use_reentrant=False, preserve_rng_state=True
+                _Pass(part, moving, context),
+                *values,
+                use_reentrant=False,
+                preserve_rng_state=part.draws,
             )
             del values
             environment.update(zip(part.leaves, made, strict=True))
@@ -137,6 +142,11 @@ def _reads(step: Step) -> list[str]:
     return names
 
 
+def _may_draw(step: Step) -> bool:
+    name = name_of(step)  # empty where ONNX does not say what it is
+    return not name or name in RANDOM or bool(step.subgraphs)
+
+
 def _parts(program: Program, cuts: Sequence[int]) -> tuple[Segment, ...]:
     outputs = {a.source for a in program.outputs if a.source is not None}
     kept = {*outputs, *program.weights}
@@ -165,6 +175,7 @@ def _parts(program: Program, cuts: Sequence[int]) -> tuple[Segment, ...]:
                 leaves=tuple(sorted(leaves)),
                 frees=tuple(n for n in enters if n not in kept and last[n] < end),
                 statistics=tuple(sorted(n for n in moved if n)),
+                draws=any(_may_draw(step) for step in steps),
             )
         )
     return tuple(parts)

@@ -114,6 +114,56 @@ def test_memory_that_runs_out_is_for_the_loop_to_handle(compiler):
         passes.attempt(once, varies=False)
 
 
+def test_on_a_gpu_a_form_without_memory_is_left_and_the_plain_one_goes_on(compiler, monkeypatch):
+    forgotten = []
+    monkeypatch.setattr(room, "_forget", forgotten.append)
+    monkeypatch.setitem(FORMS, "cuda", FORMS["cuda"][1:2])
+    module = Module()
+
+    def once(forward):
+        if forward is not module:
+            raise torch.OutOfMemoryError("out of memory")
+
+    passes = Passes(module, "on", CUDA)
+    note = passes.attempt(once, varies=False)
+    assert passes.compiled is False
+    assert "out of memory" in note
+    assert forgotten == [CUDA]
+
+
+def test_of_several_forms_no_one_keeps_its_memory_beside_the_next(compiler, monkeypatch):
+    forgotten = []
+    compiler.seconds = {"compiled": 0.5}
+    monkeypatch.setattr(room, "_forget", lambda _: forgotten.append(len(compiler.options)))
+    passes, _ = attempt(compiler, CUDA, left=1000.0)
+    assert forgotten == [1, 2, 3]
+    assert passes.forward(torch.ones(2)).tolist() == [2.0, 2.0]
+    passes.end()
+    assert forgotten == [1, 2, 3, 3]
+    assert passes.forward(torch.ones(2)).tolist() == [2.0, 2.0]
+
+
+def test_without_the_clock_the_first_form_alone(compiler):
+    module = Module()
+    passes = Passes(module, "on", CUDA, measured=False)
+    passes.attempt(lambda forward: forward(torch.ones(2)), varies=False)
+    assert [o["backend"] for o in compiler.options] == ["cudagraphs"]
+
+
+def test_gradients_of_a_graph_are_saved_from_its_next_replay(compiler):
+    passes, _ = attempt(compiler, CUDA, "on")
+    passes.module.weight = torch.nn.Parameter(torch.ones(3))
+    pool = torch.arange(3.0)
+    passes.module.weight.grad = pool
+    passes.form = FORMS["cuda"][1]  # compiled, no graph: nothing to save
+    passes.between()
+    assert passes.module.weight.grad is pool
+    passes.form = FORMS["cuda"][0]
+    passes.between()
+    pool.fill_(9.0)
+    assert passes.module.weight.grad.tolist() == [0.0, 1.0, 2.0]
+
+
 def test_nothing_is_tried_before_steps_were_timed_nor_where_it_cannot_pay():
     passes = Passes(Module(), "auto", CUDA)
     assert not passes.is_due(10**6, math.inf)

@@ -13,7 +13,13 @@ import pytest
 import torch
 from torch import nn
 
-from surgeon.errors import DataError, EnvironmentLacksError, UnknownNameError, UsageError
+from surgeon.errors import (
+    DataError,
+    EnvironmentLacksError,
+    ModelError,
+    UnknownNameError,
+    UsageError,
+)
 from surgeon.tune import compile as compile_room
 from surgeon.tune import fit as fit_module
 from surgeon.tune import optimizers
@@ -835,18 +841,10 @@ def test_a_skipped_step_leaves_weights_and_moments(optimizer):
 
 
 def test_passes_shrink_until_the_memory_of_the_device_has_room(monkeypatch):
-    tried = []
-
-    def share(device, *, more=0):
-        if more:
-            tried.append(more)
-            return 4.0 / 2 ** len(tried)
-        return 0.0
-
-    monkeypatch.setattr(fit_module, "memory_share", share)
+    shares = iter([0.0, 2.0, 1.0, 0.5])  # asked whether it can be known, then after each trial
+    monkeypatch.setattr(fit_module, "memory_share", lambda _: next(shares))
     result = fit(Network(), samples(), samples(30, 1), trainable=ALL, settings=QUICK)
-    weights = sum(p.numel() for p in Network().parameters())
-    assert tried == [8 * weights] * 3  # 2.0, 1.0, 0.5 of the memory, AdamW's moments counted in
+    assert next(shares, None) is None
     assert (result.batch, result.micro_batch) == (16, 4)
     assert sum("memory nearly full" in note for note in result.notes) == 2
 
@@ -854,7 +852,7 @@ def test_passes_shrink_until_the_memory_of_the_device_has_room(monkeypatch):
 def test_the_trial_of_memory_leaves_no_trace(monkeypatch):
     plain, tried = Network(), Network()
     fit(plain, samples(), samples(30, 1), trainable=ALL, settings=QUICK)
-    monkeypatch.setattr(fit_module, "memory_share", lambda *_, more=0: 0.5)
+    monkeypatch.setattr(fit_module, "memory_share", lambda _: 0.5)
     fit(tried, samples(), samples(30, 1), trainable=ALL, settings=QUICK)
     assert same(state(plain), state(tried))
 
@@ -898,6 +896,21 @@ def test_what_cannot_repeat_is_refused(monkeypatch):
         )  # fmt: skip
     with pytest.raises(RuntimeError):
         fit(Unrepeatable(), samples(), None, trainable=ALL, settings=QUICK)
+
+
+def test_a_refusal_inside_a_step_is_told_the_same(monkeypatch):
+    class Wrapped(Network):
+        def forward(self, x):
+            cause = RuntimeError("cumsum_cuda_kernel does not have a deterministic form")
+            raise ModelError("CumSum failed", where="node 'sum'") from cause
+
+    with pytest.raises(UsageError, match="cannot repeat bit for bit"):
+        fit(
+            Wrapped(), samples(), None, trainable=ALL,
+            settings=replace(QUICK, deterministic=True),
+        )  # fmt: skip
+    with pytest.raises(ModelError):
+        fit(Wrapped(), samples(), None, trainable=ALL, settings=QUICK)
 
 
 def test_only_a_measured_choice_is_left_out_of_a_repeatable_run(eager_compiler, monkeypatch):
