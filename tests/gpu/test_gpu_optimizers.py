@@ -46,9 +46,9 @@ def plain(*lists):
 @contextmanager
 def never_waiting(device):
     """Raise where the host waits for a GPU; on the CPU there is nothing to wait for."""
-    if device == "cuda":
-        torch.cuda.set_sync_debug_mode("error")
     try:
+        if device == "cuda":
+            torch.cuda.set_sync_debug_mode("error")
         yield
     finally:
         if device == "cuda":
