@@ -270,10 +270,11 @@ class Benchmark:
             child.failed = self.result["counted"].get(child.model, {}).get("reason")
             if child.failed is None:
                 child.send("warm", folder=str(self.folder))
+        # Late is better than lost: what comes behind is cut, and that is said.
         for child in children:
             with suppress(ChildError):
                 if child.failed is None:
-                    child.warmed = child.answer(max(self.left(until), 30))
+                    child.warmed = child.answer(max(self.left(min(until + 0.2, 0.93)), 30))
 
     def compare_all(
         self, pairs: dict[str, tuple[Child, Child]], until: float, section: str
@@ -306,11 +307,13 @@ class Benchmark:
         apart = difference(ours.warmed["logits"], native.warmed["logits"])
         if not apart < 1e-3:
             raise ChildError(f"not the same network: logits differ by {apart:.2g}")
+        same_work(ours.warmed["notes"])
         steps = self.steps_of(ours, native)
         ours.ask("rest", 30)
         native.ask("rest", 30)
         taken = self.rounds(model, ours, native, steps, until - 12)
         row = self.row(model, ours, native, taken, steps) | {"logits_differ_by": apart}
+        same_work(row["surgeon"]["notes"])
         row["profile"] = self.profiled(model, ours)
         for child in (ours, native):  # the memory is for the next
             child.ask("rest", 30)
@@ -370,7 +373,7 @@ class Benchmark:
                 "peak_bytes": memory["peak"],
                 "reserved_bytes": memory["reserved"],
                 "mode": child.mode,
-                "notes": child.warmed.get("notes", []),
+                "notes": memory["notes"],
             }
         return row
 
@@ -504,6 +507,17 @@ def difference(ours: list[float], native: list[float]) -> float:
     """Return the largest difference, relative to the largest number."""
     a, b = np.array(ours), np.array(native)
     return float(np.abs(a - b).max() / max(np.abs(b).max(), 1e-6))
+
+
+def same_work(notes: list[str]) -> None:
+    """Refuse a contestant that has made its passes smaller: its steps are others then.
+
+    Raises:
+        ChildError: with its own words.
+    """
+    for note in notes:
+        if "passes of" in note:
+            raise ChildError(f"surgeon: not the same steps: {note}")
 
 
 def share(part: float, whole: float | None) -> float | None:

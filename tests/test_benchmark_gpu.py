@@ -6,6 +6,7 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -53,6 +54,7 @@ def test_it_runs_on_a_cpu_and_says_that_the_figures_mean_nothing(tmp_path):
     assert frozen["reason"] is None, frozen
     assert min(frozen["images_per_second"].values()) > 0
     assert frozen["whole"]["ratio"] > 0
+    assert set(frozen["engines"]) == {"ONNX Runtime", "torch, bf16", "torch, wholly bf16"}
     for engine in frozen["engines"].values():
         assert engine["reason"] is None, engine
         assert engine["differ_by"] < 5e-2
@@ -184,3 +186,78 @@ def test_a_class_shows_in_its_pictures(contestants):
     means = pixels.astype(float).mean(axis=(1, 2, 3))
     assert max(means[labels == 1]) - min(means[labels == 1]) < 20
     assert labels.tolist()[:5] == [0, 1, 2, 3, 0]
+
+
+# ── the order of things ──────────────────────────────────────────────────────────────────────────
+
+
+class Told:
+    """A contestant that answers at once, and remembers how long it was waited for."""
+
+    role = "surgeon"
+    mode = None
+
+    def __init__(self, model, *, notes=(), later=()):
+        self.model, self.failed, self.said, self.waited = model, None, [], []
+        self.warmed = {"seconds": 1.0, "logits": [1.0, 2.0], "notes": list(notes)}
+        self.later = [*notes, *later]
+        self.blocks = 0
+
+    def send(self, word, **_):
+        self.said.append(word)
+
+    def answer(self, seconds):
+        self.waited.append(seconds)
+        return self.warmed
+
+    def ask(self, word, seconds, **_):
+        answers = {"profile": {"profile": {"reason": "none"}}, "waits": {"where": []}}
+        return answers.get(word, {"peak": 1, "reserved": None, "notes": self.later})
+
+    def block(self, steps, *, untimed):
+        self.blocks += 1
+        return 0.01 * steps
+
+
+@pytest.fixture
+def benchmark_of(contestants, monkeypatch, tmp_path):
+    import gpu
+
+    def make(minutes):
+        arguments = SimpleNamespace(
+            device="cpu", quick=True, models=["net"], sections=["full"], anchor=False,
+            minutes=minutes, pairs=3, together=None, out=tmp_path / "gpu.json",
+        )  # fmt: skip
+        monkeypatch.setattr(gpu, "chip", dict)
+        benchmark = gpu.Benchmark(arguments, tmp_path)
+        benchmark.result["counted"]["net"] = {"flops": 1.0, "bytes": 1.0, "bytes_once": 1.0}
+        return benchmark, gpu
+
+    return make
+
+
+def test_slow_compiling_is_waited_for(benchmark_of):
+    benchmark, _ = benchmark_of(minutes=10)
+    ours, native = Told("net"), Told("net")
+    benchmark.warm([(ours, native)], 0.3)
+    assert [*ours.waited, *native.waited] == pytest.approx([300, 300], abs=5)
+    benchmark.warm([(ours, native)], 0.97)  # what is left then must do for the rest
+    assert ours.waited[1] == pytest.approx(558, abs=5)
+    benchmark.begun -= 600
+    benchmark.warm([(ours, native)], 0.3)
+    assert ours.waited[2] == 30
+
+
+NOTE = "memory ran out: passes of 128 samples from now on, 2 a step"
+
+
+@pytest.mark.parametrize(("notes", "later"), [((NOTE,), ()), ((), (NOTE,))], ids=["first", "later"])
+def test_smaller_passes_are_not_the_same_steps(notes, later, benchmark_of):
+    benchmark, gpu = benchmark_of(minutes=1)
+    ours = Told("net", notes=notes, later=later)
+    with pytest.raises(gpu.ChildError, match="passes of 128"):
+        benchmark.compare("net", ours, Told("net"), 1e12)
+    assert (ours.blocks == 0) == bool(notes)  # what is known at the start is not measured
+    row = benchmark.compare("net", Told("net", later=["compiled"]), Told("net"), 1e12)
+    assert row["reason"] is None
+    assert row["surgeon"]["notes"] == ["compiled"]

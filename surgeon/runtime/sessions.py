@@ -286,9 +286,10 @@ def open_session(
         _preload_libraries()
         # TF32 keeps ten bits of mantissa: too few for parity with float32.
         settings = {"device_id": chosen.index, "use_tf32": "0"}
-        if chosen.repeatable:  # by default algorithms of convolutions are chosen by the clock
-            options.use_deterministic_compute = True
-            settings["cudnn_conv_algo_search"] = "HEURISTIC"
+        # Since 1.20 neither times anything: this asks cuDNN's cheaper heuristic for every new
+        # shape, the default its dearer one.
+        settings["cudnn_conv_algo_search"] = "HEURISTIC"
+        options.use_deterministic_compute = chosen.repeatable
         if chosen.stream is not None:
             # Whoever gives a stream has memory of its own on that GPU: no more than is needed.
             settings["user_compute_stream"] = str(chosen.stream)
@@ -366,12 +367,17 @@ def runtime_version() -> str:
 
 @cache
 def _installed_variants() -> tuple[str, ...]:
-    found = []
+    """Return the packages in the folder that is imported from; two in one overwrite each other."""
+    found: dict[Path, list[str]] = {}
     for name in _VARIANTS:
         with contextlib.suppress(metadata.PackageNotFoundError):
-            metadata.version(name)
-            found.append(name)
-    return tuple(found)
+            folder = Path(str(metadata.distribution(name).locate_file(""))).resolve()
+            found.setdefault(folder, []).append(name)
+    for entry in sys.path:
+        folder = Path(entry).resolve()
+        if folder in found:
+            return tuple(found[folder])
+    return tuple(next(iter(found.values()), ()))
 
 
 @cache

@@ -144,8 +144,13 @@ def normalized(pixels: Tensor, pre: Preprocess, dtype: torch.dtype = torch.float
     values = pixels.to(torch.float32)
     if pre.channels == "BGR":
         values = values.flip(-1)
-    mean, std = _row(tuple(pre.mean), pixels.device), _row(tuple(pre.std), pixels.device)
-    values = (values * pre.scale - mean) / std
+    if values.is_cuda and dtype.is_floating_point:  # one kernel for three
+        shift, factor = (-np.array(pre.mean) / pre.std), pre.scale / np.array(pre.std)
+        rows = [_row(tuple(row.tolist()), pixels.device) for row in (shift, factor)]
+        values = torch.addcmul(rows[0], values, rows[1])
+    else:
+        mean, std = _row(tuple(pre.mean), pixels.device), _row(tuple(pre.std), pixels.device)
+        values = (values * pre.scale - mean) / std
     if pre.layout == "NCHW":
         values = values.permute(0, 3, 1, 2)
     return values.to(dtype) if dtype.is_floating_point else values.round().to(dtype)
@@ -216,19 +221,22 @@ def keep_batch(module: Any, size: int, axes: Sequence[int | None]) -> None:
             for value, axis in zip(inputs, axes, strict=True)
             if axis is not None and value is not None
         )
-        pieces = []
-        for start in range(0, count, size):
-            rows = torch.arange(start, start + size).clamp(max=count - 1)
-            pieces.append(
-                whole(
-                    *(
-                        value
-                        if axis is None or value is None
-                        else value.index_select(axis, rows.to(value.device))
-                        for value, axis in zip(inputs, axes, strict=True)
-                    )
+        pieces = [
+            whole(
+                *(
+                    value
+                    if axis is None or value is None
+                    else value.index_select(axis, _rows(start, size, count, value.device))
+                    for value, axis in zip(inputs, axes, strict=True)
                 )
             )
+            for start in range(0, count, size)
+        ]
         return torch.cat(pieces)[:count]
 
     module.__dict__["forward"] = forward
+
+
+def _rows(start: int, size: int, count: int, device: torch.device) -> Tensor:
+    """Return the places of a piece, the last one repeated; made on the device itself."""
+    return torch.arange(start, start + size, device=device).clamp(max=count - 1)

@@ -232,6 +232,8 @@ class Arrivals:
         return np.empty((0, *self._rule.size, channels), np.uint8), tuple(failures)
 
     def _held(self, values: NDArray[Any]) -> Tensor:
+        if self.computing is not None and values.size and _lies_ready(values):
+            return torch.from_numpy(values).pin_memory()  # that is a copy: no other is needed
         tensor: Tensor = convert.from_numpy(values)
         return tensor if self.computing is None or not tensor.numel() else tensor.pin_memory()
 
@@ -313,6 +315,7 @@ class Conveyor:
             DataError: samples that do not fit, or more than 5 % unreadable.
         """
         waiting: _Load | None = None
+        load: _Load | None = None
         leaving: deque[_Leaving] = deque()
         for load in self._loads(indices):  # the next batch is copied while one is computed
             if waiting is not None:
@@ -328,7 +331,7 @@ class Conveyor:
             yield leaving.popleft().chunk()
         if failed is not None and waiting is not None:
             first = waiting.first
-            waiting = None
+            waiting = load = None  # what they hold of the device is for what goes on
             self._give_up(failed)
             yield from self.runner.stream(indices[first:], first)
 
@@ -386,8 +389,11 @@ class Conveyor:
                 raise
             return None  # tried again, in smaller parts, when it is its turn
 
-    def _launch(self, load: _Load, leaving: deque[_Leaving]) -> Exception | None:
-        """Run a batch; what comes of it is appended. Returns why that failed, or None."""
+    def _launch(self, load: _Load, leaving: deque[_Leaving]) -> str | None:
+        """Run a batch; what comes of it is appended. Returns why that failed, or None.
+
+        Words, not the error: its frames would hold the memory of the run.
+        """
         failures = tuple(failure for piece in load.pieces for failure in piece.failures)
         positions = np.concatenate([piece.positions for piece in load.pieces])
         if not load.count:
@@ -396,7 +402,7 @@ class Conveyor:
         try:
             rows, there = self.bring(self._all_rows(load))
         except Exception as error:  # noqa: BLE001 - whatever an engine raises, the Runner goes on
-            return error
+            return gist(error)
         leaving.append(_Leaving(positions, rows, failures, there))
         return None
 
@@ -443,9 +449,9 @@ class Conveyor:
         if self.arrivals.device.type == "cuda":
             torch.cuda.empty_cache()
 
-    def _give_up(self, error: Exception) -> None:
+    def _give_up(self, why: str) -> None:
         self._used = tuple(dict.fromkeys([*self._used, *self.runner.providers]))
-        self.notes.append(f"{self.engine.name} failed, ONNX Runtime goes on: {gist(error)}")
+        self.notes.append(f"{self.engine.name} failed, ONNX Runtime goes on: {why}")
         if self.arrivals.device.type == "cuda":
             torch.cuda.empty_cache()
 
@@ -489,6 +495,12 @@ def _within(pieces: Sequence[Piece], start: int, stop: int) -> Iterator[tuple[Pi
         if low < high:
             yield piece, low, high
         offset += piece.count
+
+
+def _lies_ready(values: NDArray[Any]) -> bool:
+    """Tell whether torch takes an array as it lies: its own types, dense, and no constant."""
+    plain = values.dtype.isbuiltin == 1 and values.dtype.kind in "fiub"
+    return bool(plain and values.flags.c_contiguous and values.flags.writeable)
 
 
 def _dtype(name: str) -> torch.dtype:

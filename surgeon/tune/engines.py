@@ -15,7 +15,7 @@ import time
 import warnings
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any, Final, Protocol
+from typing import TYPE_CHECKING, Any, Final, Protocol, cast
 
 import numpy as np
 import torch
@@ -31,6 +31,7 @@ from surgeon.runtime.observe import relative_error
 from surgeon.runtime.sessions import Block, Device, choose_device
 from surgeon.tune.conveyor import Arrivals, Conveyor, gist, ran_out
 from surgeon.tune.device import arithmetic, autocast, choose
+from surgeon.tune.fuse import name_of
 from surgeon.tune.module import to_module
 
 if TYPE_CHECKING:
@@ -44,6 +45,7 @@ if TYPE_CHECKING:
     from surgeon.runtime.stream import Runner
     from surgeon.tune.compile import Compile
     from surgeon.tune.conveyor import Piece, Placed
+    from surgeon.tune.module import GraphModule
 
 #: Seconds of work from which on measuring pays: it takes one to three itself.
 WORTH_MEASURING: Final = 2.0
@@ -66,8 +68,19 @@ _GROWTH: Final = 1.1  # a batch of twice the size is taken if it gives this much
 _TRIAL_SHARE: Final = 0.1
 _TRIAL_MOST: Final = 10.0
 _FULL: Final = 0.9  # share of a GPU's memory that a batch size may lead to
+# What fills a GPU: samples, and their bytes as they travel. Engines of torch start with it.
+_START: Final = 256
+_START_BYTES: Final = 2**26
+# Batches from which on cuDNN's search for the fastest algorithms (0.5 to 1.5 s) is worth it.
+_WORTH_LOOKING: Final = 20
 _MOST: Final = 2048
 _MOST_BYTES: Final = 512 * 2**20  # of one batch as it travels
+_LEAST_BATCHES: Final = 8  # batches that all samples make at least: reading and computing overlap
+
+#: Types of the reduced precisions.
+_REDUCED: Final = {"bf16": torch.bfloat16, "fp16": torch.float16}
+#: Steps that autocast computes in the reduced type; their first two inputs are the factors.
+_PRODUCTS: Final = frozenset({"Conv", "ConvTranspose", "Gemm", "MatMul", "MatMul+Add"})
 
 
 class Engine(Protocol):
@@ -136,6 +149,7 @@ class TorchEngine:
         *,
         precision: str = "float32",
         one_shape: bool = True,
+        whole: bool = False,
     ) -> None:
         """Convert.
 
@@ -145,11 +159,13 @@ class TorchEngine:
             precision: `float32` (TF32 stays off), `bf16` or `fp16` by autocast.
             one_shape: whether all batches will have one shape, so that the fastest algorithm for
                 it is worth looking for.
+            whole: reduced precision is that of every operator, as networks of torch run, instead of
+                autocast. What mixes types does not run so.
 
         Raises:
             UnsupportedError, ModelError: what `surgeon.to_torch` cannot convert.
         """
-        self.name = f"torch in {precision}"
+        self.name = f"torch {'wholly ' if whole else ''}in {precision}"
         self.providers: tuple[str, ...] = (f"torch:{device}",)
         self.device = device
         self.precision = precision
@@ -157,10 +173,20 @@ class TorchEngine:
         self.module = to_module(frozen, roles=roles(frozen)).to(device)
         self._one_shape = one_shape
         self._forward: Any = self.module
-        for parameter in self.module.parameters():
+        self._autocast = "float32" if whole else precision
+        self._inputs = _REDUCED.get(precision) if whole else None
+        if self._inputs is not None:
+            self.module.to(self._inputs)
+        reduced = _REDUCED.get(self._autocast)
+        factors = frozenset[str]() if reduced is None else _factors(self.module)
+        for name, parameter in self.module.named_parameters():
             parameter.requires_grad_(False)
+            if name in factors:
+                parameter.data = parameter.data.to(reduced)
             if parameter.ndim == 4:
                 parameter.data = parameter.data.contiguous(memory_format=torch.channels_last)
+        # All of this is the default stream's work, and runs compute on one that does not wait.
+        _wait(device)
 
     def run(self, values: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Compute the outputs.
@@ -172,10 +198,15 @@ class TorchEngine:
             contexts.enter_context(torch.inference_mode())
             contexts.enter_context(_looking(self.device, self._one_shape))
             contexts.enter_context(arithmetic(self.device, exact=True))
-            contexts.enter_context(autocast(self.precision, self.device))
-            found = self._forward(*(values[name] for name in self.module.input_names))
+            contexts.enter_context(autocast(self._autocast, self.device))
+            found = self._forward(*(self._taken(values[n]) for n in self.module.input_names))
         results = found if isinstance(found, tuple) else (found,)
         return dict(zip(self.outputs, results, strict=True))
+
+    def _taken(self, value: Tensor) -> Tensor:
+        if self._inputs is None or not value.is_floating_point():
+            return value
+        return value.to(self._inputs)
 
     def compiled(self, *, tuned: bool = False) -> TorchEngine:
         """Return the same engine compiled, which happens in its first run.
@@ -302,12 +333,26 @@ class _Choice:
         """Compare, measure, choose."""
         if not self._refer():
             return self.runner  # not one of the first samples can be read
-        onnx = self._onnx()
-        left = self._work(onnx)
+        # Without TF32 ONNX Runtime has no tensor cores for float32: no rival to half the bits.
+        reduced = self.engines.precision != "float32" and not is_half(self.frozen)
+        torches = [self._torch() if reduced else None]
+        onnx = self._onnx() if torches[0] is None else None
+        first = torches[0] or onnx
+        left = self._work(first)
         if left < WORTH_MEASURING:
-            return self.runner if onnx is None else onnx.conveyor
+            if first is None:
+                return self.runner
+            if first is not onnx:
+                self._say(f"{first.name}, {first.conveyor.batch} a run")
+            return first.conveyor
+        if not reduced:
+            torches = [self._torch()]
+            left = left if torches[0] is None else min(left, self._work(torches[0]))
+        elif self.engines.precision == "bf16" and torches[0] is not None:
+            # Not in fp16: what passes its range may do so in samples that were not compared.
+            torches.append(self._torch(whole=True))
         trial = min(_TRIAL_SHARE * left, _TRIAL_MOST)
-        candidates = [one for one in (onnx, self._torch()) if one is not None]
+        candidates = [one for one in (onnx, *torches) if one is not None]
         candidates = [one for one in candidates if self._sized(one, trial)]
         if not candidates:
             return self.runner
@@ -336,26 +381,38 @@ class _Choice:
         if session.device != self.engines.device.type:
             return None  # ONNX Runtime has no GPU here, which the session's own note says
         outputs = [name for name in self.runner.outputs if name in session.outputs]
-        return self._tested(OnnxEngine(session, outputs), BOUNDS["float32"])
+        batch = self._rounded(self.runner.batch)
+        return self._tested(OnnxEngine(session, outputs), BOUNDS["float32"], batch)
 
-    def _torch(self) -> Candidate | None:
-        one_shape = self.arrivals.one_shape
+    def _torch(self, *, whole: bool = False) -> Candidate | None:
+        batch = self._first_batch()
+        looking = self.arrivals.one_shape and len(self.indices) > _WORTH_LOOKING * batch
         try:
             engine = TorchEngine(
                 self.frozen, self.engines.device, precision=self.engines.precision,
-                one_shape=one_shape,
+                one_shape=looking, whole=whole,
             )  # fmt: skip
         except Exception as error:  # noqa: BLE001 - whatever it is, ONNX Runtime remains
             self._say(f"torch does not convert the frozen part: {gist(error)}")
             return None
-        return self._tested(engine, BOUNDS[self.engines.precision])
+        return self._tested(engine, BOUNDS[self.engines.precision], batch)
 
-    def _tested(self, engine: Engine, bound: float, batch: int | None = None) -> Candidate | None:
+    def _first_batch(self) -> int:
+        """Return the batch that torch starts with: a Runner on the CPU has a few samples only."""
+        runner = self.runner
+        batch = runner.batch
+        if runner.grows and self.engines.device.type == "cuda":
+            fills = min(_START, _START_BYTES // max(self.arrivals.sample_bytes, 1))
+            batch = max(batch, fills)
+        return self._rounded(batch)
+
+    def _rounded(self, batch: int) -> int:
+        batch = self.runner.fixed_batch or min(batch, len(self.indices))
+        # Powers of two fill a GPU's tiles.
+        return 1 << (batch.bit_length() - 1) if self.runner.grows else batch
+
+    def _tested(self, engine: Engine, bound: float, batch: int) -> Candidate | None:
         """Return a candidate if its features of the first samples are those of the reference."""
-        if batch is None:
-            batch = self.runner.fixed_batch or min(self.runner.batch, len(self.indices))
-            if self.runner.grows:  # powers of two fill a GPU's tiles
-                batch = 1 << (batch.bit_length() - 1)
         dtypes = {name: rows.dtype for name, rows in self.reference.items()}
         conveyor = Conveyor(self.runner, engine, self.arrivals, batch=batch, dtypes=dtypes)
         failed = error = None
@@ -395,11 +452,11 @@ class _Choice:
                 worst = error if math.isnan(error) else max(worst, error)
         return worst
 
-    def _work(self, onnx: Candidate | None) -> float:
-        """Return the seconds that ONNX Runtime would compute, as it is."""
+    def _work(self, one: Candidate | None) -> float:
+        """Return the seconds that an engine would compute as it is; None = the Runner."""
         try:
-            if onnx is not None:
-                each = 1 / self._rate(onnx.conveyor, onnx.conveyor.batch, self.compared)
+            if one is not None:
+                each = 1 / self._rate(one.conveyor, one.conveyor.batch, self.compared)
             else:
                 batch = self.runner.samples.read(self.indices[:_COMPARED])
                 began = time.perf_counter()
@@ -415,11 +472,13 @@ class _Choice:
         """Find the batch size of an engine; False where not one sample fits into memory."""
         conveyor = candidate.conveyor
         began = time.perf_counter()
-        size, best, shrunk = conveyor.batch, 0.0, False
+        size, best, shrunk, full = conveyor.batch, 0.0, False, False
         while True:
             error = None
             try:
                 rate = self._rate(conveyor, size, self._samples(size))
+                # Now: what torch keeps for batches of this size is given back below.
+                full = _used(self.engines.device) > _FULL
             except Exception as caught:  # noqa: BLE001 - told apart below, without its frames
                 error = caught.with_traceback(None)
             _release(self.engines.device)
@@ -433,7 +492,6 @@ class _Choice:
                     return False
                 size, shrunk = max(1, size // 2), True
                 continue
-            full = _used(self.engines.device) > _FULL
             if best and (full or rate < _GROWTH * best):
                 return True
             conveyor.batch, best = size, rate
@@ -446,7 +504,8 @@ class _Choice:
         """Return the largest batch that is tried."""
         made = sum(rows.nbytes // len(rows) for rows in self.reference.values())
         each = max(self.arrivals.sample_bytes, made, 1)
-        return int(min(_MOST, _MOST_BYTES // each, len(self.indices)))
+        count = len(self.indices)
+        return int(min(_MOST, _MOST_BYTES // each, count, max(count // _LEAST_BATCHES, _START)))
 
     def _alternate(self, candidates: Sequence[Candidate]) -> None:
         """Time engines in turn, so that what slows the machine down slows them all."""
@@ -473,11 +532,12 @@ class _Choice:
 
     def _try_compiled(self, candidates: list[Candidate]) -> None:
         """Compile what torch runs, where that is worth it."""
-        plain = candidates[-1].conveyor
-        if self.engines.compile == "off" or not isinstance(plain.engine, TorchEngine):
+        torches = [one for one in candidates if isinstance(one.conveyor.engine, TorchEngine)]
+        if self.engines.compile == "off" or not torches:
             return
         if not self.arrivals.one_shape:
             return  # each length would be compiled anew
+        plain = max(torches, key=lambda one: one.rate).conveyor
         worth = WORTH_COMPILING.get(self.engines.device.type, math.inf)
         bound = BOUNDS[self.engines.precision]
         for tuned in (False, True):
@@ -486,7 +546,8 @@ class _Choice:
                 return
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")  # of the compiler, about itself
-                tested = self._tested(plain.engine.compiled(tuned=tuned), bound, plain.batch)
+                engine = cast("TorchEngine", plain.engine).compiled(tuned=tuned)
+                tested = self._tested(engine, bound, plain.batch)
             if tested is None:
                 return
             candidates.append(tested)
@@ -528,6 +589,29 @@ def seconds_of(conveyor: Conveyor, placed: Placed, repeats: int) -> float:
         conveyor.bring(conveyor.rows(placed))
     _wait(device)
     return (time.perf_counter() - began) / repeats
+
+
+def _factors(module: GraphModule) -> frozenset[str]:
+    """Return the weights in float32, of two axes and more, that products alone read.
+
+    Autocast would make a copy of each in the reduced type in every run: it keeps copies only of
+    what gets a gradient.
+    """
+    program = module._onnx_program  # noqa: SLF001 - who reads a weight stands nowhere else
+    read = {argument.source for argument in program.outputs}
+    factors: set[str | None] = set()
+    for step in program.steps:
+        sources = [argument.source for argument in step.arguments]
+        count = 2 if name_of(step) in _PRODUCTS else 0
+        factors.update(sources[:count])
+        read.update(sources[count:])
+        for subgraph in step.subgraphs.values():
+            read.update(subgraph.captures)
+    return frozenset(
+        name
+        for name, weight in module.named_parameters()
+        if name in factors - read and weight.dim() >= 2 and weight.dtype == torch.float32
+    )
 
 
 @contextmanager

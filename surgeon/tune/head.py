@@ -25,6 +25,7 @@ from torch import Tensor
 
 from surgeon.errors import DataError
 from surgeon.ops.products import multiply
+from surgeon.tune.device import arithmetic
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -155,7 +156,8 @@ def solve(
     weights /= views[sample]
     if threads is None:
         threads = min(torch.get_num_threads(), max(1, features.size // NUMBERS_PER_THREAD))
-    with torch_threads(threads):
+    # TF32 has no place in what ends by the size of its gradient.
+    with torch_threads(threads), arithmetic(torch.device(device), exact=True):
         basis = _Basis.of(features, torch.device(device))
         target = torch.from_numpy(labels).to(basis.points.device)
         dealt = _folds(labels[first], classes, folds, seed)
@@ -392,15 +394,26 @@ def _principal_axes(standard: Tensor) -> Tensor:
     squares: Tensor
     left: Tensor
     if d <= n:
-        _, left = torch.linalg.eigh(exact.T @ exact)
+        _, left = _eigh(exact.T @ exact)
         return left.flip(1)
-    squares, left = torch.linalg.eigh(exact @ exact.T)
+    squares, left = _eigh(exact @ exact.T)
     # Directions below this hold nothing but rounding: the samples do not reach into them.
     kept = squares > squares[-1] * 1e-12
     if not bool(kept.any()):
         return torch.eye(d, 1, dtype=torch.float64, device=standard.device)
     axes = exact.T @ (left[:, kept] / squares[kept].sqrt())
     return axes.flip(1)
+
+
+def _eigh(matrix: Tensor) -> tuple[Tensor, Tensor]:
+    """Return eigenvalues and eigenvectors; by the CPU where a GPU's solver does not converge."""
+    try:
+        values, vectors = torch.linalg.eigh(matrix)
+    except torch.linalg.LinAlgError:  # type: ignore[attr-defined]
+        if not matrix.is_cuda:
+            raise
+        values, vectors = torch.linalg.eigh(matrix.cpu())
+    return values.to(matrix.device), vectors.to(matrix.device)
 
 
 # ---------------------------------------------------------------------------------- the solver

@@ -5,14 +5,17 @@ What must not enter: training by steps, and whether the probe is delivered.
 
 from __future__ import annotations
 
+import functools
 import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import torch
 
 from surgeon.graph.frontier import split as split_graph
 from surgeon.runtime.metrics import score, softmax
+from surgeon.tune.device import is_out_of_memory
 from surgeon.tune.frozen import features_of, note_frontier, require_finite, rows_of, view_features
 from surgeon.tune.head import solve
 from surgeon.tune.run import Run, Trained, head_names, stored_type, torch_device, with_tensors
@@ -21,6 +24,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from surgeon.records import Stage
+    from surgeon.tune.head import HeadSolution
 
 
 @dataclass(frozen=True)
@@ -64,16 +68,7 @@ def solve_head(run: Run, stage: Stage, result: Trained) -> Probe:
         viewed, sample = np.concatenate([viewed, more]), np.concatenate([sample, of])
         result.seconds_features += time.perf_counter() - counted
         started += time.perf_counter() - counted
-    solution = solve(
-        viewed,
-        run.codes[sample],
-        run.classes,
-        views_of=sample if run.views > 1 else None,
-        seed=run.seed,
-        device=torch_device(run),
-        threads=run.threads,
-        progress=lambda done, total: run.say("solving the head", done, total),
-    )
+    solution = _solved(run, viewed, sample, result)
     found = {
         weight_name: solution.weight.astype(stored_type(run, weight_name)),
         bias_name: solution.bias.astype(stored_type(run, bias_name)),
@@ -111,3 +106,29 @@ def solve_head(run: Run, stage: Stage, result: Trained) -> Probe:
     judged = features.rows[parts["validation"]]
     order = np.argsort(judged)
     return Probe(found, scores, cross, judged[order], predicted["validation"][order])
+
+
+def _solved(
+    run: Run, features: NDArray[Any], sample: NDArray[np.int64], result: Trained
+) -> HeadSolution:
+    """Solve the head on rows of features; on the CPU where they do not fit into a GPU's memory."""
+    solved = functools.partial(
+        solve,
+        features,
+        run.codes[sample],
+        run.classes,
+        views_of=sample if run.views > 1 else None,
+        seed=run.seed,
+        threads=run.threads,
+        progress=lambda done, total: run.say("solving the head", done, total),
+    )
+    device = torch_device(run)
+    try:
+        return solved(device=device)
+    except Exception as error:
+        if device.type == "cpu" or not is_out_of_memory(error):
+            raise
+    # Here, and not above: the error's frames hold what was in that memory.
+    torch.cuda.empty_cache()
+    result.notes.append("the head did not fit into the GPU's memory: solved on the CPU")
+    return solved(device="cpu")

@@ -8,6 +8,7 @@ import networks
 import numpy as np
 import pytest
 import torch
+from places import named
 
 import surgeon
 from surgeon.tune import fit as fitting
@@ -61,8 +62,9 @@ def test_every_case_ends_in_a_proven_file(case, device, tmp_path):
     out = tmp_path / "tuned.onnx"
     init = "random" if case == "large-different" else None
     outcome = surgeon.finetune(
-        networks.convnet(), pictures(150), out, case=case, init=init, epochs=15, device=device
-    )
+        networks.convnet(), pictures(150), out, case=case, init=init, epochs=15,
+        device=named(device),
+    )  # fmt: skip
     assert out.is_file()
     assert surgeon.verify(out, device="cpu").passed
     assert outcome.metrics["validation"]["accuracy"] > 0.5

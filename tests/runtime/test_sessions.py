@@ -149,11 +149,23 @@ def test_a_session_may_be_told_which_stream_to_compute_on(relu, one_gpu):
     open_session(relu, device=sessions.Device("cuda", 0))
     first, second = (providers[0][1] for providers in one_gpu)
     assert first["user_compute_stream"] == "4096"
-    assert second == {"device_id": 0, "use_tf32": "0"}
+    assert second == {"device_id": 0, "use_tf32": "0", "cudnn_conv_algo_search": "HEURISTIC"}
 
 
-def test_a_session_may_be_told_to_repeat_bit_by_bit(relu, one_gpu):
-    open_session(relu, device=sessions.Device("cuda", 0, repeatable=True))
+@pytest.mark.parametrize("repeatable", [True, False])
+def test_a_session_may_be_told_to_repeat_bit_by_bit(repeatable, relu, one_gpu, monkeypatch):
+    import onnxruntime
+
+    made = []
+
+    class Options(onnxruntime.SessionOptions):
+        def __init__(self):
+            super().__init__()
+            made.append(self)
+
+    monkeypatch.setattr(onnxruntime, "SessionOptions", Options)
+    open_session(relu, device=sessions.Device("cuda", 0, repeatable=repeatable))
+    assert [options.use_deterministic_compute for options in made] == [repeatable]
     assert one_gpu[0][0][1]["cudnn_conv_algo_search"] == "HEURISTIC"
 
 
@@ -271,6 +283,43 @@ def test_two_packages_of_the_runtime_are_refused(monkeypatch, relu):
     monkeypatch.setattr(sessions, "_installed_variants", tuple)
     with pytest.raises(EnvironmentLacksError, match="not installed"):
         open_session(relu, device="cpu")
+
+
+@pytest.fixture
+def folders(tmp_path, monkeypatch):
+    """Two folders of installed packages, the first in front, and nothing else."""
+
+    def install(place, name):
+        described = tmp_path / place / f"{name.replace('-', '_')}-1.0.dist-info"
+        described.mkdir(parents=True)
+        (described / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: 1.0\n")
+
+    monkeypatch.setattr(sys, "path", [str(tmp_path / "front"), str(tmp_path / "behind")])
+    sessions._installed_variants.cache_clear()
+    yield install
+    sessions._installed_variants.cache_clear()
+
+
+@pytest.mark.parametrize("front", ["onnxruntime", "onnxruntime-gpu"])
+def test_a_package_in_front_of_another_does_not_overwrite_it(front, folders):
+    folders("front", front)
+    folders("behind", "onnxruntime")
+    folders("behind", "onnxruntime-gpu")
+    sessions.check_installation()
+    assert sessions._installed_variants() == (front,)
+    assert sessions.runtime_version() == f"{front} 1.0"
+
+
+def test_two_packages_in_one_folder_overwrite_each_other(folders):
+    folders("behind", "onnxruntime")
+    folders("behind", "onnxruntime-gpu")
+    with pytest.raises(EnvironmentLacksError, match="overwrite each other"):
+        sessions.check_installation()
+
+
+def test_no_package_in_any_folder(folders):
+    with pytest.raises(EnvironmentLacksError, match="not installed"):
+        sessions.check_installation()
 
 
 def test_weights_past_two_gigabytes_are_handed_over_apart(build, monkeypatch):

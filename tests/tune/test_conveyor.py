@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import weakref
+
 import frozen_parts
 import networks
 import numpy as np
@@ -12,9 +14,10 @@ from frozen_parts import differ, streamed
 from surgeon.data import open_data
 from surgeon.errors import DataError
 from surgeon.graph.preprocess import parse_preprocess
-from surgeon.records import TensorInfo
+from surgeon.records import Preprocess, TensorInfo
 from surgeon.runtime.sessions import OutOfMemoryError
 from surgeon.runtime.stream import Runner
+from surgeon.tune import batches
 from surgeon.tune.batches import normalized
 from surgeon.tune.conveyor import Arrivals, Conveyor
 from surgeon.tune.engines import OnnxEngine, TorchEngine
@@ -154,6 +157,65 @@ def test_the_runner_goes_on_where_an_engine_fails(tmp_path):
     assert belt.providers[-1] == "CPUExecutionProvider"
 
 
+def test_what_goes_on_has_the_memory_of_what_failed(monkeypatch):
+    """Neither the batch that failed nor the one placed behind it is held while the Runner runs."""
+    part = frozen_parts.rows(networks.convnet())
+    runner, belt = conveyor(part, "onnx", 4)
+    belt.engine = Failing(belt.engine)
+    place, stream, held = belt.arrivals.place, runner.stream, []
+
+    def remembered(*arguments):
+        placed = place(*arguments)
+        held.extend(weakref.ref(value) for value in placed.values.values())
+        return placed
+
+    def streaming(*arguments):
+        left.append(sum(one() is not None for one in held))
+        return stream(*arguments)
+
+    left: list[int] = []
+    monkeypatch.setattr(belt.arrivals, "place", remembered)
+    monkeypatch.setattr(runner, "stream", streaming)
+    streamed(belt, part.samples.n)
+    assert len(held) == 4  # two that ran, the one that failed and the one behind it
+    assert left == [0]
+
+
+def constant(values):
+    values.setflags(write=False)
+    return values
+
+
+@pytest.mark.parametrize(
+    ("values", "copies"),
+    [
+        (np.ones((2, 4, 4, 3), np.uint8), 0),
+        (np.ones((2, 5), np.float32), 0),
+        (np.ones((5, 2), np.float32).T, 1),
+        (constant(np.ones((2, 5), np.float32)), 1),
+    ],
+    ids=["pictures", "numbers", "turned", "constant"],
+)
+def test_what_a_gpu_fetches_is_copied_once(values, copies, monkeypatch):
+    """Into pinned memory: here a copy that remembers what it was made of."""
+    _, belt = conveyor(frozen_parts.rows(networks.convnet()))
+    pinned = []
+
+    def pin(self):
+        pinned.append(self)
+        return self.clone()
+
+    monkeypatch.setattr(torch.Tensor, "pin_memory", pin)
+    belt.arrivals.computing = object()
+    held = belt.arrivals._held(values)
+    np.testing.assert_array_equal(held.numpy(), values)
+    assert [t.data_ptr() == values.ctypes.data for t in pinned] == [copies == 0]
+    assert held.data_ptr() != values.ctypes.data
+    belt.arrivals.computing = None
+    assert belt.arrivals._held(values).data_ptr() != values.ctypes.data
+    assert len(pinned) == 1
+
+
 def test_an_output_without_its_batch_axis_is_refused():
     part = frozen_parts.rows(networks.convnet())
     runner, belt = conveyor(part)
@@ -200,3 +262,44 @@ def test_the_device_normalizes_as_the_samples_do(layout, channels, dtype, tmp_pa
     assert found.dtype == wanted
     step = 0 if dtype == "uint8" else 1e-6 if dtype == "float" else 2e-3
     np.testing.assert_allclose(found.numpy(), expected, atol=step, rtol=step)
+
+
+class OnGpu(torch.Tensor):
+    """A tensor that says that it lies on a GPU."""
+
+    is_cuda = True
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.uint8])
+@pytest.mark.parametrize("layout", ["NCHW", "NHWC"])
+@pytest.mark.parametrize("channels", ["RGB", "BGR", "L"])
+def test_a_gpu_normalizes_in_one_kernel(dtype, layout, channels, monkeypatch):
+    count = 1 if channels == "L" else 3
+    rule = Preprocess(
+        layout=layout, channels=channels, size=(8, 6), scale=1 / 255,
+        mean=(0.485, 0.456, 0.406)[:count], std=(0.229, 0.224, 0.225)[:count],
+    )  # fmt: skip
+    pixels = torch.arange(2 * 8 * 6 * count).remainder(256).to(torch.uint8).view(2, 8, 6, count)
+    calls, addcmul = [], torch.addcmul
+
+    def counted(*arguments):
+        calls.append(arguments)
+        return addcmul(*arguments)
+
+    monkeypatch.setattr(batches.torch, "addcmul", counted)
+    expected = normalized(pixels, rule, dtype)
+    assert calls == []  # on a CPU nothing changes
+    found = normalized(pixels.as_subclass(OnGpu), rule, dtype).as_subclass(torch.Tensor)
+    assert len(calls) == int(dtype != torch.uint8)  # whole numbers are rounded: as they always were
+    assert (found.dtype, found.shape, found.stride()) == (
+        expected.dtype, expected.shape, expected.stride(),
+    )  # fmt: skip
+    step = {torch.float32: 2e-6, torch.float16: 2e-3, torch.uint8: 0}[dtype]
+    torch.testing.assert_close(found, expected, rtol=step, atol=step)
+
+
+def test_one_number_stands_for_all_channels_on_a_gpu_too():
+    pixels = torch.arange(48, dtype=torch.uint8).view(1, 4, 4, 3)
+    rule = Preprocess(size=(4, 4), scale=1 / 255, mean=(0.4, 0.5, 0.6), std=(0.25,))
+    found = normalized(pixels.as_subclass(OnGpu), rule).as_subclass(torch.Tensor)
+    torch.testing.assert_close(found, normalized(pixels, rule), rtol=2e-6, atol=2e-6)

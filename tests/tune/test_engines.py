@@ -8,21 +8,25 @@ import warnings
 import frozen_parts
 import networks
 import numpy as np
+import onnx.parser
 import pytest
 import torch
 from frozen_parts import differ, streamed
 
 import surgeon
 from surgeon.errors import EnvironmentLacksError, UnsupportedError
+from surgeon.graph.weights import roles
 from surgeon.runtime.features import extract
 from surgeon.runtime.sessions import Device, OutOfMemoryError
 from surgeon.runtime.stream import Runner
 from surgeon.tune import engines, frozen, stages
 from surgeon.tune.conveyor import Conveyor
 from surgeon.tune.engines import Engines, OnnxEngine, TorchEngine, engine_for
+from surgeon.tune.module import to_module
 
 CPU = torch.device("cpu")
 ONNX, TORCH = "ONNX Runtime on CPU", "torch in float32"
+BF16, WHOLE = "torch in bf16", "torch wholly in bf16"
 
 
 @pytest.fixture
@@ -81,6 +85,216 @@ def test_little_work_is_not_measured(part, monkeypatch):
     assert notes == []
     expected = streamed(runner_of(part), part.samples.n)[0]
     assert differ(streamed(chosen, part.samples.n)[0], expected) <= 1e-4
+
+
+def never(*_, **__):
+    raise AssertionError("this was not to be tried")
+
+
+@pytest.mark.parametrize("precision", ["bf16", "fp16"])
+def test_little_work_is_computed_in_the_precision_asked_for(precision, part, monkeypatch):
+    monkeypatch.setattr(engines, "OnnxEngine", never)
+    chosen, notes = choose(part, precision=precision)
+    assert chosen.engine.name == f"torch in {precision}"
+    assert notes == [f"features: torch in {precision}, {chosen.batch} a run"]
+    found = differ(streamed(chosen, part.samples.n)[0], streamed(runner_of(part), 40)[0])
+    assert 0 < found <= engines.BOUNDS[precision]
+
+
+def test_little_work_of_a_half_precision_file_is_not_measured(part, monkeypatch):
+    monkeypatch.setattr(engines, "TorchEngine", never)
+    monkeypatch.setattr(engines, "is_half", lambda _: True)  # as its own types, with tensor cores
+    chosen, notes = choose(part, precision="bf16")
+    assert (chosen.engine.name, notes) == (ONNX, [])
+
+
+def test_little_work_that_torch_does_not_convert(part, monkeypatch):
+    monkeypatch.setattr(engines, "to_module", unconvertible)
+    chosen, notes = choose(part, precision="bf16")
+    assert chosen.engine.name == ONNX
+    assert notes == ["features: torch does not convert the frozen part: no such operator"]
+
+
+@pytest.mark.parametrize("winner", [BF16, WHOLE])
+def test_reduced_precision_is_tried_by_autocast_and_throughout(winner, part, measuring):
+    loser = {BF16: WHOLE, WHOLE: BF16}[winner]
+    measuring |= {winner: lambda size: 9800.0, loser: lambda size: 7100.0}
+    chosen, notes = choose(part, precision="bf16")
+    assert chosen.engine.name == winner
+    assert notes == [f"features: {winner}, 9,800 samples/s, {chosen.batch} a run ({loser}: 7,100)"]
+    assert ONNX not in {name for name, _ in measuring["tried"]}  # no rival without TF32
+    expected = streamed(runner_of(part), part.samples.n)[0]
+    assert 0 < differ(streamed(chosen, part.samples.n)[0], expected) <= 5e-2
+
+
+def test_fp16_is_left_to_autocast(part, measuring):
+    """What overflows may do so in samples that were not compared."""
+    measuring["torch in fp16"] = lambda size: 100.0
+    chosen, notes = choose(part, precision="fp16")
+    assert chosen.engine.name == "torch in fp16"
+    assert notes == [f"features: torch in fp16, 100 samples/s, {chosen.batch} a run"]
+
+
+def test_a_form_that_mixes_types_is_left_out(part, measuring, monkeypatch):
+    run = TorchEngine.run
+
+    def mixed(self, values):
+        if self.name == WHOLE:
+            raise RuntimeError("expected both to be of one type")
+        return run(self, values)
+
+    monkeypatch.setattr(TorchEngine, "run", mixed)
+    measuring[BF16] = lambda size: 100.0
+    chosen, notes = choose(part, precision="bf16")
+    assert chosen.engine.name == BF16
+    assert notes[0].startswith(f"features: {WHOLE} does not run the frozen part: expected both")
+
+
+# ── the engine of torch ──────────────────────────────────────────────────────────────────────────
+
+
+def values_of(part, count=4):
+    feeds = part.samples.read(np.arange(count)).feeds
+    return {name: torch.from_numpy(np.array(value)) for name, value in feeds.items()}
+
+
+@pytest.mark.parametrize(
+    "build", [networks.convnet, networks.residual, networks.vit], ids=lambda build: build.__name__
+)
+@pytest.mark.parametrize("precision", ["bf16", "fp16"])
+def test_factors_lie_in_the_type_that_autocast_wants(build, precision, monkeypatch):
+    """Cast once, not in every run, and not a bit changes."""
+    part = frozen_parts.rows(build())
+    engine = TorchEngine(part.frozen, CPU, precision=precision)
+    monkeypatch.setattr(engines, "_factors", lambda _: frozenset())
+    every_time = TorchEngine(part.frozen, CPU, precision=precision)
+    half = {name for name, p in engine.module.named_parameters() if p.dtype != torch.float32}
+    assert half
+    assert all(dict(engine.module.named_parameters())[name].dim() >= 2 for name in half)
+    assert {p.dtype for p in every_time.module.parameters()} == {torch.float32}
+    found, expected = (one.run(values_of(part)) for one in (engine, every_time))
+    for name, value in expected.items():
+        assert torch.equal(found[name], value)
+        assert found[name].dtype == value.dtype
+
+
+def test_a_weight_that_others_read_too_stays_as_it_is():
+    """Gather, a subgraph, an output and the bias of a product take it in its own type."""
+    names = ("both", "inner", "bias", "plain", "given")
+    weights = ", ".join(
+        f"float[3,3] {name} = {{1, 2, 3, 4, 5, 6, 7, 8, {n}}}" for n, name in enumerate(names)
+    )
+    model = onnx.parser.parse_model(
+        f"""<ir_version: 8, opset_import: ["" : 17]>
+        g (float[3,3] x, int64[3] i, bool c) => (float[3,3] y, float[3,3] given) <{weights}> {{
+            a = Gather(both, i)
+            m = MatMul(a, both)
+            n = Gemm(m, plain, bias)
+            o = MatMul(n, given)
+            p = MatMul(o, inner)
+            y = If (c) <
+                then_branch = t () => (float[3,3] q) {{ q = Add(p, inner) }},
+                else_branch = e () => (float[3,3] r) {{ r = Identity(p) }}
+            >
+        }}"""
+    )
+    found = engines._factors(to_module(model, roles=roles(model)))
+    assert found == {"plain"}
+
+
+@pytest.mark.parametrize("precision", ["float32", "bf16"])
+def test_runs_wait_for_weights_that_are_laid_out(precision, part, monkeypatch):
+    """That is work of the default stream, for which a stream of one's own does not wait."""
+    modules, waited = [], []
+
+    def converted(*arguments, **options):
+        modules.append(to_module(*arguments, **options))
+        return modules[-1]
+
+    def wait(device):
+        (module,) = modules
+        kernels = [p for p in module.parameters() if p.dim() == 4]
+        assert all(p.is_contiguous(memory_format=torch.channels_last) for p in kernels)
+        assert {p.dtype for p in kernels} == {engines._REDUCED.get(precision, torch.float32)}
+        waited.append(device)
+
+    monkeypatch.setattr(engines, "to_module", converted)
+    monkeypatch.setattr(engines, "_wait", wait)
+    TorchEngine(part.frozen, CPU, precision=precision)
+    assert waited == [CPU]
+
+
+def test_throughout_in_bf16_nothing_is_left_to_autocast(tmp_path, part, monkeypatch):
+    engine = TorchEngine(part.frozen, CPU, precision="bf16", whole=True)
+    monkeypatch.setattr(torch, "autocast", never)
+    assert {p.dtype for p in engine.module.parameters()} == {torch.bfloat16}
+    assert {value.dtype for value in engine.run(values_of(part)).values()} == {torch.bfloat16}
+    texts = frozen_parts.letters(tmp_path / "texts")
+    engine = TorchEngine(texts.frozen, CPU, precision="bf16", whole=True)
+    taken = [engine._taken(value).dtype for value in values_of(texts).values()]
+    assert set(taken) == {torch.int64}  # ids stay ids
+
+
+# ── how many at once ─────────────────────────────────────────────────────────────────────────────
+
+
+def choice(part, *, kind="cuda", count=None, **options):
+    """Return a choice before it is made, for a device that need not be there."""
+    runner = runner_of(part, **options)
+    runner.batch = min(runner.batch, 4) if runner.grows else runner.batch
+    indices = np.arange(part.samples.n if count is None else count)
+    place = Engines(torch.device(kind), Device("cpu"))
+    return engines._Choice(place, runner, part.frozen, indices)
+
+
+def test_torch_starts_with_what_fills_a_gpu(part):
+    made = choice(part, count=5000)
+    assert made._first_batch() == 256
+    assert choice(part, count=100)._first_batch() == 64  # no more than there are
+    assert choice(part, kind="cpu", count=5000)._first_batch() == 4
+    assert choice(part, batch=3, count=5000)._first_batch() == 3
+    assert choice(frozen_parts.fixed(part, 4), count=5000)._first_batch() == 4
+    made.arrivals.sample_bytes = 2**20
+    assert made._first_batch() == 64
+    made.arrivals.sample_bytes = 2**30
+    assert made._first_batch() == 4  # the Runner's own
+    made.runner.batch = 512
+    assert made._first_batch() == 512
+
+
+@pytest.mark.parametrize(("count", "looks"), [(20 * 256, False), (20 * 256 + 1, True)])
+def test_algorithms_are_looked_for_where_that_pays(count, looks, part, monkeypatch):
+    made, asked = choice(part, count=count), []
+    monkeypatch.setattr(engines, "TorchEngine", lambda *_, **options: asked.append(options))
+    monkeypatch.setattr(made, "_tested", lambda engine, bound, batch: batch)
+    assert made._torch() == 256
+    assert [options["one_shape"] for options in asked] == [looks]
+    monkeypatch.setattr(engines.Arrivals, "one_shape", False)
+    made._torch()
+    assert asked[-1]["one_shape"] is False
+
+
+def test_batches_are_not_so_large_that_reading_has_nothing_to_run_beside(part):
+    sizes = []
+    for count in (100, 1000, 4096, 100_000):
+        made = choice(part, count=count)
+        made.reference = {"features": np.zeros((8, 8), np.float32)}
+        sizes.append(made._most())
+    assert sizes == [100, 256, 512, 2048]
+
+
+def test_memory_is_looked_at_before_it_is_given_back(part, small, measuring, monkeypatch):
+    events = []
+
+    def used(_):
+        events.append("looked")
+        return 0.5
+
+    monkeypatch.setattr(engines, "_used", used)
+    monkeypatch.setattr(engines, "_release", lambda _: events.append("given back"))
+    measuring |= {ONNX: lambda size: 100.0, TORCH: lambda size: 200.0}
+    choose(part, small)
+    assert events == 4 * ["looked", "given back"] + ["given back"]
 
 
 @pytest.fixture
@@ -238,18 +452,38 @@ def test_compiling_waits_for_enough_work(part, measuring, monkeypatch):
     assert compiled[-1] == f"autotuned {TORCH}"
 
 
+def test_the_faster_form_is_compiled(part, measuring, monkeypatch):
+    def pretend(self, *, tuned=False):
+        engine = copy.copy(self)
+        engine.name = f"compiled {self.name}"
+        return engine
+
+    monkeypatch.setattr(TorchEngine, "compiled", pretend)
+    monkeypatch.setitem(engines.WORTH_COMPILING, "cpu", 0.0)
+    measuring |= {BF16: lambda size: 300.0, WHOLE: lambda size: 200.0}
+    measuring[f"compiled {BF16}"] = lambda size: 400.0
+    assert choose(part, precision="bf16")[0].engine.name == f"compiled {BF16}"
+    measuring |= {WHOLE: lambda size: 350.0, f"compiled {WHOLE}": lambda size: 500.0}
+    assert choose(part, precision="bf16")[0].engine.name == f"compiled {WHOLE}"
+
+
 @pytest.mark.slow
-def test_a_compiled_engine_gives_the_same_rows(part):
+@pytest.mark.parametrize(
+    ("precision", "whole", "bound"),
+    [("float32", False, 1e-4), ("bf16", False, 5e-2), ("bf16", True, 5e-2)],
+    ids=["float32", "bf16", "wholly bf16"],
+)
+def test_a_compiled_engine_gives_the_same_rows(precision, whole, bound, part):
     runner = runner_of(part)
     few = part.samples.read(np.arange(2))
     dtypes = {name: rows.dtype for name, rows in runner.run(few.feeds, 2).items()}
-    engine = TorchEngine(part.frozen, CPU).compiled()
+    engine = TorchEngine(part.frozen, CPU, precision=precision, whole=whole).compiled()
     belt = Conveyor(runner, engine, engines.Arrivals(runner, CPU, None), batch=6, dtypes=dtypes)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of the compiler, about itself
         found = streamed(belt, part.samples.n)[0]
     assert belt.notes == []
-    assert differ(found, streamed(runner, part.samples.n)[0]) <= 1e-4
+    assert differ(found, streamed(runner, part.samples.n)[0]) <= bound
 
 
 def test_texts_of_all_lengths_are_not_compiled(tmp_path, measuring, monkeypatch):

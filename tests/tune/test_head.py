@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from contextlib import contextmanager
 
 import numpy as np
 import pytest
@@ -272,3 +273,56 @@ def test_views_of_a_sample_share_a_fold_and_its_weight_and_do_not_judge():
     assert grouped.out_of_fold.shape == (240,)
     with pytest.raises(DataError, match="120 rows"):
         solve(x, y, 3, views_of=np.arange(3))
+
+
+# ── on a GPU ─────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_products_are_exact_while_the_head_is_solved(digits, monkeypatch):
+    """TF32 keeps ten bits: no gradient falls below a tolerance with it."""
+    inside, products, asked = [], [], []
+
+    @contextmanager
+    def arithmetic(device, *, exact):
+        asked.append((device, exact))
+        inside.append(True)
+        yield
+        inside.clear()
+
+    def multiply(*arguments):
+        products.append(bool(inside))
+        return real(*arguments)
+
+    real = head.multiply
+    monkeypatch.setattr(head, "arithmetic", arithmetic)
+    monkeypatch.setattr(head, "multiply", multiply)
+    solve(digits[0][:200], digits[1][:200], 10, device="cpu")
+    assert asked == [(torch.device("cpu"), True)]
+    assert len(products) > 10
+    assert all(products)
+
+
+class OnGpu(torch.Tensor):
+    """A tensor that says that it lies on a GPU."""
+
+    is_cuda = True
+
+
+def test_a_gpu_that_does_not_converge_is_helped_by_the_cpu(monkeypatch):
+    real, asked = torch.linalg.eigh, []
+
+    def eigh(matrix):
+        asked.append(matrix)
+        if len(asked) == 1:
+            raise torch.linalg.LinAlgError("cusolver error: the algorithm failed to converge")
+        return real(matrix)
+
+    matrix = torch.tensor([[2.0, 1.0], [1.0, 2.0]], dtype=torch.float64)
+    monkeypatch.setattr(torch.linalg, "eigh", eigh)
+    values, _ = head._eigh(matrix.as_subclass(OnGpu))
+    assert values.tolist() == pytest.approx([1.0, 3.0])
+    assert len(asked) == 2
+    asked.clear()
+    with pytest.raises(torch.linalg.LinAlgError):
+        head._eigh(matrix)  # there is no other CPU
+    assert len(asked) == 1
