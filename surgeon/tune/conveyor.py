@@ -12,7 +12,7 @@ import math
 from collections import deque
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, Protocol
 
 import numpy as np
 import torch
@@ -28,19 +28,34 @@ from surgeon.tune.batches import normalized
 from surgeon.tune.device import is_out_of_memory
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
 
     from numpy.typing import NDArray
 
     from surgeon.data.samples import Failure
     from surgeon.records import Preprocess
     from surgeon.runtime.stream import Runner
-    from surgeon.tune.engines import Engine
 
 #: Most pictures that one thread decodes before it hands them over.
 _PIECE: Final = 64
 #: Bytes of values (not pictures, which are bytes) that may be read ahead.
 _AHEAD: Final = 2**30
+
+
+class Engine(Protocol):
+    """A way to compute the frozen part.
+
+    Attributes:
+        name: as people read it.
+        providers: what documents name.
+    """
+
+    name: str
+    providers: tuple[str, ...]
+
+    def run(self, values: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Compute every output from the graph's inputs, on the device and its current stream."""
+        ...
 
 
 @dataclass(frozen=True)

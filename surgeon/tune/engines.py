@@ -15,7 +15,7 @@ import time
 import warnings
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any, Final, Protocol, cast
+from typing import TYPE_CHECKING, Any, Final, cast
 
 import numpy as np
 import torch
@@ -44,7 +44,7 @@ if TYPE_CHECKING:
     from surgeon.runtime.sessions import Session
     from surgeon.runtime.stream import Runner
     from surgeon.tune.compile import Compile
-    from surgeon.tune.conveyor import Piece, Placed
+    from surgeon.tune.conveyor import Engine, Piece, Placed
     from surgeon.tune.module import GraphModule
 
 #: Seconds of work from which on measuring pays: it takes one to three itself.
@@ -81,22 +81,6 @@ _LEAST_BATCHES: Final = 8  # batches that all samples make at least: reading and
 _REDUCED: Final = {"bf16": torch.bfloat16, "fp16": torch.float16}
 #: Steps that autocast computes in the reduced type; their first two inputs are the factors.
 _PRODUCTS: Final = frozenset({"Conv", "ConvTranspose", "Gemm", "MatMul", "MatMul+Add"})
-
-
-class Engine(Protocol):
-    """A way to compute the frozen part.
-
-    Attributes:
-        name: as people read it.
-        providers: what documents name.
-    """
-
-    name: str
-    providers: tuple[str, ...]
-
-    def run(self, values: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Compute every output from the graph's inputs, on the device and its current stream."""
-        ...
 
 
 class OnnxEngine:

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import functools
 import time
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -18,32 +17,21 @@ from surgeon.runtime.metrics import score, softmax
 from surgeon.tune.device import is_out_of_memory
 from surgeon.tune.frozen import features_of, note_frontier, require_finite, rows_of, view_features
 from surgeon.tune.head import solve
-from surgeon.tune.run import Run, Trained, head_names, stored_type, torch_device, with_tensors
+from surgeon.tune.run import (
+    Probe,
+    Run,
+    Trained,
+    head_names,
+    stored_type,
+    torch_device,
+    with_tensors,
+)
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from surgeon.records import Stage
     from surgeon.tune.head import HeadSolution
-
-
-@dataclass(frozen=True)
-class Probe:
-    """A solved head.
-
-    Attributes:
-        tensors: its weight and bias.
-        scores: metrics by part.
-        cross: cross-validated metrics on the training samples, or None.
-        rows: validation samples.
-        probabilities: [rows, classes].
-    """
-
-    tensors: dict[str, NDArray[Any]]
-    scores: dict[str, Any]
-    cross: dict[str, Any] | None
-    rows: NDArray[np.int64]
-    probabilities: NDArray[np.float64]
 
 
 def solve_head(run: Run, stage: Stage, result: Trained) -> Probe:

@@ -28,7 +28,6 @@ if TYPE_CHECKING:
     from surgeon.model import Model
     from surgeon.records import Stage
     from surgeon.runtime.sessions import Device
-    from surgeon.tune.probe import Probe
 
 
 @dataclass(frozen=True)
@@ -73,6 +72,25 @@ class Run:
         """Tell the caller how far it is."""
         if self.progress is not None:
             self.progress(stage, done, total, **figures)
+
+
+@dataclass(frozen=True)
+class Probe:
+    """A solved head.
+
+    Attributes:
+        tensors: its weight and bias.
+        scores: metrics by part.
+        cross: cross-validated metrics on the training samples, or None.
+        rows: validation samples.
+        probabilities: [rows, classes].
+    """
+
+    tensors: dict[str, NDArray[Any]]
+    scores: dict[str, Any]
+    cross: dict[str, Any] | None
+    rows: NDArray[np.int64]
+    probabilities: NDArray[np.float64]
 
 
 @dataclass
