@@ -418,7 +418,8 @@ def finetune(
             it; its results differ by rounding, so only `on` and `off` repeat long runs bit for bit.
         memory: `normal`; `low`: less memory for about a third more time, with the same numbers; or
             `lowest`: moments of the optimiser in 8 bits, too, which changes the numbers a little.
-        deterministic: on a GPU, only what repeats bit for bit; on a CPU everything does.
+        deterministic: on a GPU, only what repeats bit for bit; on a CPU, where all else does, it
+            turns `compile="auto"` off.
         preprocess: how pictures become inputs: a name, JSON, or a file.
         size: (height, width) of pictures.
         tokenizer: path of a `tokenizer.json`, for texts; it is kept in the result.

@@ -216,10 +216,11 @@ def test_a_plan_without_a_solved_head_has_a_probe_all_the_same(monkeypatch, stag
 
 
 @pytest.mark.slow
-def test_a_network_that_overfits_few_pictures_delivers_the_probe_and_says_so(tmp_path):
+def test_a_network_that_forgets_on_few_pictures_delivers_the_probe_and_says_so(tmp_path):
     from surgeon_models import datasets, get
 
-    # 144 pictures of six groups, three of ten labels drawn by lot: there is much to learn by heart.
+    # 144 pictures of six groups, three of ten labels drawn by lot, and a rate far too high. At a
+    # fair one the best of many epochs may beat the probe by chance on 72 samples.
     data = datasets.emoji()
     random = np.random.default_rng(0)
     chosen = np.concatenate(
@@ -232,12 +233,11 @@ def test_a_network_that_overfits_few_pictures_delivers_the_probe_and_says_so(tmp
     datasets.write_folder(data.images[chosen], labels, folder, classes=data.classes)
     outcome = surgeon.finetune(
         get("mobilenetv2"), str(folder), out, case="large-similar", size=(64, 64), epochs=30,
-        lr=1e-4, validation=0.5, augment="none", device="cpu",
+        lr=3e-3, validation=0.5, augment="none", device="cpu",
     )  # fmt: skip
     body = outcome.document()
     curve = [row for row in body["history"] if row["stage"] == "all" and row["epoch"]]
-    assert curve[-1]["loss"] < 0.05  # known by heart
-    assert curve[-1]["validation_accuracy"] < probe_of(body)
+    assert all(row["validation_accuracy"] < probe_of(body) for row in curve)
     says_probe(body)
     assert surgeon.load(out).plan.case == "large-similar"
     assert surgeon.verify(out, source=get("mobilenetv2")).passed

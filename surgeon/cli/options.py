@@ -80,7 +80,7 @@ _OPTIONS = {
         type=click.Choice(["float32", "bf16", "fp16"]),
         default="float32",
         show_default=True,
-        help="Arithmetic of training.",
+        help="Arithmetic of training; on a GPU, of the frozen part too.",
     ),
     "seed": click.option(
         "--seed",
@@ -133,7 +133,8 @@ _OPTIONS = {
     "deterministic": click.option(
         "--deterministic",
         is_flag=True,
-        help="On a GPU use only what repeats bit for bit, which is slower. A CPU always does.",
+        help="On a GPU use only what repeats bit for bit, which is slower. On a CPU all else does: "
+        "it only turns --compile auto off.",
     ),
     "augment": click.option(
         "--augment",

@@ -14,6 +14,7 @@ from typing import Any, Final, cast
 
 import torch
 from torch import Tensor, nn
+from torch.autograd import forward_ad
 
 from surgeon.ops.convert import is_autocast
 
@@ -60,7 +61,8 @@ def _takes_onednn(left: Tensor, right: Tensor, bias: Tensor | None) -> bool:
     ):  # oneDNN reads a bias as if it lay dense
         return False
     transformed = torch._C._functorch.peek_interpreter_stack() is not None  # noqa: SLF001
-    return not (transformed or is_autocast(left))
+    forward = forward_ad._current_level >= 0  # noqa: SLF001 - derivatives going forward
+    return not (transformed or forward or torch.jit.is_tracing() or is_autocast(left))
 
 
 @cache
@@ -86,7 +88,9 @@ class _Product(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, rows: Tensor, right: Tensor, bias: Tensor | None) -> Tensor:
-        ctx.save_for_backward(rows, right)
+        # Each factor is kept for the other's gradient.
+        needs_rows, needs_right = ctx.needs_input_grad[1], ctx.needs_input_grad[0]
+        ctx.save_for_backward(rows if needs_rows else None, right if needs_right else None)
         call = torch.ops.mkldnn._linear_pointwise  # noqa: SLF001 - torch's only door to it
         return cast("Tensor", call(rows, right.t(), bias, "none", [], ""))
 

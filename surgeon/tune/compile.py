@@ -156,7 +156,7 @@ class Passes:
         for form in forms:
             candidate, compiling, seconds = self._trial(form, once, varies=varies)
             if isinstance(candidate, str):
-                failed.append(f"{form.name}: {candidate}")
+                failed.append(f"{form.name}: {candidate}" if len(forms) > 1 else candidate)
                 continue
             told.append(
                 f"{form.name} in {compiling:.0f} s: {seconds:.3g} s per pass instead of {plain:.3g}"
@@ -172,7 +172,7 @@ class Passes:
         if not told:
             said = "; ".join(failed) or "no form fits"
             return f"torch.compile does not work here, training goes on without it: {said}"
-        chosen = "used" if self.form is None else f"{self.form.name} used"
+        chosen = "used" if self.form is None or len(forms) == 1 else f"{self.form.name} used"
         text = "; ".join(told) + f"; {chosen if self.compiled else 'not used'}"
         return text + (f" (failed: {'; '.join(failed)})" if failed else "")
 

@@ -6,7 +6,8 @@ enter: graphs, files of models, where samples come from, what a case is.
 Bits: on the CPU, with the same number of threads, a run is a function of its settings and data.
 The order of the samples is a permutation by (seed, epoch); Dropout and augmentation draw from a
 seed of their own in every step, so a run resumed after an epoch goes on as if it had never stopped.
-A budget of time is the exception: clocks do not repeat.
+A budget of time is an exception, and so is a form of the passes that was chosen by measurement
+(`compile="auto"` in a run of half an hour and more): clocks do not repeat.
 """
 
 from __future__ import annotations
@@ -431,7 +432,7 @@ class _Fit:
         if save is None:
             raise UsageError(
                 f"a {type(self.module).__name__} cannot be trained in less memory",
-                where="--memory low",
+                where=f"--memory {self.settings.memory}",
                 remedy="give a module that surgeon.to_torch returned",
             )
         save()
@@ -711,7 +712,7 @@ class _Fit:
                 lr=self.last_lr,
                 seconds=seconds,
                 seconds_left=seconds * (1 - share) / share if share > 0 else None,
-                samples_per_second=self.trained_samples / trained if trained else None,
+                samples_per_second=self.trained_samples / trained if self.trained_samples else None,
                 row=row,
                 note=note,
             )
@@ -796,6 +797,8 @@ class _Fit:
         settings = dataclasses.asdict(self.settings)
         for name in ("budget_seconds", "max_steps", "device"):
             del settings[name]
+        if self.device.type == "cpu":  # where it chooses no algorithm
+            del settings["deterministic"]
         shapes = {name: list(p.shape) for name, p in self.module.named_parameters()}
         labels = np.asarray(self.train.labels).astype("<i8").tobytes()
         text = json.dumps([settings, list(self.parameters), shapes, self.epochs, self.batch])

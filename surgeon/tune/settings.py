@@ -53,7 +53,8 @@ class FitSettings:
         memory: `low` keeps little of the forward pass and computes it again for the backward pass:
             the same numbers, about a third more time.
             `lowest` also keeps the moments of AdamW in 8 bits.
-        deterministic: on a GPU, only algorithms that repeat bit for bit. On a CPU all do.
+        deterministic: on a GPU, only algorithms that repeat bit for bit, as all on a CPU do; and no
+            form of the passes is chosen by the clock.
 
     """
 

@@ -49,8 +49,10 @@ def train(run: Run) -> Trained:
             continue
         folder = _checkpoint(run, number)
         if start == "race":
-            start = race_stage(run, stage, result, started, folder)
-        elif not fit_stage(run, stage, result, started, folder, start=start, fresh=fresh):
+            start, improved = race_stage(run, stage, result, started, folder)
+        else:
+            improved = fit_stage(run, stage, result, started, folder, start=start, fresh=fresh)
+        if not improved:
             vain.append(stage.name)
         fresh = False
         if result.stopped in ("nan", "interrupt", "budget"):
@@ -66,7 +68,22 @@ def train(run: Run) -> Trained:
     moving = set(tuned_names(run.patient.proto, run.patient.trainable))
     result.statistics = sorted(moving - set(run.patient.trainable))
     result.notes += _places(run, device, result.providers)
+    if all(stage.method == "solve" for stage in stages):
+        result.notes += _in_vain(run, device)
     return result
+
+
+def _in_vain(run: Run, device: torch.device) -> list[str]:
+    """Return a note on options of training by steps, where there were none."""
+    given = {
+        # On a GPU the frozen part computes in it.
+        f"--precision {run.precision}": run.precision != "float32" and device.type == "cpu",
+        f"--memory {run.memory}": run.memory != "normal",
+        "--compile on": run.compile == "on",
+        f"--accumulate {run.accumulate}": run.accumulate > 1,
+    }
+    names = [name for name, is_given in given.items() if is_given]
+    return [f"no effect of {', '.join(names)}: only the head was solved"] if names else []
 
 
 def _places(run: Run, device: torch.device, providers: Sequence[str]) -> list[str]:

@@ -84,8 +84,12 @@ def fit_stage(
 
 def race_stage(
     run: Run, stage: Stage, result: Trained, started: float, checkpoint: Path | None
-) -> race.Start:
-    """Train both starts for a short while on the same batches; the better one goes on."""
+) -> tuple[race.Start, bool]:
+    """Train both starts for a short while on the same batches; the better one goes on.
+
+    Returns:
+        Which that was, and whether it improved on what it started from.
+    """
     seconds = _seconds_left(run, started)
     opened: dict[race.Start, Ready] = {}
     legs: dict[race.Start, FitResult] = {}
@@ -94,8 +98,9 @@ def race_stage(
         ready = _open(run, stage, values, result, like=opened.get("pretrained"))
         if ready.validation is None:
             result.notes.append("no race of two starts: there are no samples to judge them by")
-            fit_stage(run, stage, result, started, checkpoint, start="pretrained", fresh=True)
-            return "pretrained"
+            return "pretrained", fit_stage(
+                run, stage, result, started, checkpoint, start="pretrained", fresh=True
+            )
         if start == "random":
             _scale(run, ready)
         opened[start] = ready
@@ -109,7 +114,8 @@ def race_stage(
     winner, ready, leg = found.winner, opened[found.winner], legs[found.winner]
     if winner == "random":
         result.tensors = _drawn(run)
-    if winner == "random" or leg.improved:
+    improved = winner == "random" or leg.improved
+    if improved:
         _take(run, ready, result)
     result.notes.append(found.note)
     final = leg.best
@@ -123,9 +129,10 @@ def race_stage(
         fitted = _fit(run, ready, rest, checkpoint, result, start=winner)
         result.stopped, final = fitted.stopped, fitted.best
         if fitted.improved:
+            improved = True
             _take(run, ready, result)
     result.race = found.as_dict(final)
-    return winner
+    return winner, improved
 
 
 def _open(

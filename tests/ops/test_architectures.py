@@ -16,7 +16,7 @@ import torch
 from architectures import networks
 from exports import EXPORTERS, OPSETS, export
 from measured import PAGE, RESULTS, page, tried
-from trials import Trial, attempt, compiled, of_runtime, relative, waits
+from trials import Trial, attempt, compiled, evaluated, of_runtime, relative, waits
 
 import surgeon
 
@@ -81,7 +81,9 @@ def test_it_converts_learns_and_comes_back(
         assert compiled(module, inputs) <= 1e-5
     else:
         program = torch.export.export(module, inputs)
-        torch.testing.assert_close(program.module()(*inputs), module(*inputs))
+        # Traced products are torch's own, else they may be oneDNN's: other roundings.
+        found, expected = evaluated(program.module(), inputs), evaluated(module, inputs)
+        assert relative(found, expected) <= 1e-5
     assert waits(module, inputs) == []
 
 

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import warnings
+
 import pytest
 import torch
+from torch.autograd import forward_ad
 
 from surgeon.ops import products
 from surgeon.ops.products import multiply
@@ -123,6 +126,29 @@ def test_autocast_transforms_and_compilers_are_left_alone(taken):
     exported = torch.export.export(Product(), (x, w))
     assert not taken
     close(exported.module()(x, w), x @ w)
+
+
+def test_tracing_and_forward_derivatives_are_left_alone(taken):
+    x, w = torch.randn(32, 64), torch.randn(64, 48)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of torch, about the future of its tracer
+        traced = torch.jit.trace(Product(), (x, w), check_trace=False)
+        with forward_ad.dual_level():
+            moved = multiply(forward_ad.make_dual(x, torch.ones_like(x)), w)
+            tangent = forward_ad.unpack_dual(moved).tangent
+    assert not taken
+    close(traced(x, w), x @ w)
+    close(tangent, torch.ones_like(x) @ w)
+
+
+def test_only_what_a_gradient_needs_is_kept():
+    kept = []
+    x, w = torch.randn(64, 256), torch.nn.Parameter(torch.randn(256, 128))
+    with torch.autograd.graph.saved_tensors_hooks(lambda t: kept.append(t.shape) or t, lambda t: t):
+        multiply(x, w)
+        multiply(x.requires_grad_(), w.detach())
+        multiply(x, w)
+    assert kept == [(64, 256), (256, 128), (64, 256), (256, 128)]
 
 
 class Product(torch.nn.Module):
