@@ -16,10 +16,13 @@ import argparse
 import importlib
 import io
 import json
+import os
+import platform
 import statistics
 import sys
 import time
 import warnings
+from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -147,6 +150,8 @@ def main() -> int:
     parser.add_argument("--runs", type=int, default=9, help="of every converter on every graph")
     options = parser.parse_args()
     warnings.simplefilter("ignore")
+    torch.set_num_threads(1)
+    load = os.getloadavg()[0]
     graphs = {
         "ResNet-50": (onnx.load(surgeon_models.get("light-resnet50")), PICTURE),
         "ViT-B/16": (vision_transformer(), PICTURE),
@@ -165,7 +170,14 @@ def main() -> int:
         ratio = "no other succeeds" if row["ratio"] is None else f"{row['ratio']:.2f}"
         print(f"| {name} | {' | '.join(cells)} | {ratio} |", flush=True)
     if options.write:
-        document = {"versions": versions(), "threads": torch.get_num_threads(), "graphs": results}
+        document = {
+            "date": datetime.now(UTC).isoformat(timespec="seconds"),
+            "machine": f"{os.cpu_count()} cores, {platform.processor() or platform.machine()}",
+            "load": [load, os.getloadavg()[0]],
+            "versions": versions(),
+            "threads": torch.get_num_threads(),
+            "graphs": results,
+        }
         RESULTS.write_text(json.dumps(document, indent=1) + "\n", "utf-8")
     slower = [name for name, row in results.items() if row["ratio"] and row["ratio"] > 1]
     print(f"slower than the faster of the others on: {', '.join(slower) or 'none'}")

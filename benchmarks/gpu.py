@@ -69,7 +69,7 @@ SECTIONS = ("ceilings", "full", "frozen", "anchor")
 #: Data sheets of the H100 and H200 (SXM): dense bf16, and the memory of the H200.
 SHEET_FLOPS, SHEET_BYTES = 989e12, 4.8e12
 PICTURES_OF_IMAGENET = 1_281_167
-#: Published figures that were looked up, not remembered: images/s of training on one chip.
+#: Published figures, each with its source: images/s of training on one chip.
 PUBLISHED = (
     {
         "model": "ViT-5-Small, 22 M weights, 224×224, batch 256, bf16",
