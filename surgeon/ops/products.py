@@ -62,7 +62,8 @@ def _takes_onednn(left: Tensor, right: Tensor, bias: Tensor | None) -> bool:
         return False
     transformed = torch._C._functorch.peek_interpreter_stack() is not None  # noqa: SLF001
     forward = forward_ad._current_level >= 0  # noqa: SLF001 - derivatives going forward
-    return not (transformed or forward or torch.jit.is_tracing() or is_autocast(left))
+    traced = torch._C._is_tracing()  # noqa: SLF001 - torch.jit's own, without its types
+    return not (transformed or forward or traced or is_autocast(left))
 
 
 @cache
