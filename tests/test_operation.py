@@ -205,6 +205,30 @@ def separable(n=60, seed=0):
     return {"x": x, "labels": labels}
 
 
+def test_options_of_training_by_steps_are_named_where_there_are_none():
+    model = nw.convnet()
+    options = {"precision": "bf16", "memory": "low", "compile": "on", "accumulate": 2}
+    found = surgeon.finetune(
+        model, data_for(model), case="small-similar", device="cpu", **options
+    ).document()["warnings"]
+    said = (
+        "no effect of --precision bf16, --memory low, --compile on, --accumulate 2: only the head"
+    )
+    assert any(note.startswith(said) for note in found)
+    plain = surgeon.finetune(model, data_for(model), case="small-similar", device="cpu")
+    assert not any("no effect" in note for note in plain.document()["warnings"])
+
+
+def test_a_race_that_leads_nowhere_says_so():
+    model = nw.convnet()
+    data = data_for(model) | {"split": np.repeat(["train", "validation"], 12)}
+    body = surgeon.finetune(
+        model, data, case="large-different", init="race", epochs=1, lr=1e-12, device="cpu"
+    ).document()
+    assert body["delivered"] == "probe"
+    assert any("did not improve on what it started from" in note for note in body["warnings"])
+
+
 def test_a_tuned_file_can_be_trained_on_by_its_own_plan(tmp_path):
     model = nw.mlp()
     path = tmp_path / "tuned.onnx"
