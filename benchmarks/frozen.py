@@ -337,14 +337,14 @@ def load_native(name: str, sources: Path):
 
 def import_timm() -> types.ModuleType:
     """Import timm, which imports torchvision, beside a torch built for CPUs alone, too."""
-    import torch
+    from torch import library
 
     try:
         import torchvision  # noqa: F401 - whether it loads
     except RuntimeError:
         # Its compiled operators do not load beside this torch: declarations of two are enough.
         for name in ("nms", "qnms"):
-            torch.library.define(
+            library.define(
                 f"torchvision::{name}", "(Tensor dets, Tensor scores, float iou) -> Tensor"
             )
     import timm

@@ -235,7 +235,7 @@ class _Fit:
         self.kept: dict[str, Tensor] = {}
         self.losses: list[float] = []
         self.total_loss = 0.0
-        self.measured = False  # whether a pass is known to fit into memory
+        self.fits = False  # whether a pass is known to fit into memory
         self.began = 0.0
         self.trained_seconds = 0.0
         self.trained_samples = 0
@@ -407,7 +407,7 @@ class _Fit:
 
         On a CPU there is nothing to try: a system that runs out of memory ends processes.
         """
-        if self.measured or memory_share(self.device) is None:
+        if self.fits or memory_share(self.device) is None:
             return
         while self.state.micro > 1:
             error = None
@@ -424,7 +424,7 @@ class _Fit:
                     raise
                 error = caught
             self._halve(error)
-        self.measured = True
+        self.fits = True
 
     def _save_memory(self) -> None:
         """Let the module compute its values twice instead of keeping them, where it can."""

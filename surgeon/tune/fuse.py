@@ -490,22 +490,17 @@ def _linear(view: _View, step: Step) -> tuple[list[Step], Step] | None:
         if turned is not None and turned.keywords.get("perm") == [1, 0]:
             shape = view.shapes.get(turned.arguments[0].source or "", ())
             if len(shape) == 2 and view.shapes.get(bias.source or "") == shape[:1]:
-                one = _one(step, "MatMul+Add", linear_turned, x, turned.arguments[0], bias)
+                one = _one(step, "MatMul+Add", multiply_turned, x, turned.arguments[0], bias)
                 return [product, turned], one
         shape = view.shapes.get(weight.source or "", ())
         if len(shape) == 2 and view.shapes.get(bias.source or "") == shape[1:]:
-            return [product], _one(step, "MatMul+Add", linear, x, weight, bias)
+            return [product], _one(step, "MatMul+Add", multiply, x, weight, bias)
     return None
 
 
-def linear(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-    """X [..., k] · weight [k, m] + bias [m]; the bias costs no pass of its own."""
-    return multiply(x, weight, bias)
-
-
-def linear_turned(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+def multiply_turned(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
     """X [..., k] · weight [m, k] transposed + bias [m]."""
-    return linear(x, weight.mT, bias)
+    return multiply(x, weight.mT, bias)
 
 
 def _dropout(view: _View, step: Step) -> tuple[list[Step], Step] | None:

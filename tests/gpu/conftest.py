@@ -10,6 +10,9 @@ from contextlib import contextmanager
 import pytest
 import torch
 
+from surgeon.tune import fit as fitting
+from surgeon.tune.device import arithmetic
+
 
 @pytest.fixture(
     params=[
@@ -51,3 +54,9 @@ def full_precision():
 
     with scope():
         yield
+
+
+@pytest.fixture
+def exact(monkeypatch):
+    """Train in full float32: TF32 is what a GPU would do by itself, and a CPU cannot."""
+    monkeypatch.setattr(fitting, "arithmetic", lambda device, exact: arithmetic(device, exact=True))

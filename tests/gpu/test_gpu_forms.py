@@ -7,11 +7,9 @@ from dataclasses import replace
 import networks
 import numpy as np
 import pytest
-import torch
+from patterns import Batches, pictures
 
 import surgeon
-from surgeon.tune import fit as fitting
-from surgeon.tune.device import arithmetic
 from surgeon.tune.fit import fit
 from surgeon.tune.settings import FitSettings
 
@@ -31,41 +29,20 @@ CLOSE = {"lowest memory": 5e-2, "compiled, fp16": 5e-2}
 """Largest difference of losses; float32 ways differ by the order of their additions."""
 
 
-class Batches:
-    """Pictures of one pattern per class, 49 of them: parts of two sizes."""
-
-    def __init__(self, samples=49, seed=0):
-        rng = np.random.default_rng(seed)
-        self.labels = np.arange(samples) % 3
-        patterns = np.random.default_rng(7).standard_normal((3, 3, 12, 12))
-        x = patterns[self.labels] + 1.5 * rng.standard_normal((samples, 3, 12, 12))
-        self.x = torch.from_numpy(x.astype(np.float32))
-
-    @property
-    def n(self):
-        return len(self.labels)
-
-    def load(self, indices):
-        return (self.x[torch.from_numpy(indices)],)
-
-
 def losses(device, **changes):
+    """Train on 49 pictures: parts of two sizes."""
     patient = surgeon.operate(networks.convnet(), case="large-similar", classes=3)
+    train, validation = Batches(pictures(49)), Batches(pictures(30, seed=1))
     result = fit(
-        surgeon.to_torch(patient), Batches(), Batches(30, 1), trainable=patient.trainable,
+        surgeon.to_torch(patient), train, validation, trainable=patient.trainable,
         settings=replace(SETTINGS, device=device, **changes),
     )  # fmt: skip
     assert result.stopped is None
     return np.array([row["validation_loss"] for row in result.history]), result
 
 
-@pytest.fixture(autouse=True)
-def exact(monkeypatch):
-    """Compare in full float32: TF32 is what training would do on a GPU by itself."""
-    monkeypatch.setattr(fitting, "arithmetic", lambda device, exact: arithmetic(device, exact=True))
-
-
 @pytest.mark.slow
+@pytest.mark.usefixtures("exact")
 @pytest.mark.parametrize("way", WAYS)
 def test_every_way_learns_the_same(way, device):
     expected, _ = losses(device)

@@ -5,14 +5,13 @@ from __future__ import annotations
 from dataclasses import replace
 
 import networks
-import numpy as np
 import pytest
 import torch
+from patterns import Batches, pictures
 from places import named
 
 import surgeon
 from surgeon.tune import fit as fitting
-from surgeon.tune.device import arithmetic
 from surgeon.tune.fit import fit
 from surgeon.tune.module import tensors
 from surgeon.tune.settings import FitSettings
@@ -20,35 +19,6 @@ from surgeon.tune.settings import FitSettings
 CASES = ["small-similar", "small-different", "large-similar", "large-different"]
 SETTINGS = FitSettings(epochs=4, batch=16, lr=0.01, patience=0, keep="last")
 REPEATS = replace(SETTINGS, deterministic=True)
-
-
-def pictures(samples=90, classes=3, seed=0):
-    """Noise around one pattern per class: learnable, with room for error."""
-    rng = np.random.default_rng(seed)
-    labels = np.arange(samples) % classes
-    patterns = np.random.default_rng(7).standard_normal((classes, 3, 12, 12))
-    x = patterns[labels] + 1.5 * rng.standard_normal((samples, 3, 12, 12))
-    return {"x": x.astype(np.float32), "labels": labels}
-
-
-class Batches:
-    """Samples in memory for `fit`."""
-
-    def __init__(self, data):
-        self.x, self.labels = torch.from_numpy(data["x"]), data["labels"].astype(np.int64)
-
-    @property
-    def n(self):
-        return len(self.labels)
-
-    def load(self, indices):
-        return (self.x[torch.from_numpy(indices)],)
-
-
-@pytest.fixture
-def exact(monkeypatch):
-    """Train in full float32: TF32 is what a GPU would do by itself, and a CPU cannot."""
-    monkeypatch.setattr(fitting, "arithmetic", lambda device, exact: arithmetic(device, exact=True))
 
 
 def patient():

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor, library, nn
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -47,21 +47,21 @@ def torchvision() -> ModuleType:
     declarations are enough to import the classifiers.
     """
     try:
-        import torchvision as library
+        import torchvision
     except RuntimeError:
         signature = "(Tensor dets, Tensor scores, float iou_threshold) -> Tensor"
         for name in ("nms", "qnms"):
-            torch.library.define(f"torchvision::{name}", signature)
-        import torchvision as library
-    return library
+            library.define(f"torchvision::{name}", signature)
+        import torchvision
+    return torchvision
 
 
 def timm() -> ModuleType:
     """Import timm, which imports torchvision."""
     torchvision()
-    import timm as library
+    import timm
 
-    return library
+    return timm
 
 
 class Attention(nn.Module):
