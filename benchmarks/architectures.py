@@ -47,9 +47,10 @@ def measure(
     content = hashlib.sha256()
     for part in (*proto.opset_import, *proto.graph.node, *proto.graph.initializer):
         content.update(part.SerializeToString(deterministic=True))
-    row: dict[str, Any] = {"sha256": content.hexdigest()[:16]}
-    if row["sha256"] in known:
-        return known[row["sha256"]] | {"compiled": None, "exported": None}
+    digest = content.hexdigest()
+    if digest in known:
+        return known[digest] | {"compiled": None, "exported": None}
+    row: dict[str, Any] = {}
     inputs = networks()[name].inputs
     try:
         with quiet():
@@ -77,6 +78,7 @@ def measure(
         row["waits"] = waits(module, inputs)
     except Exception as error:  # noqa: BLE001 - a value was read where there is none
         row["waits"] = [brief(error)]
+    known[digest] = dict(row)  # in this run alone: the hash is one processor's
     return row
 
 
@@ -130,6 +132,7 @@ def main() -> int:
     parser.add_argument("--backend", default="eager", help="of torch.compile")
     options = parser.parse_args()
     rows: dict[str, Any] = {}
+    known: dict[str, dict[str, Any]] = {}
     if options.resume and RESULTS.exists():
         rows = {row["key"]: row for row in json.loads(RESULTS.read_text("utf-8"))["rows"]}
     chosen = set(options.only.split(",")) if options.only else set(networks())
@@ -138,7 +141,6 @@ def main() -> int:
         if name not in chosen or key in rows:
             continue
         start = time.perf_counter()
-        known = {row["sha256"]: row for row in rows.values() if "parity" in row}
         row = measure(name, exporter, opset, kept, options.backend, known) | {"key": key}
         rows[key] = row
         mark = "ok " if holds(row) else "BAD"

@@ -135,12 +135,10 @@ def _found(model: Model, option: Any, size: Any) -> Preprocess | Encoding | None
         return encodings.parse_option(option, _picture(model), size)
     document, source = envelope.get(model.proto, envelope.PREPROCESS), "metadata"
     if document is None:
-        from surgeon_models import find_by_sha256
-
-        entry = find_by_sha256(model.file_sha256)
+        entry = model.index_entry
         document, source = (None if entry is None else entry.preprocess), "index"
         if entry is not None and entry.encoding is not None:
-            return encodings.from_index(entry.encoding, model.path)
+            return encodings.from_index(entry.encoding, _folders(model, entry.name))
     if document is None:
         return None
     if isinstance(document, dict):
@@ -150,6 +148,13 @@ def _found(model: Model, option: Any, size: Any) -> Preprocess | Encoding | None
     if parsed is None or not isinstance(found, Preprocess):
         return found
     return replace(found, size=parsed)
+
+
+def _folders(model: Model, name: str) -> list[Path]:
+    """Return where what belongs to an indexed model may lie: beside the file, in the cache."""
+    from surgeon_models import folder
+
+    return [*([] if model.path is None else [model.path.parent]), folder(name)]
 
 
 def _picture(model: Model) -> TensorInfo | None:

@@ -19,7 +19,7 @@ from surgeon.graph.cuts import Anatomy, study
 from surgeon.graph.normalize import normalize
 from surgeon.graph.shapes import fixed_batch, input_infos, input_sizes
 from surgeon.graph.walk import data_inputs
-from surgeon.graph.weights import quantized_weights, roles, sizes
+from surgeon.graph.weights import quantized_weights, roles, sizes, to_array
 from surgeon.records import Change, Encoding, Plan, Preprocess
 
 if TYPE_CHECKING:
@@ -79,11 +79,15 @@ class Model:
 
     @property
     def index_entry(self) -> Any:
-        """The entry of the model index for this very file, or None."""
+        """The entry of the model index that this very file is, wherever it was built, or None."""
         if "entry" not in self._studied:
-            from surgeon_models import find_by_sha256
+            from surgeon_models import recognise
 
-            self._studied["entry"] = find_by_sha256(self.file_sha256) if self.file_sha256 else None
+            self._studied["entry"] = (
+                recognise(self.stored, self.file_sha256, to_array)
+                if self.stored is not None and self.file_sha256
+                else None
+            )
         return self._studied["entry"]
 
     @property
@@ -213,7 +217,8 @@ class Model:
 
     def with_proto(self, proto: onnx.ModelProto, **changes: Any) -> Model:
         """Return a model with another graph and the same origin."""
-        return replace(self, proto=proto, _studied={}, stored=None, **changes)
+        known = {"entry": self.index_entry}
+        return replace(self, proto=proto, _studied=known, stored=None, **changes)
 
     def save(self, path: str | os.PathLike[str], *, force: bool = False) -> Path:
         """Write the file atomically.

@@ -8,16 +8,19 @@ package costs the standard library only; everything heavier is imported by the c
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from pathlib import Path
 
     import numpy as np
+    from numpy.typing import NDArray
+    from onnx import ModelProto, TensorProto
 
     from surgeon_models.index import Entry
 
-__all__ = ["clear", "entry", "find_by_sha256", "get", "names", "sample_data"]
+__all__ = ["clear", "entry", "find_by_sha256", "folder", "get", "names", "recognise", "sample_data"]
 
 
 def names() -> list[str]:
@@ -48,21 +51,50 @@ def get(name: str, *, refresh: bool = False) -> Path:
     Raises:
         UnknownNameError: the index has no model of that name.
         EnvironmentLacksError: pip, a package or the network is missing.
-        CheckError: a downloaded file or the weights of a built one are not the indexed ones.
+        CheckError: a downloaded file is not the indexed one, or the weights of a built one are not
+            those of the package.
     """
     from surgeon_models.store import get as get_from_store
 
     return get_from_store(name, refresh=refresh)
 
 
+def folder(name: str) -> Path:
+    """Return the folder of the cache that a model's files are in once it was fetched."""
+    from surgeon_models.store import models_folder
+
+    return models_folder() / name
+
+
 def find_by_sha256(digest: str) -> Entry | None:
     """Return the indexed model whose ONNX file has this sha256 (hexadecimal), or None.
 
-    Knows the pinned hashes of the index and the hashes of the files built in this cache.
+    Knows the files that packages ship and the files built in this cache. A file that was built
+    elsewhere has other last digits and so another sha256: `recognise` knows it by its content.
     """
     from surgeon_models.store import find_by_sha256 as find_in_store
 
     return find_in_store(digest)
+
+
+def recognise(
+    model: ModelProto,
+    digest: str = "",
+    read: Callable[[TensorProto], NDArray[Any]] | None = None,
+) -> Entry | None:
+    """Return the indexed model that a graph is, wherever and on whatever processor it was built.
+
+    A file is the indexed one if its sha256 is, or if its structure is the same and its weights are
+    equal up to what processors differ by. A cut, tuned or quantised file is another model.
+
+    Args:
+        model: the graph as its file has it.
+        digest: the file's sha256, "" where there is none.
+        read: gives a tensor's values; needed where tensors lie in another file.
+    """
+    from surgeon_models.store import recognise as find_in_store
+
+    return find_in_store(model, digest, read)
 
 
 def sample_data(name: str, *, samples: int = 120) -> dict[str, np.ndarray]:

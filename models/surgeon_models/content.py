@@ -1,25 +1,40 @@
-"""What an exported ONNX file *is*, as two hashes, and the removal of what it is not.
+"""What an exported ONNX file *is*: its structure, a sample of its weights; and what it is not.
 
-An export of the same weights differs from machine to machine in its metadata: the dynamo exporter
-writes the exporting machine's paths and stack traces into every node. `strip` removes that, and
-the hashes look only at what computes. Needs onnx alone; never a session, never torch.
+An export of the same weights differs from machine to machine: in its metadata (the dynamo exporter
+writes the exporting machine's paths and stack traces into every node), and in the last digits of
+what the exporter computes (a BatchNormalization folded into a convolution), which are the
+processor's. `strip` removes the first. For the second, weights are compared as numbers, and hashes
+see only what is no computed number. Needs onnx alone; never a session, never torch.
 """
 
 from __future__ import annotations
 
 from hashlib import sha256
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import onnx
 from onnx import numpy_helper
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-    from pathlib import Path
+    from collections.abc import Callable, Iterator, Sequence
 
-_FLOATS = frozenset({onnx.TensorProto.FLOAT, onnx.TensorProto.FLOAT16, onnx.TensorProto.DOUBLE})
-_WEIGHTS = _FLOATS | {onnx.TensorProto.INT8, onnx.TensorProto.UINT8}  # 8 bits: a quantised file's
+    from numpy.typing import NDArray
+
+_HALF = frozenset({onnx.TensorProto.FLOAT16})
+_FLOATS = _HALF | {onnx.TensorProto.FLOAT, onnx.TensorProto.DOUBLE}
+_BYTES = frozenset({onnx.TensorProto.INT8, onnx.TensorProto.UINT8})  # a quantised file's
+
+#: How far a weight may lie from the indexed one, relative to it and to the tensor's own size
+#: (root mean square). Processors differ by 1e-6, one epoch of training by more than 1e-2.
+TOLERANCE = 1e-4
+#: The same in float16, whose steps are 1e-3 apart: three of them.
+HALF_TOLERANCE = 3e-3
+#: A value in 8 bits may round the other way.
+STEP = 1.0
+
+_PLACES = (1 / 3, 2 / 3)  # of each tensor, where its two samples stand
+_DIGITS = 6  # that are noted of each: more would be one processor's
 
 
 def strip(model: onnx.ModelProto) -> None:
@@ -61,66 +76,118 @@ def _has_graph(attribute: onnx.AttributeProto) -> bool:
     return attribute.type in {onnx.AttributeProto.GRAPH, onnx.AttributeProto.GRAPHS}
 
 
-def weights_sha256(path: Path) -> str:
-    """Return the hash of a file's weights, whatever their names and order.
+def structure_sha256(model: onnx.ModelProto) -> str:
+    """Return the hash of a model's inputs, outputs, opsets, nodes and its weights' declarations.
 
-    Weights are the float and 8-bit initializers of more than one element: those were trained (or
-    drawn), and the same package gives the same ones on every machine. Small constants that
-    exporters add or leave out do not count, nor do quantisation scales: those come from a
-    calibration run, whose last bit is the machine's. Hash = sha256 over the sorted sha256 of each
-    tensor's dtype number, dims and little-endian bytes.
-    """
-    graph = onnx.load(path).graph
-    scales = _quantisation_scales(graph)
-    digests = sorted(
-        _tensor_digest(tensor)
-        for tensor in graph.initializer
-        if tensor.data_type in _WEIGHTS
-        and tensor.name not in scales
-        and np.prod(tensor.dims, dtype=np.int64) > 1
-    )
-    return sha256(b"".join(digests)).hexdigest()
-
-
-def _quantisation_scales(graph: onnx.GraphProto) -> set[str]:
-    floats = {tensor.name for tensor in graph.initializer if tensor.data_type in _FLOATS}
-    return {
-        name
-        for node in graph.node
-        if node.op_type.startswith("QLinear")
-        or node.op_type in {"QuantizeLinear", "DequantizeLinear"}
-        for name in node.input[1:]
-        if name in floats
-    }
-
-
-def structure_sha256(path: Path) -> str:
-    """Return the hash of a file's inputs, outputs, opsets, nodes and initializers' declarations.
-
-    Nodes count with operator, inputs, outputs and attributes, in order, but not with their names
-    or metadata.
+    Nodes count with operator, attributes and what they are connected to, in order. Names that only
+    connect nodes do not count, nor the order in which weights are stored, nor metadata, nor any
+    weight's values.
     """
     digest = sha256()
-    for line in _structure(onnx.load(path, load_external_data=False)):
+    for line in _structure(model):
         digest.update(line)
         digest.update(b"\n")
     return digest.hexdigest()
 
 
 def _structure(model: onnx.ModelProto) -> Iterator[bytes]:
-    for opset in model.opset_import:
+    graph = model.graph
+    weights = {tensor.name: tensor for tensor in graph.initializer}
+    numbers: dict[str, str] = {"": ""}
+    numbers |= {value.name: value.name for value in graph.input if value.name not in weights}
+
+    def connect(name: str) -> str:
+        if name not in numbers:
+            tensor = weights.get(name)
+            declared = "" if tensor is None else f"{tensor.data_type}{list(tensor.dims)}"
+            numbers[name] = f"#{len(numbers)}{declared}"
+        return numbers[name]
+
+    for opset in sorted(model.opset_import, key=lambda each: each.domain):
         yield f"opset {opset.domain} {opset.version}".encode()
-    for value in (*model.graph.input, *model.graph.output):
-        yield value.name.encode() + value.type.SerializeToString(deterministic=True)
-    for tensor in model.graph.initializer:
-        yield f"{tensor.name} {tensor.data_type} {list(tensor.dims)}".encode()
-    for node in model.graph.node:
-        yield f"{node.domain} {node.op_type} {list(node.input)} {list(node.output)}".encode()
+    for value in (*graph.input, *graph.output):
+        name = connect(value.name) if value.name in weights else value.name
+        yield name.encode() + value.type.SerializeToString(deterministic=True)
+    for node in graph.node:
+        places = [[connect(name) for name in names] for names in (node.input, node.output)]
+        yield f"{node.domain} {node.op_type} {places}".encode()
         for attribute in sorted(node.attribute, key=lambda each: each.name):
-            yield attribute.SerializeToString(deterministic=True)
+            yield _without_name(attribute).SerializeToString(deterministic=True)
+    yield f"outputs {[connect(value.name) for value in graph.output]}".encode()
 
 
-def _tensor_digest(tensor: onnx.TensorProto) -> bytes:
-    array = numpy_helper.to_array(tensor)
-    head = f"{tensor.data_type} {list(tensor.dims)} ".encode()
-    return sha256(head + array.astype(array.dtype.newbyteorder("<")).tobytes()).digest()
+def _without_name(attribute: onnx.AttributeProto) -> onnx.AttributeProto:
+    """Return an attribute whose tensor, if it is one, has no name: exporters number those."""
+    if not attribute.t.name:
+        return attribute
+    plain = onnx.AttributeProto()
+    plain.CopyFrom(attribute)
+    plain.t.name = ""
+    return plain
+
+
+def sample_weights(model: onnx.ModelProto) -> list[float]:
+    """Return two values of each weight, rounded, in the order in which nodes use the weights."""
+    found: list[float] = []
+    for tensor in _weights(model.graph):
+        values = numpy_helper.to_array(tensor).reshape(-1)
+        found += [float(f"{values[place]:.{_DIGITS}g}") for place in _places(values.size)]
+    return found
+
+
+def count_samples(model: onnx.ModelProto) -> int:
+    """Return how many values `sample_weights` gives, without reading any."""
+    return len(_PLACES) * sum(1 for _ in _weights(model.graph))
+
+
+def compare_weights(
+    model: onnx.ModelProto,
+    samples: Sequence[float],
+    read: Callable[[onnx.TensorProto], NDArray[Any]] | None = None,
+) -> str:
+    """Compare a model's weights with the indexed samples; return what differs, "" if nothing.
+
+    Args:
+        model: of the indexed structure.
+        samples: what `sample_weights` gave of the indexed file, on whatever processor.
+        read: gives a tensor's values; needed where they lie in another file.
+    """
+    weights = list(_weights(model.graph))
+    if len(samples) != len(_PLACES) * len(weights):
+        return f"{len(weights)} weights instead of {len(samples) // len(_PLACES)}"
+    expected = iter(samples)
+    for tensor in weights:
+        values = (read or numpy_helper.to_array)(tensor).reshape(-1)
+        size = float(np.sqrt(np.mean(np.square(values, dtype=np.float64))))
+        for place in _places(values.size):
+            wanted, measured = next(expected), float(values[place])
+            if not abs(measured - wanted) <= _allowed(tensor.data_type, wanted, size):
+                return f"{tensor.name}[{place}] is {measured:.6g} instead of {wanted:.6g}"
+    return ""
+
+
+def _allowed(kind: int, wanted: float, size: float) -> float:
+    if kind in _BYTES:
+        return STEP
+    return (HALF_TOLERANCE if kind in _HALF else TOLERANCE) * max(abs(wanted), size)
+
+
+def _weights(graph: onnx.GraphProto) -> Iterator[onnx.TensorProto]:
+    """Yield the float and 8-bit initializers of more than one element, by their first use.
+
+    Those were trained, drawn or rounded. Small constants that exporters add or leave out do not
+    count.
+    """
+    left = {
+        tensor.name: tensor
+        for tensor in graph.initializer
+        if tensor.data_type in _FLOATS | _BYTES and np.prod(tensor.dims, dtype=np.int64) > 1
+    }
+    for node in graph.node:
+        for name in node.input:
+            if name in left:
+                yield left.pop(name)
+
+
+def _places(size: int) -> list[int]:
+    return [int(size * share) for share in _PLACES]

@@ -1,4 +1,4 @@
-"""Reads `index.toml` into frozen records.
+"""Reads `index.toml` and `weights.json` into frozen records.
 
 The index is data: names, versions, hashes, licences, preprocessing. This module gives it types and
 refuses an index that is not complete. No file is fetched here.
@@ -6,6 +6,7 @@ refuses an index that is not complete. No file is fetched here.
 
 from __future__ import annotations
 
+import json
 import tomllib
 from dataclasses import dataclass
 from functools import cache
@@ -54,9 +55,10 @@ class Entry:
         sources: the packages whose files it is made of; the first one carries the model.
         recipe: `file` (taken as it is) or `module:function` within this package.
         options: keyword arguments of the recipe.
-        sha256: sha256 of the ONNX file; of a built one, as built with the pinned versions.
-        weights_sha256: strict hash of a built file's weights (see `content`), "" for `file`.
-        structure_sha256: noted hash of a built file's nodes (see `content`), "" for `file`.
+        sha256: sha256 of the ONNX file where a package ships it; "" of one that is built here,
+            whose last digits are the processor's.
+        structure_sha256: hash of a built file's nodes (see `content`), "" where `sha256` is stated.
+        weights: two values of each weight of a built file, from `weights.json`.
         preprocess: value = (pixel × scale − mean) / std in the stated channel order, or None where
             there is nothing the weights were trained with.
         labels: class names in output order, or None where no package says them.
@@ -75,8 +77,8 @@ class Entry:
     recipe: str
     options: Mapping[str, Any]
     sha256: str
-    weights_sha256: str
     structure_sha256: str
+    weights: tuple[float, ...]
     preprocess: Mapping[str, Any] | None
     labels: tuple[str, ...] | None
     inputs: Mapping[str, Any]
@@ -145,6 +147,7 @@ def load() -> Index:
         ModelError: an entry lacks a key or has one that means nothing.
     """
     document = tomllib.loads((files(__package__) / "index.toml").read_text("utf-8"))
+    weights = json.loads((files(__package__) / "weights.json").read_text("utf-8"))
     try:
         sources = {
             key: Source(
@@ -156,7 +159,10 @@ def load() -> Index:
             )
             for key, value in document["sources"].items()
         }
-        models = {name: _model(name, table, sources) for name, table in document["models"].items()}
+        models = {
+            name: _model(name, {**table, "weights": tuple(weights.get(name, ()))}, sources)
+            for name, table in document["models"].items()
+        }
         data = {name: _data(name, table, sources) for name, table in document["data"].items()}
     except (KeyError, TypeError) as error:
         raise ModelError(
@@ -175,7 +181,7 @@ def _model(name: str, table: dict[str, Any], sources: Mapping[str, Source]) -> E
         sources=tuple(sources[key] for key in table.pop("sources")),
         recipe=table.pop("recipe"),
         options=MappingProxyType(table.pop("options", {})),
-        weights_sha256=table.pop("weights_sha256", ""),
+        sha256=table.pop("sha256", ""),
         structure_sha256=table.pop("structure_sha256", ""),
         preprocess=table.pop("preprocess", None),
         labels=tuple(labels) if labels else None,

@@ -20,7 +20,7 @@ import onnx
 import torch
 
 from surgeon.errors import EnvironmentLacksError
-from surgeon_models import content
+from surgeon_models import content, folding
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -156,6 +156,7 @@ def _export(
                 remedy="install the versions named in constraints.txt",
             ) from error
     proto = onnx.load(path)
+    folding.compare(model, proto, path.name)
     content.strip(proto)
     onnx.save(
         proto,

@@ -24,6 +24,9 @@ from surgeon_models import index, packages
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from numpy.typing import NDArray
+    from onnx import ModelProto, TensorProto
+
     from surgeon_models.index import Entry
 
 _log = logging.getLogger(__name__)
@@ -88,7 +91,7 @@ def find_by_sha256(digest: str) -> Entry | None:
     """See `surgeon_models.find_by_sha256`."""
     models = index.load().models
     for entry in models.values():
-        if digest == entry.sha256:
+        if digest and digest == entry.sha256:
             return entry
     for path in sorted(models_folder().glob(f"*/{_RECORD}")):
         record = _read_record(path.parent)
@@ -96,6 +99,29 @@ def find_by_sha256(digest: str) -> Entry | None:
         if record and name in models and record["files"].get(f"{name}.onnx") == digest:
             return models[name]
     return None
+
+
+def recognise(
+    model: ModelProto, digest: str, read: Callable[[TensorProto], NDArray[Any]] | None
+) -> Entry | None:
+    """See `surgeon_models.recognise`."""
+    found = find_by_sha256(digest)
+    if found is not None:
+        return found
+    from surgeon_models import content
+
+    count = content.count_samples(model)
+    alike = [each for each in index.load().models.values() if len(each.weights) == count]
+    structure = content.structure_sha256(model) if count and alike else ""
+    return next(
+        (
+            entry
+            for entry in alike
+            if entry.structure_sha256 == structure
+            and not content.compare_weights(model, entry.weights, read)
+        ),
+        None,
+    )
 
 
 def clear() -> int:
@@ -144,39 +170,43 @@ def _make(entry: Entry, folder: Path) -> None:
             "Callable[..., None]", getattr(import_module(f"surgeon_models.{module}"), function)
         )
         recipe(unpacked, path, **entry.options)
-    hashes = _check(entry, path)
+    _check(entry, path)
     written = {each.name: packages.sha256_of(each) for each in sorted(folder.iterdir())}
-    record = {"name": entry.name, "files": written, **hashes}
-    record["recipe_sha256"] = _recipe_sha256(entry)
+    record = {"name": entry.name, "files": written, "recipe_sha256": _recipe_sha256(entry)}
     (folder / _RECORD).write_text(json.dumps(record, indent=2) + "\n", "utf-8")
 
 
-def _check(entry: Entry, path: Path) -> dict[str, str]:
-    """Compare a made file with the index: weights strictly, structure with a note.
+def _check(entry: Entry, path: Path) -> None:
+    """Compare a made file with the index: weights as numbers, structure with a note.
 
     Another version of the exporter may write other nodes for the same network, so a different
-    structure is a warning; different weights are another model, so they are an error.
+    structure is a warning; then the weights are those that the recipe itself has compared with the
+    package's. Different weights in the same structure are another model, so they are an error.
     """
     if entry.recipe == "file":
-        return {}  # its sha256 was compared when it was taken out of the package
-    from surgeon_models import content
+        return  # its sha256 was compared when it was taken out of the package
+    if entry.sha256:
+        different = "its sha256 is another" if packages.sha256_of(path) != entry.sha256 else ""
+    else:
+        import onnx
 
-    weights = content.weights_sha256(path)
-    structure = content.structure_sha256(path)
-    if weights != entry.weights_sha256:
+        from surgeon_models import content
+
+        model = onnx.load(path)
+        if content.structure_sha256(model) != entry.structure_sha256:
+            _log.warning(
+                "%s has another structure than the indexed one: "
+                "this version of the exporter writes other nodes",
+                entry.name,
+            )
+            return
+        different = content.compare_weights(model, entry.weights)
+    if different:
         raise CheckError(
-            f"the weights of the built {entry.name} are not the indexed ones ({weights})",
+            f"the weights of the built {entry.name} are not the indexed ones: {different}",
             where=entry.recipe,
             remedy="install the versions named in constraints.txt and get it with refresh",
         )
-    if structure != entry.structure_sha256:
-        _log.warning(
-            "%s has the indexed weights, but another structure: "
-            "this version of the exporter writes other nodes (%s)",
-            entry.name,
-            structure,
-        )
-    return {"weights_sha256": weights, "structure_sha256": structure}
 
 
 def _place(made: Path, folder: Path) -> None:
@@ -197,5 +227,5 @@ def _recipe_sha256(entry: Entry) -> str:
         | {"files": dict(source.files)}
         for source in entry.sources
     ]
-    made_of = [sources, entry.recipe, dict(entry.options), entry.weights_sha256, entry.sha256]
+    made_of = [sources, entry.recipe, dict(entry.options), entry.structure_sha256, entry.sha256]
     return sha256(json.dumps(made_of, sort_keys=True).encode()).hexdigest()

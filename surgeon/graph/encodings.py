@@ -123,16 +123,19 @@ def parse_audio(
     return AudioEncoding(int(rate), seconds, source)
 
 
-def from_index(rule: Mapping[str, Any], model: Path | None) -> Encoding | None:
+def from_index(rule: Mapping[str, Any], folders: Sequence[Path]) -> Encoding | None:
     """Turn what the model index says of a model's texts or sounds into a rule.
 
     Args:
         rule: the index's `encoding`; kinds that are no text and no plain sound give None.
-        model: the model's file; its tokenizer lies beside it, else there is none.
+        folders: where its tokenizer may lie: the first that holds it counts.
     """
-    if rule.get("kind") == "text" and model is not None and "tokenizer" in rule:
-        path = model.with_name(str(rule["tokenizer"]))
-        return parse_text(path, rule.get("max_length"), source="index") if path.is_file() else None
+    if rule.get("kind") == "text" and "tokenizer" in rule:
+        for folder in folders:
+            path = folder / str(rule["tokenizer"])
+            if path.is_file():
+                return parse_text(path, rule.get("max_length"), source="index")
+        return None
     if rule.get("kind") == "audio" and "samples" in rule:
         return AudioEncoding(int(rule["rate"]), rule["samples"] / rule["rate"], "index")
     return None

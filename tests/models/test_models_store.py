@@ -4,20 +4,21 @@ No network here: packages are small wheels made on the spot, downloaded by the r
 folder, and the index is replaced by one that names them.
 """
 
-import json
+import shutil
 import sys
 import zipfile
 from concurrent.futures import ThreadPoolExecutor
 from hashlib import sha256
 from types import MappingProxyType
 
+import numpy as np
 import onnx
 import pytest
-from onnx import TensorProto, helper
+from onnx import TensorProto, helper, numpy_helper
 
 import surgeon_models
 from surgeon.errors import CheckError, EnvironmentLacksError
-from surgeon_models import index, packages, store
+from surgeon_models import content, index, packages, store
 
 PACKAGE = "surgeon-test-tiny-model"
 FILE = "surgeon_test_tiny_model/tiny.onnx"
@@ -62,7 +63,7 @@ def shop(tmp_path, monkeypatch):
     return wheels, content
 
 
-def use_index(monkeypatch, digest, *, version="1.0", recipe="file", weights=""):
+def use_index(monkeypatch, digest, *, version="1.0", recipe="file", structure="", weights=()):
     source = index.Source("pip", PACKAGE, version, MappingProxyType({FILE: digest}))
     entry = index.Entry(
         name="tiny",
@@ -72,9 +73,9 @@ def use_index(monkeypatch, digest, *, version="1.0", recipe="file", weights=""):
         sources=(source,),
         recipe=recipe,
         options=MappingProxyType({}),
-        sha256=digest,
-        weights_sha256=weights,
-        structure_sha256="",
+        sha256=digest if recipe == "file" else "",
+        structure_sha256=structure,
+        weights=weights,
         preprocess=None,
         labels=None,
         inputs=MappingProxyType({}),
@@ -121,38 +122,90 @@ def test_wrong_hash_is_refused_and_leaves_nothing(shop, monkeypatch, tmp_path):
     assert list((tmp_path / "cache" / "models").iterdir()) == []
 
 
-def test_wrong_weights_of_a_built_model_are_refused(shop, monkeypatch, tmp_path):
-    use_index(
-        monkeypatch, sha256(shop[1]).hexdigest(), recipe="tiny_recipe:build", weights="0" * 64
-    )
+@pytest.fixture
+def built(shop, monkeypatch):
+    """An index whose model is built: by a recipe that this module names."""
     monkeypatch.setitem(sys.modules, "surgeon_models.tiny_recipe", TinyRecipe)
-    with pytest.raises(CheckError, match="weights"):
+    model = onnx.load_from_string(shop[1])
+    digest = sha256(shop[1]).hexdigest()
+
+    def use(**indexed):
+        facts = {
+            "structure": content.structure_sha256(model),
+            "weights": tuple(content.sample_weights(model)),
+        }
+        use_index(monkeypatch, digest, recipe="tiny_recipe:build", **(facts | indexed))
+
+    monkeypatch.setattr(TinyRecipe, "factor", 1.0)
+    return use
+
+
+class TinyRecipe:
+    """Writes the package's weights times a factor, as another processor might."""
+
+    factor = 1.0
+
+    @classmethod
+    def build(cls, sources, path):
+        model = onnx.load(sources / FILE)
+        model.producer_name = "another file, the same weights"
+        weight = model.graph.initializer[0]
+        values = numpy_helper.to_array(weight) * np.float32(cls.factor)
+        weight.CopyFrom(numpy_helper.from_array(values, weight.name))
+        onnx.save(model, path)
+
+
+def test_wrong_weights_of_a_built_model_are_refused(built, monkeypatch, tmp_path):
+    built()
+    monkeypatch.setattr(TinyRecipe, "factor", 1.01)
+    with pytest.raises(CheckError, match=r"weights.*weight\["):
         surgeon_models.get("tiny")
     assert list((tmp_path / "cache" / "models").iterdir()) == []
 
 
-def test_other_structure_of_a_built_model_is_noted(shop, monkeypatch, caplog, tmp_path):
-    from surgeon_models import content
+def test_last_digits_of_a_built_model_are_the_processors(built, monkeypatch, tmp_path, caplog):
+    built()
+    paths = []
+    for position, factor in enumerate((1.0, 1 + 3e-7, 1 - 1e-6)):
+        monkeypatch.setenv("SURGEON_CACHE", str(tmp_path / f"processor{position}"))
+        monkeypatch.setattr(TinyRecipe, "factor", factor)
+        paths.append(surgeon_models.get("tiny"))
+    assert len({path.read_bytes() for path in paths}) == 3
+    assert not caplog.records
+    # Each is known on a machine that built none of them, under whatever name.
+    monkeypatch.setenv("SURGEON_CACHE", str(tmp_path / "empty"))
+    for path in paths:
+        copy = tmp_path / "elsewhere.onnx"
+        shutil.copy(path, copy)
+        digest = packages.sha256_of(copy)
+        assert surgeon_models.find_by_sha256(digest) is None
+        assert surgeon_models.recognise(onnx.load(copy), digest).name == "tiny"
 
-    (tmp_path / "reference.onnx").write_bytes(shop[1])
-    weights = content.weights_sha256(tmp_path / "reference.onnx")
-    use_index(monkeypatch, sha256(shop[1]).hexdigest(), recipe="tiny_recipe:build", weights=weights)
-    monkeypatch.setitem(sys.modules, "surgeon_models.tiny_recipe", TinyRecipe)
+
+def test_other_structure_of_a_built_model_is_noted(built, caplog):
+    built(structure="0" * 64)
     path = surgeon_models.get("tiny")
     assert "another structure" in caplog.text
-    record = json.loads((path.parent / "record.json").read_text())
-    assert record["weights_sha256"] == weights
     found = surgeon_models.find_by_sha256(packages.sha256_of(path))
     assert found is not None
     assert found.name == "tiny"
 
 
-class TinyRecipe:
-    @staticmethod
-    def build(sources, path):
-        model = onnx.load(sources / FILE)
-        model.producer_name = "another file, the same weights"
-        onnx.save(model, path)
+def test_a_tuned_or_cut_model_is_not_the_indexed_one(built):
+    built()
+    model = onnx.load(surgeon_models.get("tiny"))
+    assert surgeon_models.recognise(model).name == "tiny"
+    tuned = onnx.ModelProto()
+    tuned.CopyFrom(model)
+    weight = tuned.graph.initializer[0]
+    values = numpy_helper.to_array(weight) + np.float32(0.01)
+    weight.CopyFrom(numpy_helper.from_array(values, weight.name))
+    assert surgeon_models.recognise(tuned) is None
+    wider = onnx.ModelProto()
+    wider.CopyFrom(model)
+    wider.graph.node.append(helper.make_node("Relu", ["y"], ["z"]))
+    wider.graph.output[0].name = "z"
+    assert surgeon_models.recognise(wider) is None
 
 
 def test_missing_package_says_so(shop, monkeypatch):
