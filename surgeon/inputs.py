@@ -84,6 +84,22 @@ def check_views(views: int, augment: str, samples: Samples) -> None:
         )
 
 
+def check_texts(**texts: Any) -> None:
+    """Refuse what is not text where a name is meant.
+
+    Raises:
+        UsageError: naming the first offender by its option.
+    """
+    for name, text in texts.items():
+        if not isinstance(text, str | None):
+            depth = graph_cuts.depth_meant(text) if name == "cut" else None
+            raise UsageError(
+                f"{text!r} is not text",
+                where=f"--{name}",
+                remedy=f"a depth is text: {depth!r}" if depth else "give a name",
+            )
+
+
 def check_words(**words: tuple[Any, tuple[str, ...]]) -> None:
     """Refuse a word that is not one of those known.
 

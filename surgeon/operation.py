@@ -46,6 +46,7 @@ from surgeon.graph.quantized import INTEGERS, dequantize
 from surgeon.graph.weights import same_values, write_back
 from surgeon.inputs import (
     check_numbers,
+    check_texts,
     check_views,
     check_words,
     constant_inputs,
@@ -283,9 +284,7 @@ def operate(
             "the number of classes is not given", where="--classes", remedy="give 1 or more"
         )
     classes = int(classes)  # numpy's integers do not go into a graph
-    for option, text in (("--case", case), ("--cut", cut), ("--start", start)):
-        if not isinstance(text, str | None):
-            raise UsageError(f"{text!r} is not text", where=option, remedy="give a name")
+    check_texts(case=case, cut=cut, start=start)
     constants = constant_inputs(model, inputs)
     model = model.with_constants(constants)
     anatomy = model.anatomy(constants)
@@ -455,6 +454,7 @@ def finetune(
         compile=(compile, ("auto", "on", "off")),
         memory=(memory, ("normal", "low", "lowest")),
     )
+    check_texts(case=case, cut=cut)
     seed, device = int(seed), str(device)  # numpy's and torch's own kinds are as welcome
     if out is not None and not dry_run:
         files.check_output(out, force=force)

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from surgeon.cli import values
 from surgeon.cli.group import VerbGroup
 from surgeon.cli.screen import Screen, size
 from surgeon.cli.session import Answer
@@ -28,7 +29,7 @@ def list_cache() -> Answer:
 
 
 @cache.command("clear")
-@click.argument("what", type=click.Choice(["all", "features", "models"]), default="all")
+@click.argument("what", type=values.Word(["all", "features", "models"]), default="all")
 def clear_cache(what: str) -> Answer:
     """Remove cached features, models (and their data), or all."""
     entries = _entries(what)

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from surgeon.cli import values
 from surgeon.cli.group import Verb
 from surgeon.cli.session import Answer
 
@@ -18,7 +19,7 @@ VARIABLE = "_SURGEON_COMPLETE"  # the name click derives from `surgeon`
 
 
 @click.command(cls=Verb)
-@click.argument("shell", type=click.Choice(["bash", "zsh", "fish"]))
+@click.argument("shell", type=values.Word(["bash", "zsh", "fish"]))
 @click.pass_context
 def completion(ctx: click.Context, shell: str) -> Answer:
     """Print the completion script of SHELL.

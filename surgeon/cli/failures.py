@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import errno
+import re
+from typing import TYPE_CHECKING
 
 import click
 
@@ -12,6 +14,9 @@ from surgeon.errors import (
     SurgeonError,
     UsageError,
 )
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 FULL = {errno.ENOSPC, errno.EDQUOT}
 REFUSED = {errno.EACCES, errno.EPERM, errno.EROFS}
@@ -82,11 +87,40 @@ def _out_of_memory(error: BaseException) -> SurgeonError:
 
 
 def _usage(error: click.UsageError) -> SurgeonError:
-    """Click's own errors in our manner; the help of the same command is always the remedy."""
+    """Click's own errors in our manner: the remedy is what was meant, else the command's help."""
     command = error.ctx.command_path if error.ctx else "surgeon"
-    message = error.format_message().rstrip(".")
+    unknown = isinstance(error, click.NoSuchOption)
+    # What click finds near by spelling is not said: we know more than the spelling.
+    message = (error.message if unknown else error.format_message()).rstrip(".")
     return UsageError(
         message[:1].lower() + message[1:],
         where=f"`{command}`",
-        remedy=f"see `{command} --help`",
+        remedy=_meant(error) or f"see `{command} --help`",
     )
+
+
+def _meant(error: click.UsageError) -> str:
+    """Say which option, or which value of one, was meant; empty where none comes near."""
+    from surgeon.cli import suggest
+
+    remedy: str = getattr(error, "remedy", "")
+    if remedy or error.ctx is None:
+        return remedy
+    command = error.ctx.command
+    if isinstance(error, click.NoSuchOption):
+        return suggest.option_meant(error.option_name, command, _other_verbs(error.ctx))
+    stray = re.search(r"extra arguments? \((.*)\)", error.message)
+    found = (
+        suggest.assignment_meant(word, command) for word in (stray[1] if stray else "").split()
+    )
+    return ", ".join(filter(None, found))
+
+
+def _other_verbs(ctx: click.Context) -> Iterator[click.Command]:
+    """Load the verbs beside the one that was run."""
+    top = ctx.find_root()
+    if isinstance(top.command, click.Group) and ctx.command is not top.command:
+        for name in top.command.list_commands(top):
+            verb = top.command.get_command(top, name)
+            if verb is not None and verb.name != ctx.command.name:
+                yield verb

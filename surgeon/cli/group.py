@@ -92,9 +92,15 @@ class VerbGroup(click.Group):
         name = args[0]
         if not name.startswith("-") and self.get_command(ctx, name) is None:
             what = "verb" if ctx.parent is None else f"{ctx.info_name} command"
-            raise UnknownNameError(
+            error = UnknownNameError(
                 what, name, self.list_commands(ctx), where=f"`{ctx.command_path}`"
             )
+            if ctx.parent is None:
+                from surgeon.cli.suggest import verb_meant
+
+                meant = verb_meant(name)
+                error.remedy = f"did you mean {meant}?" if meant else error.remedy
+            raise error
         return super().resolve_command(ctx, args)
 
 

@@ -51,7 +51,7 @@ _OPTIONS = {
     ),
     "init": click.option(
         "--init",
-        type=click.Choice(["pretrained", "random", "race"]),
+        type=values.Word(["pretrained", "random", "race"]),
         help="Start from the file's weights, from random ones, or try both for a short while and "
         "go on with the better. Default: the case's choice.",
     ),
@@ -77,7 +77,7 @@ _OPTIONS = {
     ),
     "precision": click.option(
         "--precision",
-        type=click.Choice(["float32", "bf16", "fp16"]),
+        type=values.Word(["float32", "bf16", "fp16"]),
         default="float32",
         show_default=True,
         help="Arithmetic of training; on a GPU, of the frozen part too.",
@@ -117,14 +117,14 @@ _OPTIONS = {
     ),
     "compile": click.option(
         "--compile",
-        type=click.Choice(["auto", "on", "off"]),
+        type=values.Word(["auto", "on", "off"]),
         default="auto",
         show_default=True,
         help="torch.compile; auto: where a long run gains by it. Only on and off repeat exactly.",
     ),
     "memory": click.option(
         "--memory",
-        type=click.Choice(["normal", "low", "lowest"]),
+        type=values.Word(["normal", "low", "lowest"]),
         default="normal",
         show_default=True,
         help="low: train in less memory, in about a third more time; lowest: and with the "
@@ -138,7 +138,7 @@ _OPTIONS = {
     ),
     "augment": click.option(
         "--augment",
-        type=click.Choice(["none", "light", "strong", "auto"]),
+        type=values.Word(["none", "light", "strong", "auto"]),
         default="auto",
         show_default=True,
         help="Random variation of training images.",

@@ -6,7 +6,7 @@ import json
 import math
 import re
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import click
 
@@ -25,6 +25,66 @@ _BYTES = re.compile(r"(\d+(?:\.\d+)?)\s*([kmgt]?)(i?)b?", re.IGNORECASE)
 _POWER = {"": 0, "k": 1, "m": 2, "g": 3, "t": 4}
 
 
+class NotMeantError(click.BadParameter):
+    """A value that cannot be meant, and what may have been."""
+
+    def __init__(
+        self, message: str, ctx: click.Context | None, param: click.Parameter | None, remedy: str
+    ) -> None:
+        super().__init__(message, ctx, param)
+        self.remedy = remedy
+
+
+class Word(click.Choice):  # type: ignore[type-arg] # older clicks have no such argument
+    """One of some words; another tool's word for one is answered with ours."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """Return the word."""
+        try:
+            return super().convert(value, param, ctx)
+        except click.BadParameter as error:
+            from surgeon.cli.suggest import word_meant
+
+            words = [str(word) for word in self.choices]
+            meant = word_meant(param.name if param else None, str(value), words)
+            raise NotMeantError(
+                f"{value!r} is not one of {', '.join(words)}", ctx, param, _remedy(param, meant)
+            ) from error
+
+
+def _remedy(param: click.Parameter | None, meant: str | None) -> str:
+    """Write the option with the value that was meant; empty where none comes near."""
+    if meant is None or param is None:
+        return ""
+    return f"{param.opts[0]} {meant}" if isinstance(param, click.Option) else meant
+
+
+def _refuse(
+    message: str, param: click.Parameter | None, ctx: click.Context | None, meant: str | None
+) -> NoReturn:
+    raise NotMeantError(message, ctx, param, _remedy(param, meant))
+
+
+def _depth(value: str) -> str | None:
+    from surgeon.graph.cuts import depth_meant
+
+    return depth_meant(value)
+
+
+def _device(value: str) -> str | None:
+    """Return the device that was meant by `gpu`, `0`, `cuda0`, `mps`."""
+    match = re.fullmatch(r"(?:gpu|cuda|nvidia)?[:_ ]?(\d*)", value.strip().lower())
+    if match is not None:
+        return f"cuda:{match[1]}" if match[1] else "cuda"
+    return "cpu" if value.strip().lower() in {"none", "host", "x86", "no"} else "auto"
+
+
+def _seconds(value: str) -> str | None:
+    """Return the seconds that were meant by `90s`, `10m`, `1.5 h`."""
+    match = re.fullmatch(r"(\d+\.?\d*)\s*(s|sec|m|min|h)\w*", value.strip().lower())
+    return f"{float(match[1]) * {'s': 1, 'm': 60, 'h': 3600}[match[2][0]]:g}" if match else None
+
+
 class Cut(_Kind):
     """An exact tensor name, or `@x` with x from 0 to 1."""
 
@@ -35,7 +95,7 @@ class Cut(_Kind):
         if value.startswith("@"):
             depth = _number(value[1:])
             if depth is not None and not 0 <= depth <= 1:
-                self.fail(f"{value!r}: a depth lies between @0 and @1", param, ctx)
+                _refuse(f"{value!r}: a depth lies between @0 and @1", param, ctx, _depth(value))
         if not value:
             self.fail("empty: a tensor name or a depth such as @0.5 is needed", param, ctx)
         return value
@@ -50,7 +110,11 @@ class Size(_Kind):
         """Return (height, width)."""
         match = _SIZE.fullmatch(value) if isinstance(value, str) else None
         if match is None:
-            self.fail(f"{value!r}: height and width in pixels are needed, as in 96x96", param, ctx)
+            sides = re.findall(r"\d+", str(value))
+            _refuse(
+                f"{value!r}: height and width in pixels are needed, as in 96x96", param, ctx,
+                f"{sides[0]}x{sides[min(1, len(sides) - 1)]}" if sides else None,
+            )  # fmt: skip
         height, width = int(match[1]), int(match[2])
         if height == 0 or width == 0:
             self.fail(f"{value!r}: height and width are at least 1 pixel", param, ctx)
@@ -98,7 +162,7 @@ class Positive(_Kind):
         """Return the number."""
         number = _number(str(value))
         if number is None or not math.isfinite(number) or number <= 0:
-            self.fail(f"{value!r} is not a number above 0", param, ctx)
+            _refuse(f"{value!r} is not a number above 0", param, ctx, _seconds(str(value)))
         return number
 
 
@@ -110,7 +174,9 @@ class Device(_Kind):
     def convert(self, value: str, param: click.Parameter | None, ctx: click.Context | None) -> str:
         """Return the name as given."""
         if not _DEVICE.fullmatch(value):
-            self.fail(f"{value!r} is not one of auto, cpu, cuda, cuda:0 …", param, ctx)
+            _refuse(
+                f"{value!r} is not one of auto, cpu, cuda, cuda:0 …", param, ctx, _device(value)
+            )
         return value
 
 
@@ -125,11 +191,17 @@ class Validation(_Kind):
         """Return a fraction between 0 and 1, or the path of existing data."""
         fraction = _number(str(value))
         if fraction is None:
+            share = _number(str(value).strip().removesuffix("%"))
+            if share is not None and 0 < share < 100:
+                _refuse(f"{value!r} is no fraction", param, ctx, f"{share / 100:g}")
             if not Path(value).exists():
                 self.fail(f"{value!r} is neither a fraction nor a path that exists", param, ctx)
             return Path(value)
         if not 0 < fraction < 1:
-            self.fail(f"{value!r}: a fraction lies between 0 and 1, both excluded", param, ctx)
+            _refuse(
+                f"{value!r}: a fraction lies between 0 and 1, both excluded", param, ctx,
+                f"{fraction / 100:g}" if 1 < fraction < 100 else None,
+            )  # fmt: skip
         return fraction
 
 

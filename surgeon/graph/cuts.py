@@ -7,11 +7,12 @@ truncation by name accepts any float value that carries the batch axis.
 
 from __future__ import annotations
 
+import math
 import re
 from dataclasses import dataclass
 from functools import cached_property
 from math import prod
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from onnx import ModelProto
 
@@ -272,9 +273,7 @@ def resolve(anatomy: Anatomy, cut: str | None, *, default: str | None = None) ->
         return cut
     if cut.startswith("@"):
         if not re.fullmatch(r"@(0(\.\d*)?|1(\.0*)?|\.\d+)", cut):
-            raise UsageError(
-                f"cut {cut!r} is no depth", where="--cut", remedy="write @x with 0 <= x <= 1"
-            )
+            raise UsageError(f"cut {cut!r} is no depth", where="--cut", remedy=_depth_remedy(cut))
         if not anatomy.cuts:
             raise UsageError(
                 "this graph has no listed cut",
@@ -284,8 +283,25 @@ def resolve(anatomy: Anatomy, cut: str | None, *, default: str | None = None) ->
         return nearest(anatomy.cuts, float(cut[1:])).tensor
     if cut in ("late", "early"):
         return anatomy.late if cut == "late" else anatomy.early
+    if depth_meant(cut) is not None:
+        raise UsageError(f"there is no value {cut!r}", where="--cut", remedy=_depth_remedy(cut))
     listed = [item.tensor for item in anatomy.cuts]
     raise UnknownNameError("cut", cut, [*listed, *made], where="--cut")
+
+
+def depth_meant(cut: Any) -> str | None:
+    """Return the depth `@x` that was meant by 0.5, `.5`, `50%`, `@50%` or `1/2`; None if none."""
+    match = re.fullmatch(r"@?\s*(\d*\.?\d+)\s*(%|/\s*(\d+))?", str(cut).strip())
+    if match is None:
+        return None
+    parts = 1.0 if not match[2] else 100.0 if match[2] == "%" else float(match[3])
+    depth = float(match[1]) / parts if parts else math.inf
+    return f"@{depth:.4g}" if depth <= 1 else None
+
+
+def _depth_remedy(cut: str) -> str:
+    meant = depth_meant(cut)
+    return f"a depth is written {meant}" if meant else "write @x with 0 <= x <= 1, as in @0.5"
 
 
 def _check_cut(anatomy: Anatomy, tensor: str) -> None:
