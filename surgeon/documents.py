@@ -95,6 +95,7 @@ def start_body(
         "guard": None,
         "race": None,
         "stopped": None,
+        "resumed": None,
         "proof": None,
         "warnings": [*notes_of(patient), *device.notes],
     }

@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import onnx
 
+from surgeon import resumption
 from surgeon.data.findings import examine_samples
 from surgeon.detective import detect_preprocess
 from surgeon.documents import (
@@ -457,6 +458,7 @@ def finetune(
     check_texts(case=case, cut=cut)
     seed, device = int(seed), str(device)  # numpy's and torch's own kinds are as welcome
     if out is not None and not dry_run:
+        force = force or (resume and resumption.is_delivered(out))
         files.check_output(out, force=force)
     chosen = choose_device(device)
     model = load(model)
@@ -544,9 +546,11 @@ def finetune(
         body["warnings"] += [*advised.warnings, *([detected.note] if detected else [])]
     if dry_run:
         return _dry(patient, body, clock)
-    checkpoint = None if out is None else Path(f"{out}.checkpoint")
-    if resume and (checkpoint is None or not checkpoint.is_dir()):
-        body["warnings"].append(f"--resume: there is no checkpoint {checkpoint}: it starts anew")
+    checkpoint = None if out is None else resumption.folder_of(out)
+    if resume and not resumption.has_states(checkpoint):
+        body["warnings"].append(
+            f"--resume: there is nothing to go on from in {checkpoint}: it starts anew"
+        )
 
     # The frozen part, once per sample; the head to its optimum; then, if planned, everything.
     run = Run(
@@ -588,9 +592,12 @@ def finetune(
         result.save(out, force=force)
         body["sha256"] = files.sha256_file(out)
         if trained.stopped == "interrupt":
-            body["warnings"].append("interrupted: the best so far is delivered")
-            if checkpoint is not None and checkpoint.is_dir():
-                body["warnings"][-1] += f"; --resume --force goes on from {checkpoint}"
+            resumption.note_delivered(out)
+            kept = resumption.has_states(checkpoint)
+            body["warnings"].append(
+                "interrupted: the best so far is delivered; the same command with --resume "
+                + (f"goes on from {checkpoint}" if kept else "begins anew")
+            )
         else:
             clean(run)
     clock.write = time.perf_counter() - writing
@@ -609,6 +616,7 @@ def finetune(
         "guard": trained.guard,
         "race": trained.race,
         "stopped": trained.stopped,
+        "resumed": trained.resumed,
         "proof": proof,
         "seconds": seconds(clock),
     }

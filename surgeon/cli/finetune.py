@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 from typing import TYPE_CHECKING, Any
 
 import click
 
+from surgeon.cli.failures import InterruptError
 from surgeon.cli.group import Verb
 from surgeon.cli.options import model_argument, output_option, takes
 from surgeon.cli.progress import progress_for
@@ -15,7 +17,7 @@ from surgeon.cli.values import check_output
 from surgeon.errors import UsageError
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterator, Mapping
     from pathlib import Path
 
 # What ended the training → exit code, where it is not 0. The best so far was delivered.
@@ -56,10 +58,11 @@ def finetune(
             "missing: -o OUT", where="`surgeon finetune`", remedy="name a file, or add --dry-run"
         )
     if out is not None and not dry_run:
-        check_output(out, force=settings["force"])
+        # What --resume may replace is seen by the operation, which knows checkpoints.
+        check_output(out, force=settings["force"] or settings["resume"])
     from surgeon import operation
 
-    with progress_for(session) as progress:
+    with progress_for(session) as progress, _told_how_to_go_on(out):
         outcome = operation.finetune(
             model,
             data,
@@ -71,6 +74,23 @@ def finetune(
         )
     body = outcome.document()
     return Answer(body, show, exit=STOPPED_EXIT.get(body["stopped"], 0))
+
+
+@contextlib.contextmanager
+def _told_how_to_go_on(out: Path | None) -> Iterator[None]:
+    """Say, when Ctrl-C leaves nothing but a checkpoint, that the run can go on from it."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        from surgeon import resumption
+
+        if out is None or not resumption.has_states(resumption.folder_of(out)):
+            raise
+        raise InterruptError(
+            "interrupted: nothing was written",
+            where=str(resumption.folder_of(out)),
+            remedy="the same command with --resume goes on from there",
+        ) from None
 
 
 def show(screen: Screen, body: Mapping[str, Any]) -> None:
@@ -110,6 +130,7 @@ def show(screen: Screen, body: Mapping[str, Any]) -> None:
     screen.facts(
         {
             "seconds": _seconds(seconds),
+            "resumed": _resumed(body.get("resumed")),
             "stopped by": body["stopped"],
             "race": _race(body.get("race")),
             "against the probe": _guard(body.get("guard")),
@@ -121,6 +142,10 @@ def show(screen: Screen, body: Mapping[str, Any]) -> None:
             "sha256": body["sha256"],
         }
     )
+
+
+def _resumed(resumed: Mapping[str, Any] | None) -> str | None:
+    return None if resumed is None else f"{resumed['stage']!r} after epoch {resumed['epoch']}"
 
 
 def _race(race: Mapping[str, Any] | None) -> str | None:

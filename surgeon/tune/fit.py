@@ -159,6 +159,7 @@ class _Fit:
     """One fit: the parts that `go` strings together."""
 
     folder: Path | None = None
+    resumed: int | None = None
 
     def __init__(
         self,
@@ -778,6 +779,7 @@ class _Fit:
             precision=self.settings.precision,
             seconds=self._seconds(),
             compiled=compiled,
+            resumed=self.resumed,
             peak_memory=peak,
             notes=tuple(self.state.notes),
         )
@@ -845,6 +847,7 @@ class _Fit:
         if same_device:  # what is fast on one device says nothing about another
             self.passes.resume(self.state.compiled)
         self.last_lr = self.state.history[-1]["lr"]
+        self.resumed = self.state.epoch
         by_part: dict[str, dict[str, Tensor]] = {"now": {}, "best": {}, "master": {}}
         states: dict[str, dict[str, Tensor]] = {}
         for name, tensor in tensors.items():

@@ -103,6 +103,8 @@ class Trained:
         history: rows of all stages.
         delivered: `tuned`, `probe` (the solved head on the weights as they came) or `start`.
         stopped: why a stage ended early, or None.
+        resumed: the `resumed` object of the document: the last stage that went on from a
+            checkpoint, and after how many epochs; None where none did.
         statistics: names of statistics that training moved.
         scores: metrics by part where they follow from features, else empty.
         cross: cross-validated metrics of the solved head on the training samples, or None.
@@ -120,6 +122,7 @@ class Trained:
     history: list[dict[str, Any]] = field(default_factory=list)
     delivered: str = "start"
     stopped: str | None = None
+    resumed: dict[str, Any] | None = None
     statistics: list[str] = field(default_factory=list)
     scores: dict[str, Any] = field(default_factory=dict)
     cross: dict[str, Any] | None = None

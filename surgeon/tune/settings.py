@@ -144,6 +144,7 @@ class FitResult:
             the system does not tell.
         seconds: in this and resumed runs.
         notes: what people should know.
+        resumed: epochs that a run before had finished; None = it began anew.
 
     """
 
@@ -166,6 +167,7 @@ class FitResult:
     compiled: bool = False
     peak_memory: int | None = None
     notes: tuple[str, ...] = ()
+    resumed: int | None = None
 
 
 def check(settings: FitSettings) -> None:

@@ -112,7 +112,7 @@ def _checkpoint(run: Run, number: int) -> Path | None:
     weights = sha256_model(run.patient.proto)
     digest = hashlib.sha256(f"{weights} {run.samples.sha256} {run.augment}".encode())
     folder = run.checkpoint / f"stage-{number}-{digest.hexdigest()[:16]}"
-    others = run.checkpoint.is_dir() and any(run.checkpoint.iterdir())
+    others = run.checkpoint.is_dir() and any(one.is_dir() for one in run.checkpoint.iterdir())
     if run.resume and number == _first_fit(run) and others and not folder.is_dir():
         raise UsageError(
             "the checkpoint is of another run: its data or the weights it began with differ",

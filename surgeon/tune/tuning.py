@@ -225,6 +225,12 @@ def _fit(
     result.history += [dict(row) | ({"start": start} if start else {}) for row in fitted.history]
     result.notes += list(fitted.notes)
     result.samples_seen += fitted.samples
+    if fitted.resumed is not None:
+        result.resumed = {"stage": settings.stage, "epoch": fitted.resumed}
+        result.notes.append(
+            f"resumed: stage {settings.stage!r} went on after {fitted.resumed} of "
+            f"{fitted.planned_epochs} epochs"
+        )
     result.compiled |= fitted.compiled
     result.peak_memory = fitted.peak_memory
     if fitted.stopped == "nan":
