@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from surgeon import shown
 from surgeon.detective import Detected, detect_preprocess
 from surgeon.errors import UsageError
 from surgeon.graph import cuts as graph_cuts
@@ -122,7 +123,7 @@ class Candidate:
         }
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Advice:
     """Which case and cut suit the data, and why.
 
@@ -157,6 +158,20 @@ class Advice:
     seconds: dict[str, float] = field(default_factory=dict)
     warnings: tuple[str, ...] = ()
     findings: tuple[DataFinding, ...] = ()
+
+    def __repr__(self) -> str:
+        """Return the case, why, and what was measured, in a few lines."""
+        at = [f"@{item.cut.depth:.2f} {100 * item.accuracy:.1f} %" for item in self.candidates]
+        return shown.block(
+            f"surgeon.Advice {self.plan.case}",
+            {
+                "cut": f"{self.plan.cut} (@{self.plan.depth or 0:.4g})",
+                **dict(zip(("size", "likeness", "so"), self.why, strict=True)),
+                "candidates": ", ".join(at),
+                "seconds": f"{self.seconds.get('total', 0):.1f}",
+                "warnings": shown.listed(self.warnings),
+            },
+        )
 
     @property
     def expected(self) -> float | None:

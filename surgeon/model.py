@@ -12,12 +12,13 @@ from typing import TYPE_CHECKING, Any
 
 import onnx
 
+from surgeon import shown
 from surgeon.errors import UsageError
 from surgeon.graph import envelope, files
 from surgeon.graph.batch import free_batch, free_batch_stepwise
 from surgeon.graph.cuts import Anatomy, study
 from surgeon.graph.normalize import normalize
-from surgeon.graph.shapes import fixed_batch, input_infos, input_sizes
+from surgeon.graph.shapes import fixed_batch, input_infos, input_sizes, output_infos
 from surgeon.graph.walk import data_inputs
 from surgeon.graph.weights import quantized_weights, roles, sizes, to_array
 from surgeon.records import Change, Encoding, Plan, Preprocess
@@ -35,7 +36,7 @@ HALF_BOUND, BOUND = 1e-2, 1e-4
 """Relative error allowed between torch and ONNX Runtime: float16 graphs, and all others."""
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Model:
     """A normalized ONNX graph.
 
@@ -66,6 +67,26 @@ class Model:
     removed_nodes: int = 0
     added_nodes: int = 0
     _studied: dict[str, Any] = field(default_factory=dict, repr=False)
+
+    def __repr__(self) -> str:
+        """Return what it is, in a few lines."""
+        plan, graph = self.plan, self.proto.graph
+        planned = None
+        if plan is not None:
+            count = len(self.trainable)
+            at = plan.cut if plan.depth is None else f"{plan.cut} (@{plan.depth:.4g})"
+            planned = f"{plan.case or 'none'}, cut at {at}, {count} of the initializers train"
+        return shown.block(
+            f"surgeon.Model {self.where or graph.name}",
+            {
+                "inputs": shown.values(self.inputs),
+                "outputs": shown.values(output_infos(self.proto)),
+                "graph": f"{len(graph.node)} nodes, {len(graph.initializer)} initializers",
+                "plan": planned,
+                "labels": shown.listed(envelope.labels(self.proto, None) or []),
+                "proof": "carried" if self.tuned else None,
+            },
+        )
 
     @property
     def inputs(self) -> list[TensorInfo]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from surgeon import shown
 from surgeon.records import as_json
 
 if TYPE_CHECKING:
@@ -15,7 +16,10 @@ if TYPE_CHECKING:
     from surgeon.records import Verdict
 
 
-@dataclass(frozen=True)
+SPLITS = ("validation", "test", "train")
+
+
+@dataclass(frozen=True, repr=False)
 class Outcome:
     """The result of `finetune`.
 
@@ -33,6 +37,26 @@ class Outcome:
     proof: dict[str, Any]
     body: dict[str, Any] = field(repr=False)
 
+    def __repr__(self) -> str:
+        """Return what came out, in a few lines."""
+        body, parity = self.body, (self.proof or {}).get("parity") or {}
+        plan, worst = body.get("plan") or {}, parity.get("max_relative")
+        parts = {name: shown.scores((self.metrics or {}).get(name)) for name in SPLITS}
+        return shown.block(
+            f"surgeon.Outcome {body.get('case') or ''}".rstrip(),
+            {
+                "delivered": self.delivered or "nothing was trained",
+                "cut": plan.get("cut"),
+                "labels": shown.listed(body.get("labels") or []),
+                **parts,
+                "parity": None if worst is None else f"{worst:.1e} (bound {parity['bound']:.0e})",
+                "stopped": body.get("stopped"),
+                "seconds": f"{(body.get('seconds') or {}).get('total') or 0:.1f}",
+                "written": body.get("out"),
+                "warnings": shown.listed(body.get("warnings") or []),
+            },
+        )
+
     @property
     def delivered(self) -> str | None:
         """`tuned`, `probe` or `start`: whose weights the model has."""
@@ -44,7 +68,7 @@ class Outcome:
         return dict(self.body)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Prediction:
     """The result of `predict`.
 
@@ -65,6 +89,19 @@ class Prediction:
     providers: tuple[str, ...]
     path: str | None = None
     warnings: tuple[str, ...] = ()
+
+    def __repr__(self) -> str:
+        """Return how many of what, in a few lines."""
+        return shown.block(
+            f"surgeon.Prediction of {len(self.names)}",
+            {
+                "labels": shown.tally([label for label in self.labels if label is not None]),
+                "first": shown.listed(list(zip(self.names, self.labels, strict=False))[:2]),
+                "classes": shown.listed(self.classes or []),
+                "failed": len(self.failed) or None,
+                "warnings": shown.listed(self.warnings),
+            },
+        )
 
     def document(self) -> dict[str, Any]:
         """Return the body of the `predict` document."""
@@ -90,12 +127,24 @@ class Prediction:
         }
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Verification:
     """The result of `verify`: whether every check passed, and each of them."""
 
     verdict: Verdict
     path: str | None = None
+
+    def __repr__(self) -> str:
+        """Return which checks passed and which did not, in a few lines."""
+        passed = [check.name for check in self.checks if check.passed]
+        return shown.block(
+            f"surgeon.Verification {'passed' if self.passed else 'FAILED'}",
+            {
+                "file": self.path,
+                "passed": ", ".join(passed),
+                **{f"failed: {one.name}": one.detail for one in self.checks if not one.passed},
+            },
+        )
 
     @property
     def passed(self) -> bool:

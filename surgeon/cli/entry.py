@@ -90,11 +90,10 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _run(arguments: list[str], session: Session) -> int:
+    tree = command_tree()
     with session.gathering_warnings():
         try:
-            answer = command_tree().main(
-                arguments, prog_name="surgeon", standalone_mode=False, obj=session
-            )
+            answer = tree.main(arguments, prog_name="surgeon", standalone_mode=False, obj=session)
             return deliver(session, answer)
         except click.exceptions.NoArgsIsHelpError as help_wanted:
             if session.json:
@@ -104,7 +103,8 @@ def _run(arguments: list[str], session: Session) -> int:
         except BrokenPipeError:
             raise
         except (Exception, KeyboardInterrupt) as error:  # noqa: BLE001 - the top of the program
-            return fail(session, error)
+            origin = tree.origin(session.verb or "")
+            return fail(session, error, None if origin is None else origin.said)
 
 
 def deliver(session: Session, answer: Any) -> int:
@@ -123,13 +123,13 @@ def deliver(session: Session, answer: Any) -> int:
     return answer.exit
 
 
-def fail(session: Session, reason: BaseException) -> int:
+def fail(session: Session, reason: BaseException, plugin: str | None = None) -> int:
     """Write an error: the document on stdout where one was asked for, the words on stderr."""
     if session.traceback:
         import traceback
 
         say("".join(traceback.format_exception(reason)).rstrip())
-    error = as_surgeon_error(reason)
+    error = as_surgeon_error(reason, plugin)
     if session.json:
         write_out(session.failure(error))
     say(f"error: {error}")

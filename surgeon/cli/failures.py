@@ -36,8 +36,20 @@ class InternalError(SurgeonError):
     exit = 1
 
 
-def as_surgeon_error(error: BaseException) -> SurgeonError:
-    """Say what happened, where and what to do, for any exception that reached the top."""
+class PluginFailedError(SurgeonError):
+    """A plugin's own verb raised something that neither it nor surgeon foresaw."""
+
+    kind = "plugin"
+    exit = 1
+
+
+def as_surgeon_error(error: BaseException, plugin: str | None = None) -> SurgeonError:
+    """Say what happened, where and what to do, for any exception that reached the top.
+
+    Args:
+        error: the exception.
+        plugin: whose verb it was, if it was not ours.
+    """
     match error:
         case SurgeonError():
             return error
@@ -68,6 +80,12 @@ def as_surgeon_error(error: BaseException) -> SurgeonError:
             return UsageError((error.strerror or "cannot be opened").lower(), where=_file(error))
     if type(error).__name__ == "OutOfMemoryError":  # torch's, whose name is all we may know here
         return _out_of_memory(error)
+    if plugin is not None:
+        return PluginFailedError(
+            f"{type(error).__name__}: {' '.join(str(error).split())}",
+            where=plugin,
+            remedy="tell its author; --traceback shows where it came from",
+        )
     return InternalError(
         f"internal error: {type(error).__name__}: {' '.join(str(error).split())}",
         remedy="run again with --traceback and report what it shows",

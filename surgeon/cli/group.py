@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -101,7 +102,16 @@ class VerbGroup(click.Group):
                 meant = verb_meant(name)
                 error.remedy = f"did you mean {meant}?" if meant else error.remedy
             raise error
+        session = ctx.find_object(Session)
+        if session is not None and ctx.parent is None and not name.startswith("-"):
+            session.verb = name  # a plugin's command may be no `Verb` that notes itself
         return super().resolve_command(ctx, args)
+
+
+class PluginError(UsageError):
+    """A verb that a plugin offers and that cannot be run."""
+
+    kind = "plugin"
 
 
 class SurgeonGroup(VerbGroup):
@@ -112,17 +122,22 @@ class SurgeonGroup(VerbGroup):
         self._lazy = dict(verbs)
         self._own = frozenset(verbs)
         self._plugins_asked = False
+        self._adding: Origin | None = None
+        self._origins: dict[str, Origin] = {}
         self.params.extend(common_options())
 
-    def add(self, name: str, target: str, summary: str) -> None:
+    def add(self, name: str, target: str, summary: str = "") -> None:
         """Add a verb by `module:attribute`, imported when it runs: for `surgeon_commands`."""
-        self._refuse_taken(name)
-        self._lazy[name] = (target, summary)
+        if not (isinstance(target, str) and target.partition(":")[2]):
+            raise TypeError(f"{target!r} is not of the form 'module:command'")
+        if self._is_free(name):
+            self._lazy[name] = (target, str(summary or ""))
 
     def add_command(self, cmd: click.Command, name: str | None = None) -> None:
         """Add a verb that is loaded already."""
-        self._refuse_taken(name or cmd.name or "")
-        super().add_command(cmd, name)
+        _check_command(cmd)
+        if self._is_free(name or cmd.name or ""):
+            super().add_command(cmd, name)
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         """Return our verbs in the order of a working day, then those of plugins by name."""
@@ -131,14 +146,48 @@ class SurgeonGroup(VerbGroup):
         return [*(name for name in self._lazy if name in self._own), *sorted(added - self._own)]
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
-        """Load a verb; plugins are asked only for a name that is not ours."""
+        """Load a verb; plugins are asked only for a name that is not ours.
+
+        Raises:
+            PluginError: what a plugin offers is no command, or cannot be imported.
+        """
         if cmd_name not in self._own:
             self._ask_plugins(ctx)
-        if cmd_name in self._lazy:
-            module, _, attribute = self._lazy[cmd_name][0].partition(":")
-            command: click.Command = getattr(importlib.import_module(module), attribute)
-            return command
-        return super().get_command(ctx, cmd_name)
+        if cmd_name not in self._lazy:
+            return super().get_command(ctx, cmd_name)
+        if cmd_name in self._own:
+            return _load(self._lazy[cmd_name][0])
+        try:
+            command = _load(self._lazy[cmd_name][0])
+            _check_command(command)
+        except (Exception, SystemExit) as error:  # a stranger's module may raise anything
+            origin = self._origins[cmd_name]
+            problem = f"{type(error).__name__}: {error}"
+            session = ctx.find_object(Session)
+            if session is not None:
+                session.verb = session.verb or cmd_name
+                session.warn(f"{origin.said}: its verb {cmd_name!r} cannot be loaded: {problem}")
+            raise PluginError(
+                f"the verb {cmd_name!r} cannot be loaded: {problem}",
+                where=origin.said,
+                remedy="tell its author; `surgeon plugins check` looks at all of them",
+            ) from error
+        return command
+
+    def origin(self, name: str) -> Origin | None:
+        """Return the plugin that a verb comes from; None for our own."""
+        return self._origins.get(name)
+
+    def broken(self, ctx: click.Context) -> dict[str, str]:
+        """Load every verb of plugins; return {plugin: what is wrong with its first broken one}."""
+        problems: dict[str, str] = {}
+        for name in self.list_commands(ctx):
+            if name not in self._own:
+                try:
+                    self.get_command(ctx, name)
+                except PluginError as error:
+                    problems.setdefault(self._origins[name].plugin, error.message)
+        return problems
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """Write the list of verbs without loading one."""
@@ -156,9 +205,19 @@ class SurgeonGroup(VerbGroup):
             return self._lazy[name][1]
         return self.commands[name].get_short_help_str(limit=80)
 
-    def _refuse_taken(self, name: str) -> None:
+    def _is_free(self, name: str) -> bool:
+        """Whether a plugin may have a name; one that is taken is a warning, the rest goes on."""
+        if not isinstance(name, str) or not name:
+            raise TypeError(f"{name!r} is no name of a verb")
         if name in self._lazy or name in self.commands:
-            raise UsageError(f"there is a verb {name!r} already")
+            message = f"there is a verb {name!r} already"
+            if self._adding is None:
+                raise UsageError(message)
+            self._adding.session.warn(f"{self._adding.said}: {message}")
+            return False
+        if self._adding is not None:
+            self._origins[name] = self._adding
+        return True
 
     def _ask_plugins(self, ctx: click.Context) -> None:
         """Let each plugin add its verbs, on its own: one that fails is one warning line."""
@@ -168,11 +227,40 @@ class SurgeonGroup(VerbGroup):
         self._plugins_asked = True
         origins = {plugin.name: plugin.distribution for plugin in session.plugins.loaded}
         for implementation in session.plugins.hook.surgeon_commands.get_hookimpls():
+            name = implementation.plugin_name
+            self._adding = Origin(name, origins.get(name, "unknown"), session)
             try:
                 implementation.function(cli=self)
-            except Exception as error:  # noqa: BLE001 - a stranger's code must not end ours
-                name = implementation.plugin_name
+            except (Exception, SystemExit) as error:  # noqa: BLE001 - a stranger's code must not end ours
                 session.warn(
-                    f"plugin {name!r} of distribution {origins.get(name, 'unknown')} could not "
-                    f"add its verbs: {type(error).__name__}: {error}"
+                    f"{self._adding.said} could not add its verbs: {type(error).__name__}: {error}"
                 )
+            finally:
+                self._adding = None
+
+
+@dataclass(frozen=True)
+class Origin:
+    """Where a verb comes from."""
+
+    plugin: str
+    distribution: str
+    session: Session
+
+    @property
+    def said(self) -> str:
+        """The plugin in words."""
+        return f"plugin {self.plugin!r} of distribution {self.distribution}"
+
+
+def _load(target: str) -> click.Command:
+    module, _, attribute = target.partition(":")
+    command: click.Command = getattr(importlib.import_module(module), attribute)
+    return command
+
+
+def _check_command(command: Any) -> None:
+    """Refuse what click cannot run, a plain function above all."""
+    if not isinstance(command, click.Command):
+        kind = "a function" if callable(command) else f"a {type(command).__name__}"
+        raise TypeError(f"it is {kind}, not a click command: decorate it with @click.command()")

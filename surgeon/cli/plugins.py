@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from surgeon.cli.group import VerbGroup
+from surgeon.cli.group import SurgeonGroup, VerbGroup
 from surgeon.cli.session import Answer, Session
 from surgeon.errors import UsageError
 
@@ -58,6 +58,8 @@ def show(screen: Screen, body: Mapping[str, Any]) -> None:
 
 def _examine(session: Session) -> dict[str, Any]:
     manager = session.plugins
+    top = click.get_current_context().find_root()
+    broken = top.command.broken(top) if isinstance(top.command, SurgeonGroup) else {}
     found = [
         {
             "name": plugin.name,
@@ -65,7 +67,7 @@ def _examine(session: Session) -> dict[str, Any]:
             "version": plugin.version,
             "loaded": plugin.error is None,
             "offers": _offers(manager, plugin.name) if plugin.error is None else [],
-            "problem": plugin.error,
+            "problem": plugin.error or broken.get(plugin.name),
         }
         for plugin in manager.loaded
     ]

@@ -85,6 +85,12 @@ def input_infos(model: ModelProto) -> list[TensorInfo]:
     return infos
 
 
+def output_infos(model: ModelProto) -> list[TensorInfo]:
+    """Return the outputs as they are declared."""
+    found = [(value.name, *declared(value)) for value in model.graph.output]
+    return [TensorInfo(name, type_name(kind), shape) for name, kind, shape in found]
+
+
 def _called_batch(shape: Shape, axis: int | None) -> bool:
     dim = None if axis is None else shape[axis]
     return isinstance(dim, str) and dim.lower() in BATCH_SYMBOLS

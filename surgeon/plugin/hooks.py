@@ -74,6 +74,9 @@ def surgeon_open_data(uri: str) -> Any:
 def surgeon_commands(cli: Any) -> None:
     """Add commands: `cli.add("name", "module:command", "one line of help")`.
 
+    `command` is a click command (`@click.command()`), imported when it runs; `cli.add_command`
+    takes one that is loaded already. A name that is taken stays with whoever had it first.
+
     Example:
         >>> @hookimpl
         ... def surgeon_commands(cli):
