@@ -222,6 +222,7 @@ def advise(
     model: Source,
     data: Any,
     *,
+    output: str | None = None,
     init: str | None = None,
     seed: int = 0,
     validation: float | str = 0.2,
@@ -245,6 +246,7 @@ def advise(
     Args:
         model: path, ModelProto or Model; one that was operated on is looked at as it is.
         data: see `finetune`.
+        output: see `operate`.
         init: see `operate`.
         seed: of the sample, the splits and the probes.
         validation: see `finetune`.
@@ -267,7 +269,7 @@ def advise(
 
     check_numbers(seed=seed, threads=threads)
     started = time.perf_counter()
-    model = load(model)
+    model = load(model).with_output(output)
     pre = find_preprocess(
         model, preprocess, size, tokenizer=tokenizer, max_length=max_length, audio=audio
     )
@@ -295,6 +297,7 @@ def advise(
     )  # fmt: skip
     times = {"preprocess": 0.0 if detected is None else detected.seconds, **found.seconds}
     notes = (*found.warnings, *([] if detected is None else [detected.note]))
+    notes = (*notes, *model.anatomy(constants).notes)
     return replace(
         found,
         preprocess=samples.encoding or pre,

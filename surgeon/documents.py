@@ -160,9 +160,6 @@ def size_notes(pre: Preprocess | Encoding | None) -> list[str]:
 
 
 def notes_of(model: Model) -> list[str]:
-    """Return what people should know of a model: its notes, and its batch."""
-    notes = list(model.notes)
-    note = model.batch_note
-    if note is not None and note not in notes:
-        notes.append(note)
-    return notes
+    """Return what people should know of a model: its notes, its batch, which head it has."""
+    found = [*model.notes, *filter(None, [model.batch_note]), *model.anatomy().notes]
+    return list(dict.fromkeys(found))

@@ -51,6 +51,7 @@ class Model:
         notes: what the user should know (a batch that stays fixed, outputs that were dropped).
         stored: the graph as the file had it.
         bound_inputs: inputs that were constants and are initializers now.
+        output: the graph output whose head counts, where one was chosen by name.
         sizes: what is known of open dimensions: {"input:axis": size}.
     """
 
@@ -64,6 +65,7 @@ class Model:
     stored: onnx.ModelProto | None = None
     sizes: Mapping[str, int] = field(default_factory=dict)
     bound_inputs: tuple[str, ...] = ()
+    output: str | None = None
     removed_nodes: int = 0
     added_nodes: int = 0
     _studied: dict[str, Any] = field(default_factory=dict, repr=False)
@@ -174,7 +176,9 @@ class Model:
             return self.anatomy()
         if "sketch" not in self._studied:
             known = {**_picture_sizes(self), **self.sizes}
-            self._studied["sketch"] = study(self.proto, observe=_observer(None), known=known)
+            self._studied["sketch"] = study(
+                self.proto, observe=_observer(None), known=known, output=self.output
+            )
         sketch: Anatomy = self._studied["sketch"]
         return sketch
 
@@ -235,6 +239,10 @@ class Model:
             if axis != info.batch_axis and not isinstance(dim, int) and axis < feeds[info.name].ndim
         }
         return replace(self, sizes=found, _studied={}) if found else self
+
+    def with_output(self, output: str | None) -> Model:
+        """Return the model with the output whose head counts; None leaves it as it is."""
+        return self if output in (None, self.output) else replace(self, output=output, _studied={})
 
     def with_proto(self, proto: onnx.ModelProto, **changes: Any) -> Model:
         """Return a model with another graph and the same origin."""
@@ -344,7 +352,7 @@ def _study(
     known = {**_picture_sizes(model), **model.sizes}
     fixed = fixed_batch(infos)
     if fixed is None:
-        return study(model.proto, observe=observe, known=known), None
+        return study(model.proto, observe=observe, known=known, output=model.output), None
     from surgeon.runtime.observe import prove_batch
 
     measured = ""
@@ -353,7 +361,7 @@ def _study(
         if freed is None:
             continue
         candidate, claim = freed
-        anatomy = study(candidate, observe=observe, known=known)
+        anatomy = study(candidate, observe=observe, known=known, output=model.output)
         proven, measured = prove_batch(
             model.proto,
             candidate,
@@ -364,5 +372,5 @@ def _study(
         )
         if proven:
             return anatomy, f"{claim}; proven against single batches: {measured}"
-    kept = study(model.proto, observe=observe, known=known)
+    kept = study(model.proto, observe=observe, known=known, output=model.output)
     return kept, f"the batch stays fixed at {fixed}: {measured}"

@@ -21,6 +21,7 @@ import numpy as np
 import onnx
 
 from surgeon import resumption
+from surgeon.answering import answering, judged, run_samples
 from surgeon.data.findings import examine_samples
 from surgeon.detective import detect_preprocess
 from surgeon.documents import (
@@ -70,6 +71,7 @@ from surgeon.planning import (
     loaded_plugins,
     measures,
     opened_by_plugin,
+    output_notes,
     require_opset,
     require_runs_at_all,
     resolve_taps,
@@ -88,9 +90,6 @@ if TYPE_CHECKING:
     import os
     from collections.abc import Callable, Iterator, Mapping, Sequence
 
-    from numpy.typing import NDArray
-
-    from surgeon.data.samples import Samples
     from surgeon.plugin.manager import Plugins
 
     Source = str | os.PathLike[str] | onnx.ModelProto | Model
@@ -106,22 +105,28 @@ TRAIN_METRICS = 1000
 # ── looking ──────────────────────────────────────────────────────────────────────────────────────
 
 
-def inspect(path: Source) -> dict[str, Any]:
-    """Return the body of `inspect`: what a file is. A fixed batch is told, not made free."""
+def inspect(path: Source, *, output: str | None = None) -> dict[str, Any]:
+    """Return the body of `inspect`: what a file is. A fixed batch is told, not made free.
+
+    Args:
+        path: the model.
+        output: the graph output whose head counts; None = the deepest one's.
+    """
     from surgeon.graph.describe import describe
     from surgeon.graph.shapes import fixed_batch
 
-    model = load(path)
+    model = load(path).with_output(output)
     preprocess = find_preprocess(model)
     batch = fixed_batch(model.inputs)
+    sketch = model.sketch()
     notes = [f"the batch is fixed at {batch}"] if batch is not None else []
     return {
         "path": model.where,
         "bytes": model.path.stat().st_size if model.path else model.proto.ByteSize(),
         "sha256": model.file_sha256,
-        **describe(model.stored or model.proto, model.sketch()),
+        **describe(model.stored or model.proto, sketch),
         "preprocess": None if preprocess is None else encodings.as_document(preprocess, brief=True),
-        "warnings": [*model.notes, *notes],
+        "warnings": [*model.notes, *notes, *sketch.notes],
     }
 
 
@@ -129,6 +134,7 @@ def cuts(
     path: Source,
     *,
     timed: bool = False,
+    output: str | None = None,
     inputs: Sequence[str] | Mapping[str, Any] = (),
     device: str = "auto",
     threads: int | None = None,
@@ -140,12 +146,13 @@ def cuts(
         path: the model.
         timed: measure how long the graph up to each cut takes for one sample (`seconds`: median
             of the runs of a graph of its own; None beyond `MOST_TIMED` cuts).
+        output: the graph output whose head counts; None = the deepest one's.
         inputs: constant inputs, `NAME=VALUE`, for measuring.
         device: where to measure.
         threads: of the measured sessions; None = ONNX Runtime's own choice.
         progress: called as `progress(stage, done, total)`.
     """
-    model = load(path)
+    model = load(path).with_output(output)
     constants = constant_inputs(model, inputs)
     anatomy = model.anatomy(constants or None)
     listed = [as_json(cut) for cut in anatomy.cuts]
@@ -192,13 +199,14 @@ def check(
     cut: str | None = None,
     classes: int | None = None,
     init: str | None = None,
+    output: str | None = None,
     plugins: Plugins | None = None,
 ) -> dict[str, Any]:
     """Return the body of `check`: everything that will not load, convert or train, all at once."""
     from surgeon.runtime.observe import require_runs
     from surgeon.tune.preflight import examine
 
-    model = load(path)
+    model = load(path).with_output(output)
     findings: list[Finding] = []
     try:
         require_runs(model.stored or model.proto, model.where or "the model")
@@ -214,6 +222,16 @@ def check(
             raise
         except SurgeonError as error:
             findings.append(Finding("error", error.kind, error.message, error.remedy))
+    missing = model.anatomy().missing
+    if missing is not None:
+        findings.append(
+            Finding(
+                "warning",
+                "no-head",
+                missing,
+                "a new head is put at the cut; `surgeon cuts MODEL` lists the cuts",
+            )
+        )
     load_operators(patient.proto, plugins)
     trainable = patient.trainable if case is not None and patient is not model else None
     findings += examine(patient.proto, trainable, patient.roles())
@@ -235,6 +253,7 @@ def operate(
     classes: int | None = None,
     cut: str | None = None,
     *,
+    output: str | None = None,
     start: str | None = None,
     init: str | None = None,
     seed: int = 0,
@@ -253,6 +272,7 @@ def operate(
             in front of that tensor.
         classes: outputs of the new head, ≥ 1.
         cut: exact tensor name, or `@x` with 0 ≤ x ≤ 1; None = the case's own.
+        output: the graph output whose head counts; None = the deepest one's.
         start: inner tensor at which the graph shall start; it must separate the graph.
         init: `pretrained`, `random` or `race`; None = the case's own.
         seed: seed of the head's weights, and of all weights for a random start.
@@ -268,11 +288,11 @@ def operate(
         A new Model with `.plan` and `.trainable`.
 
     Raises:
-        UnknownNameError: no such case, cut or tensor.
+        UnknownNameError: no such case, cut, output or tensor.
         UsageError: classes missing or below 1, or a value that cannot be cut at.
         ModelError: the graph cannot be operated on.
     """
-    model = load(model)
+    model = load(model).with_output(output)
     if case is None:
         if start is None:
             raise UsageError(
@@ -320,7 +340,7 @@ def operate(
         dropped_outputs=tuple(name for name in dropped if name != anatomy.output),
         dropped_inputs=(*model.bound_inputs, *dropped_inputs(model, proto)),
     )
-    patient = model.with_proto(proto)
+    patient = model.with_proto(proto, output=None)
     plan = replace(plan, trainable=resolve_trainable(plan, patient, head, model))
     plan, no_race = settle_start(plan, patient, head)
     if plan.init == "random" and drawn:
@@ -333,11 +353,12 @@ def operate(
     preprocess = find_preprocess(model)
     if preprocess is not None and start is None:
         envelope.put(proto, envelope.PREPROCESS, encodings.as_document(preprocess))
-    notes = [*model.notes, *filter(None, [model.batch_note, no_race])]
+    notes = [*model.notes, *filter(None, [model.batch_note, no_race]), *anatomy.notes]
     if plan.init == "random" and decided.trainable == "head":
         notes.append("--init random: only what is trained starts anew, here the new head alone")
     if plan.dropped_outputs:
         notes.append(f"other outputs were dropped: {', '.join(plan.dropped_outputs)}")
+    notes += output_notes(anatomy, proto)
     return replace(
         patient,
         proto=proto,
@@ -359,6 +380,7 @@ def finetune(
     *,
     case: str | None = None,
     cut: str | None = None,
+    output: str | None = None,
     classes: int | None = None,
     init: str | None = None,
     epochs: int | None = None,
@@ -400,6 +422,7 @@ def finetune(
         out: file to write; None writes nothing.
         case: see `operate`; `auto` = what `advise` finds best.
         cut: see `operate`.
+        output: see `operate`.
         classes: see `operate`; the data says it.
         init: see `operate`.
         epochs: of the stages that train by steps; None = the method's own choice.
@@ -455,13 +478,13 @@ def finetune(
         compile=(compile, ("auto", "on", "off")),
         memory=(memory, ("normal", "low", "lowest")),
     )
-    check_texts(case=case, cut=cut)
+    check_texts(case=case, cut=cut, output=output)
     seed, device = int(seed), str(device)  # numpy's and torch's own kinds are as welcome
     if out is not None and not dry_run:
         force = force or (resume and resumption.is_delivered(out))
         files.check_output(out, force=force)
     chosen = choose_device(device)
-    model = load(model)
+    model = load(model).with_output(output)
     goes_on = case is None and model.plan is not None and bool(model.trainable)
     if case is None and not goes_on:
         raise UsageError(
@@ -574,6 +597,7 @@ def finetune(
         operated = draw_anew(patient, patient.plan, head_names(operated), seed)
     changed = _changed(operated, tuned)
     envelope.put(tuned, envelope.LABELS, labels)
+    body["warnings"] += envelope.relabel(tuned, labels)
     plan = patient.plan
     assert plan is not None
     if trained.race is not None:  # the file says which start its weights come from
@@ -650,6 +674,7 @@ def predict(
     path: Source,
     inputs: Any,
     *,
+    output: str | None = None,
     preprocess: Any = None,
     size: Any = None,
     tokenizer: Any = None,
@@ -669,6 +694,7 @@ def predict(
         inputs: pictures, texts (`.txt`), sounds (`.wav`) or series, folders of them, a table, an
             `.npz`, or `{input name: array}`; or one array
             for a model of one input.
+        output: the graph output that is read; None = the one with the deepest head.
         preprocess: overrides what the file says.
         size: (height, width) of pictures; overrides what the file says.
         tokenizer: for texts; overrides what the file says.
@@ -683,12 +709,14 @@ def predict(
 
     Raises:
         DataError: inputs that do not fit.
+        UnsupportedError: the network ends in no row of numbers per sample (a detector).
         UsageError: pictures, texts or sounds without a known preprocessing.
     """
     from surgeon.data.read import needs_preprocess, open_data, open_inputs
     from surgeon.graph.preprocess import missing_preprocess
 
-    model = load(path)
+    model = load(path).with_output(output)
+    answering(model)
     pre = find_preprocess(
         model, preprocess, size, tokenizer=tokenizer, max_length=max_length, audio=audio
     )
@@ -710,20 +738,19 @@ def predict(
         samples = open_data(given, model.inputs, constants=fixed, labelled=False)
     else:
         samples = open_inputs(given, model.inputs, preprocess=pre, constants=fixed)
-    probabilities, rows, providers, notes = _run(model, samples, batch, device, threads, progress)
+    ran = run_samples(model, samples, batch, device, threads, progress)
     labels = model.labels
-    if labels is not None and len(labels) != probabilities.shape[1]:
+    if labels is not None and len(labels) != ran.answers.scores.shape[1]:
         labels = None
-    best = probabilities.argmax(axis=1) if len(rows) else []
-    return Prediction(
-        labels=[labels[index] if labels else None for index in best],
-        probabilities=probabilities,
-        classes=labels,
-        names=[str(samples.names[row]) for row in rows],
+    return Prediction.of(
+        ran.answers.kind,
+        ran.answers.scores,
+        labels,
+        names=[str(samples.names[row]) for row in ran.rows],
         failed=[{"input": name, "reason": reason} for name, reason in samples.skipped],
-        providers=providers,
+        providers=ran.providers,
         path=model.where,
-        warnings=(*samples.notes, *notes),
+        warnings=(*samples.notes, *ran.notes),
     )
 
 
@@ -731,6 +758,7 @@ def evaluate(
     path: Source,
     data: Any,
     *,
+    output: str | None = None,
     preprocess: Any = None,
     size: Any = None,
     tokenizer: Any = None,
@@ -751,13 +779,15 @@ def evaluate(
 
     Raises:
         DataError: a label the file does not know (unless `ignore_unknown`), or no labels at all.
+        UnsupportedError: the file gives no probabilities of classes.
     """
     from surgeon.data.read import needs_preprocess, open_data
     from surgeon.graph.preprocess import missing_preprocess
     from surgeon.runtime import metrics
 
     started = time.perf_counter()
-    model = load(path)
+    model = load(path).with_output(output)
+    answering(model)
     pre = find_preprocess(
         model, preprocess, size, tokenizer=tokenizer, max_length=max_length, audio=audio
     )
@@ -791,9 +821,10 @@ def evaluate(
             where=str(data)[:200],
             remedy=f"it knows {', '.join(map(repr, labels[:10]))}",
         )
-    probabilities, rows, providers, notes = _run(
-        model, samples, batch, device, threads, progress, chosen
-    )
+    ran = run_samples(model, samples, batch, device, threads, progress, chosen)
+    probabilities, rows, notes = ran.answers.scores, ran.rows, list(ran.notes)
+    if len(rows):
+        notes += judged(ran.answers, labels, model)
     index = {label: code for code, label in enumerate(labels)}
     codes = np.asarray([index[told[row]] for row in rows], np.int64)
     predicted = probabilities.argmax(axis=1)
@@ -808,49 +839,10 @@ def evaluate(
         "metrics": scored,
         "per_class": metrics.per_class(labels, codes, predicted),
         "confusion": metrics.confusion(codes, predicted, len(labels)),
-        "providers": list(providers),
+        "providers": list(ran.providers),
         "seconds": time.perf_counter() - started,
         "warnings": [*skip_notes(samples), *notes],
     }
-
-
-def _run(
-    model: Model,
-    samples: Samples,
-    batch: int | None,
-    device: str,
-    threads: int | None,
-    progress: Report | None,
-    indices: NDArray[np.int64] | None = None,
-) -> tuple[NDArray[np.float64], NDArray[np.int64], tuple[str, ...], tuple[str, ...]]:
-    """Run a classifier over samples: probabilities, the rows they belong to, providers, notes."""
-    from surgeon.graph.head import find_head
-    from surgeon.runtime.metrics import softmax
-    from surgeon.runtime.stream import Runner
-
-    head = find_head(model.proto)
-    output = head.output if head is not None else model.proto.graph.output[0].name
-    runner = Runner(
-        model.proto, samples, outputs=[output], device=device, threads=threads, batch=batch,
-        where=model.where,
-    )  # fmt: skip
-    chosen = np.arange(samples.n) if indices is None else indices
-    pieces, rows, done = [], [], 0
-    for chunk in runner.stream(chosen):
-        pieces.append(np.asarray(chunk.outputs[output], np.float64))
-        rows.append(chosen[chunk.positions])
-        done += len(chunk.positions) + len(chunk.failures)
-        if progress is not None:
-            progress("samples", done, len(chosen))
-    if not pieces:
-        return np.zeros((0, 0)), np.zeros(0, np.int64), runner.session.providers, ()
-    values = np.concatenate(pieces)
-    values = values.reshape(len(values), -1)
-    if head is None or head.activation != "Softmax":
-        values = softmax(values) if values.shape[1] > 1 else values
-    order = np.concatenate(rows)
-    place = np.argsort(order, kind="stable")
-    return values[place], order[place], runner.session.providers, tuple(runner.notes)
 
 
 def verify(

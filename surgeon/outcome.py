@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 
 
 SPLITS = ("validation", "test", "train")
+THRESHOLD = 0.5
+"""Probability above which one of several independent labels is given."""
 
 
 @dataclass(frozen=True, repr=False)
@@ -73,15 +75,18 @@ class Prediction:
     """The result of `predict`.
 
     Attributes:
-        labels: the predicted label of every input, in order (None where the file has no labels).
-        probabilities: [n, classes].
+        labels: of every input, in order: the predicted label (None where the file has no labels);
+            of several independent labels the list of those above `THRESHOLD`; None for values.
+        probabilities: [n, classes]; [n, 0] where the file gives values.
         classes: the labels the columns mean, or None.
         names: what every row was made from.
         failed: inputs that could not be read.
         providers: execution providers of the session.
+        kind: `classification`, `multi-label` (a probability for each label), or `values`.
+        values: [n, columns] where the file gives plain numbers, else None.
     """
 
-    labels: list[str | None]
+    labels: list[Any]
     probabilities: NDArray[np.float64]
     classes: list[str] | None
     names: list[str]
@@ -89,13 +94,33 @@ class Prediction:
     providers: tuple[str, ...]
     path: str | None = None
     warnings: tuple[str, ...] = ()
+    kind: str = "classification"
+    values: NDArray[np.float64] | None = None
+
+    @classmethod
+    def of(
+        cls, kind: str, scores: NDArray[np.float64], classes: list[str] | None, **told: Any
+    ) -> Prediction:
+        """Return what scores [n, columns] of a kind say (see `runtime.answers`)."""
+        values = None
+        labels: list[Any] = [None] * len(scores)
+        if kind == "values":
+            scores, values = scores[:, :0], scores
+        elif kind == "multi-label":
+            labels = [
+                [classes[at] if classes else str(at) for at in (row > THRESHOLD).nonzero()[0]]
+                for row in scores
+            ]
+        elif len(scores) and classes:
+            labels = [classes[index] for index in scores.argmax(axis=1)]
+        return cls(labels, scores, classes, kind=kind, values=values, **told)
 
     def __repr__(self) -> str:
         """Return how many of what, in a few lines."""
         return shown.block(
             f"surgeon.Prediction of {len(self.names)}",
             {
-                "labels": shown.tally([label for label in self.labels if label is not None]),
+                "labels": shown.tally(self._told()),
                 "first": shown.listed(list(zip(self.names, self.labels, strict=False))[:2]),
                 "classes": shown.listed(self.classes or []),
                 "failed": len(self.failed) or None,
@@ -105,26 +130,43 @@ class Prediction:
 
     def document(self) -> dict[str, Any]:
         """Return the body of the `predict` document."""
-        rows = []
-        for name, label, row in zip(self.names, self.labels, self.probabilities, strict=True):
-            index = int(row.argmax())
-            rows.append(
-                {
-                    "input": name,
-                    "label": label,
-                    "index": index,
-                    "probability": float(row[index]),
-                    "probabilities": [float(value) for value in row],
-                }
-            )
         return {
             "path": self.path,
             "labels": self.classes or [],
             "providers": list(self.providers),
-            "predictions": rows,
+            "predictions": [self._row(place) for place in range(len(self.names))],
             "failed": self.failed,
             "warnings": list(self.warnings),
         }
+
+    def _told(self) -> list[str]:
+        """Return every label given, those of one input one by one."""
+        rows = [label if isinstance(label, list) else [label] for label in self.labels]
+        return [label for row in rows for label in row if label is not None]
+
+    def _row(self, place: int) -> dict[str, Any]:
+        probabilities = [float(value) for value in self.probabilities[place]]
+        if self.kind == "classification":
+            index = int(self.probabilities[place].argmax())
+            return {
+                "input": self.names[place],
+                "label": self.labels[place],
+                "index": index,
+                "probability": probabilities[index],
+                "probabilities": probabilities,
+            }
+        row: dict[str, Any] = {
+            "input": self.names[place],
+            "label": None,
+            "index": None,
+            "probability": None,
+            "probabilities": probabilities,
+            "labels": self.labels[place],
+            "values": None,
+        }
+        if self.values is None:
+            return row
+        return row | {"probabilities": None, "values": [float(v) for v in self.values[place]]}
 
 
 @dataclass(frozen=True, repr=False)

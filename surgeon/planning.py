@@ -254,6 +254,20 @@ def require_opset(model: Model) -> None:
         )
 
 
+def output_notes(anatomy: Anatomy, proto: onnx.ModelProto) -> list[str]:
+    """Return what became of the old output: its activation, its name."""
+    new, head = proto.graph.output[0].name, anatomy.head
+    notes = []
+    if head is not None and head.activation is not None:
+        notes.append(
+            f"the old {head.activation} is gone: {new} are raw scores, and `surgeon predict` makes "
+            "probabilities of them"
+        )
+    if anatomy.output != new:
+        notes.append(f"the output is called {new} now; it was {anatomy.output}")
+    return notes
+
+
 def dropped_inputs(model: Model, proto: onnx.ModelProto) -> list[str]:
     """Return the inputs of a model that an operated graph no longer takes."""
     left = set(data_inputs(proto.graph))

@@ -59,6 +59,7 @@ class OldHead:
 
     `form` is Gemm, MatMul+Add, MatMul, Conv, or the operator's own name; `activation` is what
     follows it (Softmax, LogSoftmax, Sigmoid) or None; `output` is the graph output it feeds.
+    `also` are the inputs of further heads whose scores are averaged with this one's.
     """
 
     form: str
@@ -67,6 +68,7 @@ class OldHead:
     classes: int | None
     activation: str | None
     output: str
+    also: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -37,7 +37,9 @@ LINE, CHOSEN = "tab:blue", "tab:red"
     metavar="FILE.svg|png",
     help="Draw accuracy over depth, and over the time of one sample; the chosen cut is marked.",
 )
-@takes("init", "seed", "validation", "preprocess", "size", "tokenizer", "max_length", "audio")
+@takes(
+    "output", "init", "seed", "validation", "preprocess", "size", "tokenizer", "max_length", "audio"
+)
 @takes("label_column", "inputs", "device", "threads", "force")
 @click.pass_obj
 def advise(

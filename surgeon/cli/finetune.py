@@ -28,7 +28,9 @@ STOPPED_EXIT = {"nan": 1, "interrupt": 130}
 @model_argument
 @click.argument("data")
 @output_option
-@takes("case", "cut", "classes", "init", "epochs", "budget", "device", "precision", "seed")
+@takes(
+    "case", "cut", "output", "classes", "init", "epochs", "budget", "device", "precision", "seed"
+)
 @takes("batch", "accumulate", "lr", "compile", "memory", "deterministic")
 @takes("validation", "augment", "views", "preprocess", "size", "tokenizer")
 @takes(

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from surgeon.cli.group import Verb
-from surgeon.cli.options import model_argument
+from surgeon.cli.options import model_argument, takes
 from surgeon.cli.screen import Screen, many, shape, size
 from surgeon.cli.session import Answer
 
@@ -18,11 +18,12 @@ if TYPE_CHECKING:
 
 @click.command(cls=Verb)
 @model_argument
-def inspect(model: Path) -> Answer:
+@takes("output")
+def inspect(model: Path, *, output: str | None) -> Answer:
     """Show what MODEL is: inputs, outputs, operators, parameters, size, opset, head, labels."""
     from surgeon import operation
 
-    return Answer(operation.inspect(model), show)
+    return Answer(operation.inspect(model, output=output), show)
 
 
 def show(screen: Screen, body: Mapping[str, Any]) -> None:

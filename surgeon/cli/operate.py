@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 @click.command(cls=Verb)
 @model_argument
-@takes("case", "cut", "classes", "start", "init", "seed", "inputs", "device", "threads")
+@takes("case", "cut", "output", "classes", "start", "init", "seed", "inputs", "device", "threads")
 @output_option
 @takes("force", "dry_run")
 @click.pass_obj

@@ -41,6 +41,12 @@ _OPTIONS = {
         metavar="TENSOR|@x",
         help="Where to cut: a tensor of `surgeon cuts`, or a depth @0 … @1. Default: the case's.",
     ),
+    "output": click.option(
+        "--output",
+        metavar="NAME",
+        help="Of several outputs of the graph, the one whose head counts. Default: the one with "
+        "the deepest head. (-o names the file to write.)",
+    ),
     "classes": click.option(
         "--classes", type=click.IntRange(min=1), metavar="N", help="Outputs of the new head."
     ),
@@ -220,7 +226,7 @@ model_argument = click.argument("model", type=values.ModelFile())
 
 output_option = click.option(
     "-o",
-    "--output",
+    "--out",
     "out",
     type=click.Path(path_type=Path),
     metavar="OUT",

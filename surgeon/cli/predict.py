@@ -15,7 +15,11 @@ from surgeon.cli.session import Answer, Session
 from surgeon.errors import DataError, UsageError
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
+
+
+SHOWN = 8
+"""Numbers of a row that the table shows."""
 
 
 @click.command(cls=Verb)
@@ -23,7 +27,7 @@ if TYPE_CHECKING:
 @click.argument(
     "files", metavar="INPUTS...", nargs=-1, required=True, type=click.Path(path_type=Path)
 )
-@takes("preprocess", "size", "tokenizer", "max_length", "audio")
+@takes("output", "preprocess", "size", "tokenizer", "max_length", "audio")
 @takes("inputs", "batch", "device", "threads")
 @click.pass_obj
 def predict(
@@ -35,7 +39,10 @@ def predict(
     inputs: Mapping[str, Any],
     **settings: Any,
 ) -> Answer:
-    """Predict a label for each of INPUTS: images, .txt, .wav, folders of them, a table or .npz."""
+    """Predict a label for each of INPUTS: images, .txt, .wav, folders of them, a table or .npz.
+
+    A file that gives several labels or plain numbers is read as what it gives.
+    """
     missing = [str(path) for path in files if not path.exists()]
     if missing:
         raise UsageError(
@@ -63,6 +70,19 @@ def predict(
 
 def show(screen: Screen, body: Mapping[str, Any]) -> None:
     """One row per input."""
+    rows = body["predictions"]
+    if rows and rows[0].get("values") is not None:
+        screen.table(("input", "values"), [(one["input"], _numbers(one["values"])) for one in rows])
+        return
+    if rows and rows[0].get("labels") is not None:
+        screen.table(
+            ("input", "labels", "probabilities"),
+            [
+                (one["input"], ", ".join(one["labels"]), _numbers(one["probabilities"]))
+                for one in rows
+            ],
+        )
+        return
     screen.table(
         ("input", "label", "probability"),
         [
@@ -71,6 +91,11 @@ def show(screen: Screen, body: Mapping[str, Any]) -> None:
                 one["index"] if one["label"] is None else one["label"],
                 percent(one["probability"]),
             )
-            for one in body["predictions"]
+            for one in rows
         ],
     )
+
+
+def _numbers(values: Sequence[float]) -> str:
+    shown = ", ".join(f"{value:.4g}" for value in values[:SHOWN])
+    return f"{shown}, … ({len(values)})" if len(values) > SHOWN else shown

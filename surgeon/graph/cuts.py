@@ -14,11 +14,11 @@ from functools import cached_property
 from math import prod
 from typing import TYPE_CHECKING, Any
 
-from onnx import ModelProto
+from onnx import ModelProto, TensorProto
 
 from surgeon.errors import ModelError, UnknownNameError, UsageError
 from surgeon.graph.external import dense_size
-from surgeon.graph.head import find_head
+from surgeon.graph.head import CLASSIFYING, find_heads
 from surgeon.graph.quantized import INTEGERS, Scales
 from surgeon.graph.schema import type_name
 from surgeon.graph.shapes import Shapes, declared, macs, make_value, trace
@@ -59,11 +59,20 @@ class Anatomy:
     total: int
     work: Mapping[str, int]
     """multiply-adds of the node that makes a value, keyed by its first output"""
+    missing: str | None = None
+    """that the graph ends in no classification head, or None"""
+    several: str | None = None
+    """which of several outputs counts, or None"""
 
     @cached_property
     def links(self) -> Links:
         """Makers and readers of the values."""
         return Links(self.model.graph)
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What people should know of the head: that there is none, which of several it is."""
+        return tuple(filter(None, (self.missing, self.several)))
 
     @property
     def late(self) -> str:
@@ -81,16 +90,34 @@ class Anatomy:
 
 
 def study(
-    model: ModelProto, *, observe: Observe | None = None, known: Mapping[str, int] | None = None
+    model: ModelProto,
+    *,
+    observe: Observe | None = None,
+    known: Mapping[str, int] | None = None,
+    output: str | None = None,
 ) -> Anatomy:
     """Understand a normalized model: old head, shapes, depth of every value, listed cuts.
 
+    Of several outputs the one with the deepest old head counts: that with most multiply-adds in
+    front of it.
+
+    Args:
+        model: the normalized model.
+        observe: runs the graph where inference is blind.
+        known: sizes of open dimensions that are known.
+        output: the graph output that counts; None = chosen as said above.
+
     Raises:
         ModelError: no graph output can be reached from an input.
+        UnknownNameError: there is no such output.
     """
-    head = find_head(model)
     graph = model.graph
-    ends = [head.input] if head else _float_outputs(model)
+    outputs = [value.name for value in graph.output]
+    if output is not None and output not in outputs:
+        raise UnknownNameError("output", output, outputs, where="--output")
+    heads = [head for head in find_heads(model) if output in (None, head.output)]
+    floats = [output] if output is not None else _float_outputs(model)
+    ends = list(dict.fromkeys(head.input for head in heads)) or floats
     wanted = {name for node in ancestors(graph, ends) for name in node.output if name} | set(ends)
     shapes = trace(
         model,
@@ -101,25 +128,87 @@ def study(
     work = {
         node.output[0]: _work(node, shapes) for node in graph.node if node.output and node.output[0]
     }
+    depth = {name: _work_up_to(graph, name, work) for name in ends}
+    head = _deepest(heads, depth, model, shapes)
     # Without a head, the output that needs most work says most, the first of equals; recurrent
     # state, which carries the batch elsewhere than in front, only where there is nothing else.
-    end = max(
-        ends,
-        key=lambda name: (shapes.batch_axes.get(name, 0) == 0, _work_up_to(graph, name, work)),
+    end = (
+        head.input
+        if head
+        else max(ends, key=lambda name: (shapes.batch_axes.get(name, 0) == 0, depth[name]))
     )
-    output = head.output if head else end
+    chosen = head.output if head else end
     path = ancestors(graph, [end])
     data = [node for node in path if _is_data(node, shapes)]
     total = sum(work.get(node.output[0], 0) for node in data)
-    per_sample = max(total // shapes.batches[0], 1)
+    per_sample_work = max(total // shapes.batches[0], 1)
     if not data and end not in shapes.data:
         raise ModelError(
-            f"output {output!r} does not depend on any input",
-            where=output,
+            f"output {chosen!r} does not depend on any input",
+            where=chosen,
             remedy="the file is a constant; nothing can be tuned in it",
         )
     cuts = _listed(model, data, end, shapes, work, max(total, 1))
-    return Anatomy(model, shapes, head, output, end, tuple(cuts), per_sample, work)
+    missing = None if classifies(head, chosen, shapes) else no_classifier(model, [chosen])
+    several = None
+    if output is None and len(floats) > 1:
+        why = "its head is the deepest" if head else "it needs most of the network"
+        several = (
+            f"of the outputs {', '.join(floats)} {chosen} counts: {why}; --output takes another"
+        )
+    return Anatomy(
+        model, shapes, head, chosen, end, tuple(cuts), per_sample_work, work, missing, several
+    )
+
+
+def _deepest(
+    heads: Sequence[OldHead], depth: Mapping[str, int], model: ModelProto, shapes: Shapes
+) -> OldHead | None:
+    """Choose among the old heads of several outputs; of equal ones the first.
+
+    Scores per sample come before maps and sequences (another head's features, a decoder's picture);
+    of the same scores those that say by their activation that they are scores of classes, and
+    numbers of classes come last.
+    """
+    kinds = {value.name: declared(value)[0] for value in model.graph.output}
+
+    def order(head: OldHead) -> tuple[bool, int, bool, bool, bool]:
+        return (
+            classifies(head, head.output, shapes),
+            depth[head.input],
+            kinds[head.output] in (*FLOATS, TensorProto.UNDEFINED),
+            head.activation in CLASSIFYING,
+            head.activation is None,
+        )
+
+    return max(heads, key=order, default=None)
+
+
+def classifies(head: OldHead | None, output: str, shapes: Shapes) -> bool:
+    """Say whether a head gives a row of scores per sample: its output has one axis but the batch.
+
+    Axes of one element do not count (SqueezeNet: [n, 1000, 1, 1]).
+    """
+    return head is not None and per_sample(output, shapes)
+
+
+def per_sample(output: str, shapes: Shapes) -> bool:
+    """Say whether an output is one row of numbers per sample, as far as its shape is known."""
+    axis = shapes.batch_axes.get(output, 0)
+    dims = shapes.symbolic.get(output) or ()
+    return sum(dim != 1 for place, dim in enumerate(dims) if place != axis) <= 1
+
+
+def no_classifier(model: ModelProto, outputs: Sequence[str] = ()) -> str:
+    """Say that a graph ends in no classifier, and in what it ends."""
+    told = []
+    for value in model.graph.output:
+        if outputs and value.name not in outputs:
+            continue
+        _, shape = declared(value)
+        dims = () if shape is None else ("n", *shape[1:])
+        told.append(f"{value.name} [{', '.join('?' if d is None else str(d) for d in dims)}]")
+    return f"no classification head: {', '.join(told)}"
 
 
 def _float_outputs(model: ModelProto) -> list[str]:

@@ -108,6 +108,59 @@ def labels(model: ModelProto, count: int | None = None) -> list[str] | None:
     return None
 
 
+COUNT_KEYS = ("nc", "num_classes", "num_labels", "classes")
+"""Metadata keys under which exporters leave how many classes there are."""
+
+
+def relabel(model: ModelProto, labels: list[str]) -> list[str]:
+    """Put new class names in place of those an exporter left, in place, in the exporter's form.
+
+    An entry whose form is not known is removed. Returns what was done, for people.
+    """
+    told: list[str] = []
+    for key, text in metadata(model).items():
+        if key == LABELS or key not in (*LABEL_KEYS, *COUNT_KEYS, "label2id"):
+            continue
+        new = _renamed(key, text, labels)
+        if new == text or _names(text) == labels:
+            continue
+        for index in reversed(range(len(model.metadata_props))):
+            entry = model.metadata_props[index]
+            if entry.key != key:
+                continue
+            if new is None:
+                del model.metadata_props[index]
+            else:
+                entry.value = new
+        done = "removed: its form is not known" if new is None else "replaced by the new ones"
+        told.append(f"metadata {key!r} held the old classes and was {done}")
+    return told
+
+
+def _renamed(key: str, text: str, labels: list[str]) -> str | None:
+    """Return the new labels as an entry of the old one's form, or None where that is not known."""
+    loads: tuple[tuple[Any, Any], ...] = ((json.loads, json.dumps), (ast.literal_eval, repr))
+    for read, write in loads:
+        try:
+            found = read(text)
+        except (ValueError, SyntaxError, RecursionError, MemoryError):
+            continue
+        if isinstance(found, int) and key in COUNT_KEYS:
+            return str(write(len(labels)))
+        if isinstance(found, list | tuple):
+            return str(write(type(found)(labels)))
+        if not isinstance(found, dict):
+            return None
+        if key == "label2id":
+            return str(write({label: code for code, label in enumerate(labels)}))
+        as_text = any(isinstance(code, str) for code in found)
+        return str(write({str(c) if as_text else c: label for c, label in enumerate(labels)}))
+    for mark in ("\n", ","):
+        if mark in text.strip():
+            return None if any(mark in label for label in labels) else mark.join(labels)
+    return None
+
+
 def _names(text: str) -> list[str] | None:
     try:
         found = json.loads(text)

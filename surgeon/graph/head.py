@@ -9,8 +9,9 @@ and rewrite weights.
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from itertools import count
+from math import prod
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
@@ -20,7 +21,15 @@ from onnx import ModelProto, NodeProto, TensorProto
 from surgeon.errors import ModelError, UnsupportedError
 from surgeon.graph.normalize import rename
 from surgeon.graph.shapes import data_values, make_value
-from surgeon.graph.walk import Links, all_graphs, all_names, attribute, producers
+from surgeon.graph.walk import (
+    Links,
+    all_graphs,
+    all_names,
+    ancestors,
+    attribute,
+    producers,
+    reads,
+)
 from surgeon.records import OldHead
 
 if TYPE_CHECKING:
@@ -38,6 +47,10 @@ PASSED = frozenset(
 CLASSIFYING = frozenset({"Softmax", "LogSoftmax", "Sigmoid"})
 """Activations that say that what lies in front of them are scores of classes."""
 ACTIVATIONS = CLASSIFYING | {"HardSigmoid", "Softplus", "Tanh"}
+PICKS = frozenset({"Gather", "GatherND", "GatherElements", "Slice"})
+"""Operators that pick some of what their first input holds: the last token's scores, say."""
+SCALED = frozenset({"Mul", "Div"})
+JOINS = frozenset({"Add", "Sum", "Mean"})
 POOLED = frozenset(
     {"GlobalAveragePool", "AveragePool", "ReduceMean", "GlobalMaxPool", "QLinearGlobalAveragePool"}
 )
@@ -54,70 +67,132 @@ TREES = frozenset(
 )  # fmt: skip
 
 
-def find_head(model: ModelProto) -> OldHead | None:
-    """Find the old head: the last weighted operator in front of a graph output.
+def find_heads(model: ModelProto) -> list[OldHead]:
+    """Find the old heads: the last weighted operator in front of each graph output, if any.
 
     Forms: Gemm, MatMul+Add, MatMul, Conv (with or without pooling behind it), and the classifiers
     of ai.onnx.ml. A rectifier between the weighted operator and the output means features, not a
     classifier, unless a Softmax or Sigmoid follows it (SqueezeNet: Conv, Relu, pool, Softmax).
+    Picking tokens behind the scores, and the mean of the scores of several heads, are seen through.
     """
     graph = model.graph
-    makers = producers(graph)
-    weights = {tensor.name: tensor for tensor in graph.initializer}
-    data = data_values(model)
-    heads = []
-    for value in graph.output:
-        head = _walk_back(value.name, makers, weights, data)
-        if head is not None:
-            heads.append(head)
-    # A classifier says so by its activation; else the first output that ends in one counts.
-    ranked = sorted(heads, key=lambda h: (h.activation not in CLASSIFYING, bool(h.activation)))
-    return ranked[0] if ranked else None
+    scene = _Scene(
+        graph, producers(graph), {t.name: t for t in graph.initializer}, data_values(model)
+    )
+    heads = [_walk_back(_Step(value.name, value.name), scene) for value in graph.output]
+    return [head for head in heads if head is not None]
 
 
-def _walk_back(
-    output: str,
-    makers: Mapping[str, NodeProto],
-    weights: Mapping[str, TensorProto],
-    data: frozenset[str],
-) -> OldHead | None:
-    name = output
+@dataclass(frozen=True)
+class _Scene:
+    """The graph a walk goes back through."""
+
+    graph: onnx.GraphProto
+    makers: Mapping[str, NodeProto]
+    weights: Mapping[str, TensorProto]
+    data: frozenset[str]
+
+    def scalar(self, name: str) -> bool:
+        """Say whether a value is a constant of one element."""
+        if name in self.weights:
+            return bool(prod(self.weights[name].dims) == 1)
+        maker = self.makers.get(name)
+        value = attribute(maker, "value") if maker is not None else None
+        if maker is None or value is None or maker.op_type != "Constant":
+            return False
+        return bool(prod(value.t.dims) == 1)
+
+
+@dataclass(frozen=True)
+class _Step:
+    """Where a walk stands, and what it has passed between there and the graph output."""
+
+    name: str
+    output: str
     activation: str | None = None
-    rectified = False
+    rectified: bool = False
     bias: str | None = None
-    pending_add = False
-    while True:
-        node = makers.get(name)
-        if node is None:
-            return None
+    reduced: bool = False
+    joined: bool = False
+
+
+def _walk_back(step: _Step, scene: _Scene) -> OldHead | None:
+    while (node := scene.makers.get(step.name)) is not None:
         kind = node.op_type
-        plain = _softmax_in_parts(node, makers)
-        if plain is not None and not pending_add:
-            activation, name = activation or "Softmax", plain
-            continue
         if kind in TREES:
-            return OldHead(kind, node.input[0], (), None, None, output)
+            return OldHead(kind, node.input[0], (), None, None, step.output)
         if kind in WEIGHTED:
-            if rectified and activation not in CLASSIFYING:
+            if step.rectified and step.activation not in CLASSIFYING:
                 return None
-            return _head(node, output, weights, makers, data, activation, bias)
-        if kind in ACTIVATIONS and not pending_add:
-            activation = activation or kind
-        elif kind in RECTIFIERS:
-            rectified = True
-        elif kind == "Add" and not pending_add:
-            constant = [n for n in node.input if n not in data]
-            if len(constant) != 1:
-                return None
-            bias, pending_add = constant[0], True
-            name = next(n for n in node.input if n in data)
-            continue
-        elif kind not in PASSED and kind not in POOLED:
+            return _head(
+                node, step.output, scene.weights, scene.makers, scene.data, step.activation,
+                step.bias,
+            )  # fmt: skip
+        further = _pass(node, step, scene)
+        if further is None:
+            return _average(node, step, scene)
+        step = further
+    return None
+
+
+def _pass(node: NodeProto, step: _Step, scene: _Scene) -> _Step | None:
+    """Return the walk on the other side of a node that leaves scores what they are, else None."""
+    kind, data = node.op_type, scene.data
+    if step.bias is None:
+        plain = softmax_in_parts(node, scene.makers)
+        if plain is not None:
+            return replace(step, name=plain, activation=step.activation or "Softmax")
+    carried = [name for name in node.input if name in data]
+    if kind in PICKS:
+        # Which token is picked may depend on the inputs; what is picked must.
+        return replace(step, name=node.input[0]) if node.input[0] in data else None
+    if len(carried) != 1:
+        return None
+    others = [name for name in node.input if name and name not in data]
+    if kind in ACTIVATIONS and step.bias is None:
+        step = replace(step, activation=step.activation or kind)
+    elif kind in RECTIFIERS:
+        step = replace(step, rectified=True)
+    elif kind in POOLED:
+        step = replace(step, reduced=True)
+    elif kind == "Add" and step.bias is None and len(others) == 1:
+        step = replace(step, bias=others[0])
+    elif kind in SCALED and step.bias is None:
+        if len(others) != 1 or node.input[0] != carried[0] or not scene.scalar(others[0]):
             return None
-        carried = [n for n in node.input if n in data]
-        if len(carried) != 1:
+    elif kind not in PASSED:
+        return None
+    return replace(step, name=carried[0])
+
+
+def _average(node: NodeProto, step: _Step, scene: _Scene) -> OldHead | None:
+    """Return the heads whose scores a node adds or averages (DeiT: those of two tokens) as one.
+
+    They stand side by side: where one computes what another reads, the sum is a residual
+    connection, and what it makes are features.
+    """
+    stacked = node.op_type == "Concat" and step.reduced
+    branches = list(dict.fromkeys(name for name in node.input if name in scene.data))
+    if step.joined or step.bias is not None or step.rectified or len(branches) < 2:
+        return None
+    if node.op_type not in JOINS and not stacked:
+        return None
+    heads = []
+    for name in branches:
+        head = _walk_back(replace(step, name=name, joined=True), scene)
+        if head is None or not head.weights or not head.form.startswith(("Gemm", "MatMul")):
             return None
-        name = carried[0]
+        heads.append(head)
+    if len({head.classes for head in heads}) != 1:
+        return None
+    for head in heads:
+        behind = {name for made in ancestors(scene.graph, [head.input]) for name in reads(made)}
+        if any(behind.intersection(other.weights) for other in heads):
+            return None
+    first = heads[0]
+    weights = dict.fromkeys(name for head in heads for name in head.weights)
+    also = dict.fromkeys(head.input for head in heads if head.input != first.input)
+    return replace(first, weights=tuple(weights), also=tuple(also))
 
 
 def _behind_moves(name: str, makers: Mapping[str, NodeProto]) -> NodeProto | None:
@@ -130,7 +205,7 @@ def _behind_moves(name: str, makers: Mapping[str, NodeProto]) -> NodeProto | Non
     return node
 
 
-def _softmax_in_parts(node: NodeProto, makers: Mapping[str, NodeProto]) -> str | None:
+def softmax_in_parts(node: NodeProto, makers: Mapping[str, NodeProto]) -> str | None:
     """Return x where a node ends exp(x − max x) ÷ Σ exp(x − max x), as some exporters spell it."""
     if node.op_type != "Div":
         return None

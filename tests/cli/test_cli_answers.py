@@ -85,7 +85,7 @@ def test_warnings_are_lines_of_stderr_and_entries_of_the_document(run, operation
     import logging
     import warnings
 
-    def inspect(path):
+    def inspect(path, **_):
         warnings.warn("first\n  thing", UserWarning, stacklevel=1)
         warnings.warn("not for users", DeprecationWarning, stacklevel=1)
         logging.getLogger("surgeon.somewhere").warning("second %s", "thing")

@@ -165,7 +165,7 @@ def test_native_output_does_not_reach_stdout(tmp_path):
         "import os, sys, types\n"
         "import surgeon\n"
         "fake = types.ModuleType('surgeon.operation')\n"
-        "fake.inspect = lambda path: (os.write(1, b'native'), {'a': 1})[1]\n"
+        "fake.inspect = lambda path, **_: (os.write(1, b'native'), {'a': 1})[1]\n"
         "sys.modules['surgeon.operation'] = surgeon.operation = fake\n"
         "from surgeon.cli import main\n"
         "sys.exit(main(['inspect', sys.argv[1], '--json']))"

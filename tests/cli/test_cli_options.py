@@ -27,6 +27,7 @@ def test_finetune_passes_every_option(run, operation, plugins, model, tmp_path):
         "out": tmp_path / "o.onnx",
         "case": "auto",
         "cut": "@0.5",
+        "output": None,
         "classes": 4,
         "epochs": 2,
         "budget": 60.0,
@@ -99,21 +100,22 @@ def test_bytes(run, operation, plugins, model, tmp_path, text, count):
 def test_other_verbs(run, operation, plugins, model, tmp_path):
     manager = {"plugins"}
     run("check", model, "--case", "c", "--cut", "x", "--classes", 2, "--init", "random")
-    assert operation.settings.keys() - manager == {"case", "cut", "classes", "init"}
+    assert operation.settings.keys() - manager == {"case", "cut", "output", "classes", "init"}
     run("operate", model, "--start", "t", "--dry-run")
     assert operation.settings.keys() - manager == {
-        *("case", "classes", "cut", "start", "init", "seed", "inputs", "device", "threads")
+        *("case", "classes", "cut", "output", "start", "init", "seed", "inputs", "device"),
+        "threads",
     }
     run("evaluate", model, "d", "--ignore-unknown")
     assert operation.settings.keys() - manager == {
         *("preprocess", "size", "label_column", "inputs", "batch", "device", "threads"),
-        *("tokenizer", "max_length", "audio", "ignore_unknown", "progress"),
+        *("tokenizer", "max_length", "audio", "ignore_unknown", "progress", "output"),
     }
     run("predict", model, tmp_path, model)
     assert operation.calls[-1][1] == (model, (tmp_path, model))
     assert operation.settings.keys() - manager == {
         *("preprocess", "size", "constants", "batch", "device", "threads", "progress"),
-        *("tokenizer", "max_length", "audio"),
+        *("tokenizer", "max_length", "audio", "output"),
     }
     run("verify", model, "--source", model)
     assert operation.settings == {"source": model, "device": "auto", "threads": None}

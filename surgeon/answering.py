@@ -1,0 +1,147 @@
+"""From samples to answers: which output of a network is read, and what its numbers say.
+
+`predict` and `evaluate` share it. What must not enter: opening data, documents.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from surgeon.errors import SurgeonError, UnknownNameError, UnsupportedError
+from surgeon.graph import cuts as graph_cuts
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from numpy.typing import NDArray
+
+    from surgeon.data.samples import Samples
+    from surgeon.model import Model
+    from surgeon.runtime.answers import Answers
+
+    Report = Callable[..., None]
+
+NUMBERS = frozenset({"LinearRegressor", "TreeEnsembleRegressor", "SVMRegressor", "TreeEnsemble"})
+"""Classical operators whose output is no row of scores of classes."""
+
+
+@dataclass(frozen=True)
+class Ran:
+    """What a run over samples gave: answers, the rows they belong to, providers, notes."""
+
+    answers: Answers
+    rows: NDArray[np.int64]
+    providers: tuple[str, ...]
+    notes: tuple[str, ...]
+
+
+def run_samples(
+    model: Model,
+    samples: Samples,
+    batch: int | None,
+    device: str,
+    threads: int | None,
+    progress: Report | None,
+    indices: NDArray[np.int64] | None = None,
+) -> Ran:
+    """Run a network over samples and read what its output says."""
+    from surgeon.graph.ending import ending, reading
+    from surgeon.runtime.answers import Answers, decode
+    from surgeon.runtime.stream import Runner
+
+    output, classifier, told = answering(model)
+    end = ending(model.proto, output)
+    runner = Runner(
+        reading(model.proto, end.value), samples, outputs=[end.value], device=device,
+        threads=threads, batch=batch, where=model.where,
+    )  # fmt: skip
+    chosen = np.arange(samples.n) if indices is None else indices
+    pieces, rows, done = [], [], 0
+    for chunk in runner.stream(chosen):
+        pieces.append(_score_rows(model, chunk.outputs[end.value], output, end.activation))
+        rows.append(chosen[chunk.positions])
+        done += len(chunk.positions) + len(chunk.failures)
+        if progress is not None:
+            progress("samples", done, len(chosen))
+    if not pieces:
+        none = Answers("classification", np.zeros((0, 0)))
+        return Ran(none, np.zeros(0, np.int64), runner.session.providers, told)
+    order = np.concatenate(rows)
+    place = np.argsort(order, kind="stable")
+    names = None if model.labels is None else len(model.labels)
+    answers = decode(
+        np.concatenate(pieces)[place], end.activation, classifier=classifier, labels=names
+    )
+    notes = (*runner.notes, *told, *answers.notes)
+    return Ran(answers, order[place], runner.session.providers, notes)
+
+
+def answering(model: Model) -> tuple[str, bool, tuple[str, ...]]:
+    """Return the output that is read, whether it holds a classifier's scores, and what to say.
+
+    Raises:
+        UnknownNameError: there is no output of the name that was asked for.
+        UnsupportedError: the output is no row of numbers per sample.
+    """
+    outputs = [value.name for value in model.proto.graph.output]
+    if model.plan is not None and model.plan.classes and model.output in (None, *outputs[:1]):
+        return outputs[0], True, ()
+    try:
+        anatomy = model.sketch()
+    except UnknownNameError:
+        raise
+    except SurgeonError:  # what cannot be understood may still run
+        return model.output or outputs[0], False, ()
+    head, output = anatomy.head, anatomy.output
+    if not graph_cuts.per_sample(output, anatomy.shapes):
+        raise _no_classifier(model, output)
+    several = tuple(filter(None, [anatomy.several]))
+    scores = head is not None and head.activation is None and head.form not in NUMBERS
+    return output, scores, several
+
+
+def _score_rows(
+    model: Model, raw: NDArray[Any], output: str, activation: str | None
+) -> NDArray[np.float64]:
+    """Return the outputs of a few samples as [n, columns]."""
+    if sum(size != 1 for size in raw.shape[1:]) > 1:
+        raise _no_classifier(model, output)
+    if raw.dtype.kind not in "fiub" or (raw.dtype.kind != "f" and activation is None):
+        raise UnsupportedError(
+            f"output {output!r} holds {raw.dtype} and no scores",
+            where=output,
+            remedy="--output names an output of scores, or export the file with one",
+        )
+    return np.asarray(raw, np.float64).reshape(len(raw), -1)
+
+
+def _no_classifier(model: Model, output: str) -> UnsupportedError:
+    return UnsupportedError(
+        graph_cuts.no_classifier(model.proto, [output]),
+        where=model.where or output,
+        remedy="--output names an output of one row per sample; `surgeon finetune` gives the "
+        "network a classification head",
+    )
+
+
+def judged(answers: Answers, labels: list[str], model: Model) -> list[str]:
+    """Make sure that answers can be compared with a label per sample; return what to say of it.
+
+    Raises:
+        UnsupportedError: they are no probabilities, or not one per label of the file.
+    """
+    columns = answers.scores.shape[1]
+    if answers.kind == "values" or columns != len(labels):
+        what = "plain values" if answers.kind == "values" else "probabilities"
+        raise UnsupportedError(
+            f"the output holds {what} in {columns} columns, the file names {len(labels)} classes: "
+            "there is no class to compare with a label",
+            where=model.where,
+            remedy="evaluate a classifier; `surgeon predict` gives the numbers",
+        )
+    if answers.kind == "multi-label":
+        return ["each label has a probability of its own (Sigmoid): the largest is the answer"]
+    return []
