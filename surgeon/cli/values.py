@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import re
 from pathlib import Path
@@ -10,7 +9,8 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 import click
 
-from surgeon.errors import OutputError
+from surgeon.errors import OutputError, UsageError
+from surgeon.graph.reading import parse_json
 
 if TYPE_CHECKING:
     import os
@@ -108,6 +108,8 @@ class Size(_Kind):
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
         """Return (height, width)."""
+        from surgeon.graph.preprocess import parse_size
+
         match = _SIZE.fullmatch(value) if isinstance(value, str) else None
         if match is None:
             sides = re.findall(r"\d+", str(value))
@@ -115,10 +117,12 @@ class Size(_Kind):
                 f"{value!r}: height and width in pixels are needed, as in 96x96", param, ctx,
                 f"{sides[0]}x{sides[min(1, len(sides) - 1)]}" if sides else None,
             )  # fmt: skip
-        height, width = int(match[1]), int(match[2])
-        if height == 0 or width == 0:
-            self.fail(f"{value!r}: height and width are at least 1 pixel", param, ctx)
-        return height, width
+        try:
+            return parse_size([int(match[1]), int(match[2])])
+        except UsageError as error:
+            self.fail(error.message, param, ctx)
+        except ValueError:  # more digits than an integer is read from
+            self.fail("height and width have thousands of digits", param, ctx)
 
 
 class Audio(_Kind):
@@ -130,12 +134,13 @@ class Audio(_Kind):
         """Return (rate, seconds)."""
         if isinstance(value, tuple):
             return value
-        rate, comma, text = str(value).partition(",")
-        seconds = _number(text)
-        good = comma and rate.strip().isdecimal() and int(rate) > 0
-        if not good or seconds is None or not math.isfinite(seconds) or seconds <= 0:
-            self.fail(f"{value!r}: Hz and seconds are needed, as in 16000,1.5", param, ctx)
-        return int(rate), seconds
+        from surgeon.graph.encodings import parse_audio
+
+        try:
+            found = parse_audio(str(value))
+        except UsageError as error:
+            self.fail(f"{error.message}: Hz and seconds are needed, as in 16000,1.5", param, ctx)
+        return found.rate, found.seconds
 
 
 class Bytes(_Kind):
@@ -220,7 +225,7 @@ class Assignment(_Kind):
         if not equals or not name:
             self.fail(f"{value!r} is not of the form NAME=VALUE", param, ctx)
         try:
-            constant = json.loads(text)
+            constant = parse_json(text)
         except ValueError:
             constant = None
         if constant is None or isinstance(constant, dict):

@@ -11,15 +11,16 @@ import hashlib
 import json
 import math
 from collections.abc import Mapping
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from surgeon.errors import UnknownNameError, UsageError
 from surgeon.graph.preprocess import PRESETS, parse_preprocess, read_document
+from surgeon.graph.reading import misnamed, parse_json, read_bytes
 from surgeon.records import AudioEncoding, Encoding, Preprocess, TextEncoding, as_json
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+    from pathlib import Path
 
     from surgeon.records import TensorInfo
 
@@ -29,7 +30,9 @@ _KEYS = {
     "audio": ("rate", "seconds"),
 }
 _AUDIO_REMEDY = "give RATE,SECONDS, for example --audio 16000,1.5"
-_LIMIT = 2**31  # samples of one sound
+MOST_RATE = 1_000_000
+"""Hz; recorders of bats reach half of it."""
+_LIMIT = 2**26  # samples of one sound: more than an hour at 16 kHz
 
 
 def parse_option(
@@ -81,7 +84,13 @@ def parse_text(
         where = str(tokenizer)
         remedy = "give a tokenizer.json, as `Tokenizer.save` of the tokenizers library writes it"
         try:
-            document = json.loads(Path(tokenizer).read_text(encoding="utf-8"))
+            content = read_bytes(tokenizer)
+            wrong = misnamed(content)
+            if wrong is not None:
+                raise UsageError(
+                    f"the tokenizer's file is {wrong[0]}", where=where, remedy=wrong[1]
+                )
+            document = parse_json(content)
         except (OSError, ValueError) as error:
             message = f"the tokenizer's file cannot be read: {error}"
             raise UsageError(message, where=where, remedy=remedy) from None
@@ -110,14 +119,14 @@ def parse_audio(
     """
     if isinstance(option, AudioEncoding):
         return option
-    parts: list[Any] = option.split(",") if isinstance(option, str) else list(option)
     try:
+        parts: list[Any] = option.split(",") if isinstance(option, str) else list(option)
         rate, seconds = (float(part) for part in parts)
-    except (TypeError, ValueError):
-        message = f"--audio is {option!r}, not RATE,SECONDS"
+    except (TypeError, ValueError, OverflowError):
+        message = f"--audio is {str(option)[:40]!r}, not RATE,SECONDS"
         raise UsageError(message, where="--audio", remedy=_AUDIO_REMEDY) from None
-    good = math.isfinite(rate) and math.isfinite(seconds) and rate.is_integer()
-    if not good or rate < 1 or not 1 <= round(rate * seconds) < _LIMIT:
+    good = math.isfinite(rate * seconds) and rate.is_integer() and 1 <= rate <= MOST_RATE
+    if not good or not 1 <= round(rate * seconds) < _LIMIT:
         message = f"a rate of {rate:g} Hz and {seconds:g} s make no sound"
         raise UsageError(message, where="--audio", remedy=_AUDIO_REMEDY)
     return AudioEncoding(int(rate), seconds, source)

@@ -12,6 +12,7 @@ import json
 from typing import TYPE_CHECKING, Any
 
 from surgeon.errors import ModelError
+from surgeon.graph.reading import parse_json
 from surgeon.records import Plan
 
 if TYPE_CHECKING:
@@ -54,8 +55,8 @@ def get(model: ModelProto, key: str) -> Any:
     if text is None:
         return None
     try:
-        found = json.loads(text)
-    except json.JSONDecodeError as error:
+        found = parse_json(text)
+    except ValueError as error:
         raise _damaged(key, "is not JSON") from error
     if found is not None and not isinstance(found, KINDS.get(key, object)):
         raise _damaged(key, f"is a {type(found).__name__}")
@@ -163,12 +164,12 @@ def _renamed(key: str, text: str, labels: list[str]) -> str | None:
 
 def _names(text: str) -> list[str] | None:
     try:
-        found = json.loads(text)
-    except json.JSONDecodeError:
+        found = parse_json(text)
+    except ValueError:
         try:
             found = ast.literal_eval(text)
-        except (ValueError, SyntaxError):
-            return None
+        except (ValueError, TypeError, SyntaxError, RecursionError, MemoryError):
+            return None  # nested too deeply, among others
     if isinstance(found, dict):
         try:
             found = [found[key] for key in sorted(found, key=int)]

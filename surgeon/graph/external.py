@@ -21,6 +21,7 @@ import numpy as np
 from onnx import AttributeProto, ModelProto, TensorProto, helper, numpy_helper
 
 from surgeon.errors import ModelError
+from surgeon.graph.reading import misnamed, open_regular
 from surgeon.graph.walk import all_graphs
 
 if TYPE_CHECKING:
@@ -90,7 +91,9 @@ def attach(model: ModelProto, file: Path) -> None:
 
     Args:
         model: as parsed from `file`.
-        file: the `.onnx` file; data must lie in its folder or below.
+        file: the `.onnx` file. Data are looked for beside the path as given, then beside the file
+            that it links to (a hub's cache links both into one folder); they must really lie in one
+            of these folders or below.
 
     Raises:
         ModelError: data are absent, too short, or outside the model's folder.
@@ -101,13 +104,12 @@ def attach(model: ModelProto, file: Path) -> None:
     stored = [*top, *inner]
     if not stored:
         return
-    folder = file.resolve().parent
-    states: dict[str, tuple[str, int]] = {}
+    found: dict[str, tuple[Path, str, int]] = {}
     for tensor in stored:
         location = _entries(tensor).get("location", "")
-        if location not in states:
-            states[location] = _find(folder, location, f"{file}: initializer {tensor.name!r}")
-        _refer(tensor, folder, location, *states[location], file=file)
+        if location not in found:
+            found[location] = _find(file, location, f"{file}: initializer {tensor.name!r}")
+        _refer(tensor, location, *found[location], file=file)
     whole = sum(dense_size(tensor) for tensor in stored) <= INLINE_TOTAL
     for tensor in top:
         if whole or dense_size(tensor) <= INLINE_TENSOR:
@@ -130,37 +132,60 @@ def all_tensors(model: ModelProto) -> Iterator[TensorProto]:
             yield from (a.t for a in node.attribute if a.type == AttributeProto.TENSOR)
 
 
-def _find(folder: Path, location: str, where: str) -> tuple[str, int]:
-    """Return the state and the size of a data file, which must lie in the model's folder."""
-    target = (folder / location).resolve()
-    if Path(location).is_absolute() or not target.is_relative_to(folder):
-        raise ModelError(
-            f"external data {location!r} lies outside the model's folder",
-            where=where,
-            remedy="put the data file beside the model; other places are refused",
-        )
-    if not target.is_file():
+def _find(file: Path, location: str, where: str) -> tuple[Path, str, int]:
+    """Return the folder that a data file is named in, the file's state and its size."""
+    folders = list(dict.fromkeys([file.absolute().parent, file.resolve().parent]))
+    here = next((f for f in folders if os.path.lexists(_named(f, location, where))), folders[0])
+    target = _named(here, location, where)
+    try:
+        real = target.resolve()
+        if not any(real.is_relative_to(folder.resolve()) for folder in folders):
+            raise _outside(location, where)
+        with open_regular(target) as stream:
+            found, head = os.fstat(stream.fileno()), stream.peek(1024)
+    except FileNotFoundError:
         raise ModelError(
             f"external data file {location!r} is missing",
             where=where,
             remedy=f"put {location!r} beside the model",
-        )
-    try:
-        with target.open("rb") as stream:
-            found = os.fstat(stream.fileno())
-    except OSError as error:
+        ) from None
+    except (OSError, RuntimeError) as error:  # the latter: links that lead to themselves
+        reason = getattr(error, "strerror", None) or error
         raise ModelError(
-            f"external data {location!r} cannot be read: {error.strerror}",
+            f"external data {location!r} cannot be read: {reason}",
             where=where,
-            remedy="check permissions",
+            remedy="check the file and its permissions",
         ) from error
+    wrong = misnamed(head)
+    if wrong is not None:
+        raise ModelError(f"external data {location!r} is {wrong[0]}", where=where, remedy=wrong[1])
     state = _state(found)
-    _attached.add((str(folder / location), state))
-    return state, found.st_size
+    _attached.add((str(here / location), state))
+    return here, state, found.st_size
+
+
+def _named(folder: Path, location: str, where: str) -> Path:
+    """Return the path a location names, which may not lead out of the folder by itself."""
+    named = Path(os.path.normpath(folder / location))
+    if not location or "\0" in location:
+        raise ModelError(
+            f"external data {location!r} names no file", where=where, remedy="export it again"
+        )
+    if Path(location).is_absolute() or not named.is_relative_to(folder):
+        raise _outside(location, where)
+    return folder / location
+
+
+def _outside(location: str, where: str) -> ModelError:
+    return ModelError(
+        f"external data {location!r} lies outside the model's folder",
+        where=where,
+        remedy="put the data file beside the model; other places are refused",
+    )
 
 
 def _refer(
-    tensor: TensorProto, folder: Path, location: str, state: str, size: int, *, file: Path
+    tensor: TensorProto, location: str, folder: Path, state: str, size: int, *, file: Path
 ) -> None:
     """Make a tensor's reference complete: folder, state, offset and length."""
     entries = _entries(tensor)

@@ -15,6 +15,7 @@ from google.protobuf.message import DecodeError
 
 from surgeon.errors import EnvironmentLacksError, ModelError, OutputError
 from surgeon.graph import external
+from surgeon.graph.reading import misnamed, read_bytes, what_lies_at
 from surgeon.graph.walk import all_graphs
 from surgeon.graph.weights import hash_tensors
 
@@ -49,20 +50,25 @@ def read_hashed(path: str | os.PathLike[str]) -> tuple[ModelProto, str]:
     """
     file = Path(path)
     where = str(file)
-    if not file.exists():
-        raise ModelError("no such model file", where=where, remedy="check the path")
-    if file.is_dir():
+    if what_lies_at(file) == "a folder":
         raise ModelError(
             "the model is a folder, not a file", where=where, remedy="name the .onnx file inside"
         )
     try:
-        content = file.read_bytes()
+        content = read_bytes(file)
+    except FileNotFoundError:
+        raise ModelError("no such model file", where=where, remedy="check the path") from None
     except OSError as error:
         raise ModelError(
-            f"the file cannot be read: {error.strerror}", where=where, remedy="check permissions"
+            f"the file cannot be read: {error.strerror}",
+            where=where,
+            remedy="check the path and its permissions",
         ) from error
     if not content:
         raise ModelError("the file is empty", where=where, remedy="download or export it again")
+    wrong = misnamed(content)
+    if wrong is not None:
+        raise ModelError(f"this is {wrong[0]}", where=where, remedy=wrong[1])
     model = onnx.ModelProto()
     digest = _HashedAside(content)
     try:

@@ -13,12 +13,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, cast
 
 from surgeon.errors import UnknownNameError, UsageError
+from surgeon.graph.reading import parse_json, read_text, shown, what_lies_at
 from surgeon.records import Preprocess, TensorInfo, as_json
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
 METADATA_KEY = "surgeon.preprocess"
+MOST_PIXELS = 2**26
+"""Pixels of one picture: 8192x8192. More is a slip of the pen, and would not fit into memory."""
 
 # value = (pixel · scale − mean) / std; layout and size come from the graph's input.
 PRESETS: dict[str, dict[str, Any]] = {
@@ -88,13 +91,19 @@ def parse_size(size: str | int | tuple[int, int] | list[int] | None) -> tuple[in
     parts: list[Any] = size.lower().split("x") if isinstance(size, str) else _as_list(size)
     try:
         numbers = [_positive_integer(part) for part in parts]
-    except ValueError:
+    except (ValueError, TypeError, OverflowError):
         numbers = []
     if len(numbers) == 1:
         numbers *= 2
     if len(numbers) != 2:
-        message = f"the size {size!r} is not HxW in pixels"
+        message = f"the size {str(size)[:40]!r} is not HxW in pixels"
         raise UsageError(message, where="--size", remedy="give for example --size 224x224")
+    if numbers[0] * numbers[1] > MOST_PIXELS:
+        raise UsageError(
+            f"pictures of {numbers[0]}x{numbers[1]} have more than {MOST_PIXELS:,} pixels",
+            where="--size",
+            remedy="give the size that the network was made for, for example --size 224x224",
+        )
     return numbers[0], numbers[1]
 
 
@@ -110,7 +119,7 @@ def from_json(text: str, image_input: TensorInfo | None = None) -> Preprocess:
         UsageError: the text is not such a document.
     """
     try:
-        document = json.loads(text)
+        document = parse_json(text)
     except ValueError as error:
         message = f"the file's {METADATA_KEY} is not JSON: {error}"
         raise UsageError(message, where=METADATA_KEY, remedy="give --preprocess") from None
@@ -149,17 +158,16 @@ def read_document(option: str | Path) -> dict[str, Any]:
     text = str(option)
     where = _OPTION
     if not text.lstrip().startswith("{"):
-        path = Path(text)
-        if not path.is_file():
-            raise UnknownNameError("preprocessing", text, PRESETS, where=_OPTION)
+        if what_lies_at(text) is None:
+            raise UnknownNameError("preprocessing", shown(text), PRESETS, where=_OPTION)
         where = text
         try:
-            text = path.read_text(encoding="utf-8")
+            text = read_text(text)
         except (OSError, UnicodeDecodeError) as error:
             message = f"cannot read the preprocessing file: {error}"
             raise UsageError(message, where=where, remedy="give a readable JSON file") from None
     try:
-        document = json.loads(text)
+        document = parse_json(text)
     except ValueError as error:
         message = f"the preprocessing is not JSON: {error}"
         raise UsageError(message, where=where, remedy="give one JSON object") from None
@@ -181,7 +189,7 @@ def _build(
             raise UnknownNameError("preprocessing key", str(key), _KEYS[:-1], where=_OPTION)
     preset = values.pop("preset", None)
     if preset is not None:
-        if preset not in PRESETS:
+        if not isinstance(preset, str) or preset not in PRESETS:
             raise UnknownNameError("preprocessing preset", str(preset), PRESETS, where=_OPTION)
         values = {**PRESETS[preset], **values}
     _require_values(values)
@@ -228,7 +236,7 @@ def _require_values(values: Mapping[str, Any]) -> None:
         number
         for key in ("mean", "std")
         for number in _as_list(values.get(key, ()))
-        if isinstance(number, int | float)
+        if _is_finite(number)
     ]
     if given and all(abs(number) <= 1 for number in given) and any(given):
         # (pixel − 0.485) / 0.229 with pixels 0..255 is nearly always a forgotten 1/255.
@@ -278,15 +286,20 @@ def _resolve_size(
 
 def _numbers(value: Any, key: str, count: int) -> tuple[float, ...]:
     numbers = _as_list(value)
-    good = all(
-        isinstance(number, int | float) and not isinstance(number, bool) and math.isfinite(number)
-        for number in numbers
-    )
-    if not good or len(numbers) not in {1, count}:
+    if not all(map(_is_finite, numbers)) or len(numbers) not in {1, count}:
         expected = "one number" if count == 1 else f"one number or {count}"
         message = f"{key} is {value!r}, expected {expected}"
         raise UsageError(message, where=_OPTION, remedy="one finite number for each channel")
     return tuple(float(number) for number in numbers)
+
+
+def _is_finite(number: Any) -> bool:
+    if not isinstance(number, int | float) or isinstance(number, bool):
+        return False
+    try:
+        return math.isfinite(number)
+    except OverflowError:  # an integer beyond floats
+        return False
 
 
 def _as_list(value: Any) -> list[Any]:
