@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections import Counter
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -103,15 +104,16 @@ def start_body(
 
 def counts(samples: Samples, labels: Sequence[str], parts: Splits) -> dict[str, Any]:
     """Count what could be read: the parts add up to `samples`, and so do the classes."""
-    told = np.asarray(samples.labels or [], object)
+    told = samples.labels or []
     usable = np.ones(samples.n, bool)
     usable[samples.failed] = False
+    of_class = Counter(label for label, kept in zip(told, usable.tolist(), strict=False) if kept)
     return {
         "samples": int(usable.sum()),
         "train": int(usable[parts.train].sum()),
         "validation": int(usable[parts.validation].sum()),
         "test": 0 if parts.test is None else int(usable[parts.test].sum()),
-        "classes": {label: int((told[usable] == label).sum()) for label in labels},
+        "classes": {label: of_class[label] for label in labels},
         "skipped": skipped(samples),
     }
 

@@ -283,7 +283,8 @@ def labels_to_go_on(model: Model, samples: Samples) -> list[str]:
                 remedy="operate on the original with --case, or give the data it was made for",
             )
         return list(samples.classes)
-    unknown = [label for label in samples.classes if label not in labels]
+    known = set(labels)
+    unknown = [label for label in samples.classes if label not in known]
     if unknown:
         raise DataError(
             f"{len(unknown)} labels of the data are not known to the file: "

@@ -121,9 +121,15 @@ def show(screen: Screen, body: Mapping[str, Any]) -> None:
     screen.table(
         ("", "samples", "accuracy", "macro F1", "loss"),
         [
-            (name, part["samples"], percent(part["accuracy"]), part["macro_f1"], part["loss"])
+            (
+                _named(name, one),
+                one["samples"],
+                percent(one["accuracy"]),
+                one["macro_f1"],
+                one["loss"],
+            )
             for name in ("train", "validation", "test")
-            if (part := (body["metrics"] or {}).get(name))
+            if (one := (body["metrics"] or {}).get(name))
         ],
     )
     screen.line()
@@ -148,6 +154,12 @@ def show(screen: Screen, body: Mapping[str, Any]) -> None:
 
 def _resumed(resumed: Mapping[str, Any] | None) -> str | None:
     return None if resumed is None else f"{resumed['stage']!r} after epoch {resumed['epoch']}"
+
+
+def _named(name: str, part: Mapping[str, Any]) -> str:
+    """Say of figures that are not the file's own what they are."""
+    crossed = part.get("method") == "cross-validated"
+    return f"{name}, cross-validated" if crossed else name
 
 
 def _race(race: Mapping[str, Any] | None) -> str | None:

@@ -7,14 +7,14 @@ always has a sample to train on. What must not enter: training.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from surgeon.errors import DataError, UsageError
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
 
     from numpy.typing import NDArray
 
@@ -32,12 +32,15 @@ class Splits:
         test: what nothing is decided by, or None where there are too few samples.
         cross: True where there are too few samples for a test split and the data does not bring
             its own: report by cross-validation (`folds`).
+        given: whether validation is the data's own (a path, a folder, `split`), and not a part that
+            was taken from what could be trained on.
     """
 
     train: NDArray[np.int64]
     validation: NDArray[np.int64]
     test: NDArray[np.int64] | None
     cross: bool
+    given: bool = False
 
 
 def split(
@@ -79,13 +82,16 @@ def split(
     random = np.random.default_rng(seed)
     if hold_test and not (parts == "test").any():
         _move(parts, codes, "test", round(total * TEST_FRACTION), random)
-    if not (parts == "validation").any():
+    own = bool((parts == "validation").any())
+    if not own:
         _move(parts, codes, "validation", round(total * fraction), random)
     train, validation, test = (
         np.flatnonzero(parts == name) for name in ("train", "validation", "test")
     )
     _check(codes, mask, train, validation, classes)
-    return Splits(train, validation, test if len(test) else None, given is None and not len(test))
+    return Splits(
+        train, validation, test if len(test) else None, given is None and not len(test), own
+    )
 
 
 def folds(
@@ -98,7 +104,7 @@ def folds(
     Raises:
         DataError: a class with a single sample.
     """
-    _, inverse, counts = np.unique(codes, return_inverse=True, return_counts=True)
+    _, counts = np.unique(codes, return_counts=True)
     k = int(min(k, counts.min())) if len(counts) else 0
     if k < 2:
         message = "a class has a single sample: nothing is left to judge it by"
@@ -106,12 +112,21 @@ def folds(
     random = np.random.default_rng(seed)
     fold = np.empty(len(codes), np.int64)
     start = 0
-    for code in range(len(counts)):
-        members = random.permutation(np.flatnonzero(inverse == code))
+    for _, rows in by_class(codes):
+        members = random.permutation(rows)
         # Each class starts where the last one ended, so that the folds are of equal size.
         fold[members] = (start + np.arange(len(members))) % k
         start += len(members)
     return [(np.flatnonzero(fold != part), np.flatnonzero(fold == part)) for part in range(k)]
+
+
+def by_class(codes: NDArray[np.integer[Any]]) -> Iterator[tuple[int, NDArray[np.int64]]]:
+    """Yield each class that occurs, ascending, and its positions in `codes`, ascending."""
+    if not len(codes):
+        return
+    order = np.argsort(codes, kind="stable")
+    present, starts = np.unique(codes[order], return_index=True)
+    yield from zip(present.tolist(), np.split(order, starts[1:]), strict=True)
 
 
 def _move(
@@ -134,9 +149,8 @@ def _move(
         if rest > 0 and taken[position] < sizes[position] - 1:
             taken[position] += 1
             rest -= 1
-    for code, amount in zip(present, taken, strict=True):
-        members = random.permutation(train[codes[train] == code])
-        parts[members[:amount]] = name
+    for (_, rows), amount in zip(by_class(codes[train]), taken, strict=True):
+        parts[random.permutation(train[rows])[:amount]] = name
 
 
 def _check(

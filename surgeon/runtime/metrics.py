@@ -33,14 +33,20 @@ def confusion(
 
 def score(probabilities: NDArray[Any], codes: NDArray[np.int64]) -> dict[str, Any]:
     """Return samples, accuracy, macro_f1 (over classes that occur) and loss (nats per sample)."""
-    predicted = probabilities.argmax(axis=1)
-    rows = np.clip(probabilities[np.arange(len(codes)), codes], 1e-12, None)
+    told = probabilities[np.arange(len(codes)), codes]
+    return score_told(probabilities.argmax(axis=1), told, codes)
+
+
+def score_told(
+    predicted: NDArray[np.int64], told: NDArray[Any], codes: NDArray[np.int64]
+) -> dict[str, Any]:
+    """Return what `score` does, of predictions and the probability of each sample's own class."""
     scores = [f1 for *_, f1, support in _classes(codes, predicted) if support]
     return {
         "samples": len(codes),
         "accuracy": float((predicted == codes).mean()),
         "macro_f1": float(np.mean(scores)) if scores else None,
-        "loss": float(-np.log(rows).mean()),
+        "loss": float(-np.log(np.clip(told, 1e-12, None)).mean()),
     }
 
 
@@ -72,10 +78,14 @@ def per_class(
 def _classes(
     codes: NDArray[np.int64], predicted: NDArray[np.int64]
 ) -> list[tuple[int, float | None, float | None, float, int]]:
+    classes = int(max(codes.max(initial=-1), predicted.max(initial=-1))) + 1
+    all_hits, all_said, all_support = (
+        np.bincount(some, minlength=classes)
+        for some in (codes[codes == predicted], predicted, codes)
+    )
     rows = []
-    for code in np.union1d(codes, predicted).tolist():
-        hits = int(((codes == code) & (predicted == code)).sum())
-        said, support = int((predicted == code).sum()), int((codes == code).sum())
+    for code in np.flatnonzero(all_said + all_support).tolist():
+        hits, said, support = int(all_hits[code]), int(all_said[code]), int(all_support[code])
         f1 = 2 * hits / (said + support)
         rows.append(
             (code, hits / said if said else None, hits / support if support else None, f1, support)

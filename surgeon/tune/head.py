@@ -15,7 +15,7 @@ are solved in one product. Each penalty starts from its stronger neighbour's sol
 from __future__ import annotations
 
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
@@ -23,8 +23,9 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from surgeon.data.splits import by_class
 from surgeon.errors import DataError
-from surgeon.ops.products import multiply
+from surgeon.tune.convex import Problem, judge, minimise
 from surgeon.tune.device import arithmetic
 
 if TYPE_CHECKING:
@@ -47,15 +48,26 @@ CONSTANT = 1e-5
 FLOORED_FEATURES = 32
 #: Newton decrement ½·gᵀH⁻¹g (the loss still to be gained, per sample) at which a solve has ended.
 CV_TOLERANCE, TOLERANCE = 1e-5, 1e-12
+#: float32 keeps about seven digits of a feature, and fewer where kernels differ: a feature counts
+#: as if noise of this share of its mean lay on it. It matters from means of hundreds of spreads on,
+#: whose weights would be so large that a product with them loses the digits of the logits.
+NOISE = 2.0**-12
 #: Up to this many numbers the final solve runs in float64; above, in float32 at 1e-7.
 FLOAT64_SIZE = 2**25
+#: What the softmax of one logit costs, in multiply-adds.
+SOFTMAX = 128
+#: Above this many multiply-adds (samples · features · classes) it ends at the tolerance of the
+#: comparison: ten times fewer steps, for a loss that differs by less than rounding of logits does.
+PRECISE_WORK = 2**31
+#: Multiply-adds per step that all folds together may take. Above, penalties are compared on a
+#: random part of the classes, at least so many, and fewer folds judge.
+SEARCH_WORK, SEARCH_CLASSES = 2**31, 64
 #: Above this many axes the rotation costs more than the iterations that it saves.
 ROTATION_SIZE = 4096
 #: Numbers per thread: with fewer, and on a busy machine with these already, threads wait longer for
 #: each other than they compute.
 NUMBERS_PER_THREAD = 2**21
 _CHUNK = 4096
-_MEMORY = 20
 
 
 @dataclass(frozen=True)
@@ -71,10 +83,11 @@ class HeadSolution:
         cv_accuracy_error: its standard error.
         cv_log_loss: per grid point, nats per sample.
         cv_log_loss_error: its standard error.
-        out_of_fold: int64 [n], class predicted for each row by the fold that did not see it, at
-            the chosen C; None where no cross-validation was possible.
-        out_of_fold_log_probabilities: float32 [n, classes], or None likewise.
-        folds: number of folds, 0 where no cross-validation was possible.
+        out_of_fold: int64 [n], class predicted for each row at the chosen C by a head that has not
+            seen its sample; -1 for all rows that chose the penalty where penalties could not be
+            compared, or were compared on a part of the classes.
+        out_of_fold_loss: float64 [n], its loss in nats; NaN likewise.
+        folds: number of folds that compared penalties, 0 where that was not possible.
         iterations: L-BFGS steps of the final solve.
         gradient_norm: largest absolute entry of the final gradient of the mean loss, on the
             standardised, rotated features.
@@ -89,8 +102,8 @@ class HeadSolution:
     cv_accuracy_error: tuple[float, ...]
     cv_log_loss: tuple[float, ...]
     cv_log_loss_error: tuple[float, ...]
-    out_of_fold: npt.NDArray[np.int64] | None
-    out_of_fold_log_probabilities: npt.NDArray[np.float32] | None
+    out_of_fold: npt.NDArray[np.int64]
+    out_of_fold_loss: npt.NDArray[np.float64]
     folds: int
     iterations: int
     gradient_norm: float
@@ -107,6 +120,7 @@ def solve(
     folds: int = 5,
     class_weights: Floats | Literal["balanced"] | None = None,
     views_of: Ints | None = None,
+    held: npt.NDArray[np.bool_] | None = None,
     select: Literal["log-loss", "accuracy"] = "log-loss",
     grid: tuple[float, ...] = GRID,
     threads: int | None = None,
@@ -115,13 +129,16 @@ def solve(
     """Fit a multinomial logistic regression with an L2 penalty chosen by cross-validation.
 
     Features are standardised (see `FLOORED_FEATURES`), and that is folded back into the result. The
-    penalty
-    is chosen by stratified, seeded k-fold cross-validation, by mean out-of-fold log-loss or by
-    accuracy (ties go to the stronger penalty). Log-loss is the default because it was the better
+    penalty is chosen by stratified, seeded k-fold cross-validation, by mean out-of-fold log-loss or
+    by accuracy (ties go to the stronger penalty). Log-loss is the default because it was the better
     on unseen samples in 12 of 15 comparisons, by up to 0.8 points of accuracy. Classes rarer
     than `folds` are held out in fewer folds; with fewer than two samples per class on average
     there is nothing to compare and `FALLBACK_C` is taken. The same seed and number of threads give
     the same bits.
+
+    A step costs 4 · samples · features · classes operations, times the number of folds while
+    penalties are compared (about 15 penalties of 5 to 15 steps each, on at most `SEARCH_WORK`),
+    and 10 to 100 steps end it. Memory is 12 to 42 times that of the weights.
 
     Args:
         features: [n, d] floats, in memory or memory-mapped.
@@ -135,6 +152,9 @@ def solve(
         views_of: [n] ints, the sample that each row is a view of; None = every row is a sample.
             Rows of one sample share its weight and a fold, and the first of them alone, the sample
             as it is, decides between penalties.
+        held: [n] bools, rows that must not choose the penalty; None = every row does. The result
+            is fitted to them all the same, and each is judged by a head fitted to all samples but
+            those of its fold. A view is held if its sample is.
         select: what decides between penalties.
         grid: inverse penalties to try.
         threads: torch threads during the solve; None = as set, fewer for few numbers.
@@ -154,48 +174,50 @@ def solve(
     judged = np.zeros(len(labels))
     judged[first] = weights[first]
     weights /= views[sample]
+    apart = np.zeros(len(labels), bool) if held is None else np.asarray(held, bool)
     if threads is None:
         threads = min(torch.get_num_threads(), max(1, features.size // NUMBERS_PER_THREAD))
     # TF32 has no place in what ends by the size of its gradient.
     with torch_threads(threads), arithmetic(torch.device(device), exact=True):
         basis = _Basis.of(features, torch.device(device))
         target = torch.from_numpy(labels).to(basis.points.device)
-        dealt = _folds(labels[first], classes, folds, seed)
-        if dealt is None:
-            search, chosen = None, FALLBACK_C
-        else:
-            search = _search(
-                basis.points,
-                target,
-                classes,
-                weights,
-                judged,
-                dealt[sample],
-                grid,
-                select,
-                progress,
-            )
-            chosen = search.grid[search.chosen]
-        return _finish(basis, target, classes, weights, search, chosen)
+        data = _Data(basis.points, target, classes, weights)
+        fold = np.full(len(first), -1)
+        choosing = np.flatnonzero(~apart[first])
+        dealt = _folds(labels[first[choosing]], classes, folds, seed)
+        if dealt is not None:
+            fold[choosing] = dealt
+        search = (
+            None
+            if dealt is None
+            else _search(data, judged, fold[sample], grid, select, seed, progress)
+        )
+        chosen = FALLBACK_C if search is None else search.grid[search.chosen]
+        outside = _Outside.none(len(labels)) if search is None else search.outside
+        start = None if search is None else search.start
+        if apart.any():
+            fold = np.full(len(first), -1)
+            fold[apart[first]] = _deal(labels[first[apart[first]]], folds, seed)
+            start = _judge_held(data, fold[sample], chosen, start, outside)
+        return _finish(basis, data, search, chosen, start, outside)
 
 
 def _finish(
     basis: _Basis,
-    target: Tensor,
-    classes: int,
-    weights: Floats,
+    data: _Data,
     search: _Search | None,
     chosen: float,
+    start: Tensor | None,
+    outside: _Outside,
 ) -> HeadSolution:
     """Solve once more on all samples, precisely, and undo rotation and standardisation."""
-    exact = basis.exact is not None
-    points = basis.points if basis.exact is None else basis.exact
-    problem = _Problem(points, target, classes, _on(weights, points)[None])
-    start = problem.zeros() if search is None else search.start.to(points.dtype)
-    solution = _minimise(problem, start, chosen, TOLERANCE if exact else 1e-7, 500)
-    weight, bias = basis.fold_back(solution.theta[0].double())
-    present = np.bincount(target.cpu().numpy(), minlength=classes) > 0
-    bias -= bias[present].mean()
+    exact = basis.exact if data.work <= PRECISE_WORK else None
+    problem = data.problem(data.weights[None], basis.points if exact is None else exact)
+    tolerance = 1e-7 if data.work <= PRECISE_WORK else CV_TOLERANCE
+    start = problem.zeros() if start is None else start.to(problem.points.dtype)
+    solution = minimise(problem, start, chosen, tolerance if exact is None else TOLERANCE, 500)
+    present = np.bincount(data.target.cpu().numpy(), minlength=data.classes) > 0
+    weight, bias = basis.fold_back(solution.theta[0].double(), present)
     if not (np.isfinite(weight).all() and np.isfinite(bias).all()):
         raise DataError(
             "the solved head does not fit into float32: the features' scale is too small",
@@ -211,8 +233,8 @@ def _finish(
         cv_accuracy_error=search.accuracy_error if search else (),
         cv_log_loss=search.log_loss if search else (),
         cv_log_loss_error=search.log_loss_error if search else (),
-        out_of_fold=search.held_out.argmax(1).astype(np.int64) if search else None,
-        out_of_fold_log_probabilities=search.held_out if search else None,
+        out_of_fold=outside.predicted,
+        out_of_fold_loss=outside.loss,
         folds=search.folds if search else 0,
         iterations=solution.iterations,
         gradient_norm=solution.gradient_norm,
@@ -296,10 +318,16 @@ def _folds(labels: Ints, classes: int, folds: int, seed: int) -> npt.NDArray[np.
     folds = min(folds, int(counts.max()))
     if folds < 2 or len(labels) < 2 * present:
         return None
+    return _deal(labels, folds, seed)
+
+
+def _deal(labels: Ints, folds: int, seed: int) -> npt.NDArray[np.int64]:
+    """Return the fold of each sample: those of each class are dealt out in turn, in random order.
+
+    There are no more folds than samples, and no empty one.
+    """
     generator = np.random.default_rng(seed)
-    order = np.concatenate(
-        [generator.permutation(np.flatnonzero(labels == label)) for label in range(classes)]
-    )
+    order = np.concatenate([generator.permutation(rows) for _, rows in by_class(labels)])
     fold = np.empty(len(labels), dtype=np.int64)
     fold[order] = np.arange(len(labels)) % folds
     return fold
@@ -336,16 +364,20 @@ class _Basis:
             axes,
         )
 
-    def fold_back(self, theta: Tensor) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]:
-        """Return weight [classes, d] and bias [classes] for the original features."""
+    def fold_back(
+        self, theta: Tensor, present: npt.NDArray[np.bool_]
+    ) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]:
+        """Return weight [classes, d] and bias [classes] for the original features.
+
+        The bias makes up for what rounding to float32 took from the weights at the features' mean.
+        """
         weight = theta[:, :-1] if self.axes is None else theta[:, :-1] @ self.axes.T
         weight = weight * self.scale
-        bias = theta[:, -1] - weight @ self.mean
         with np.errstate(over="ignore"):
-            return (
-                weight.cpu().numpy().astype(np.float32),
-                bias.cpu().numpy().astype(np.float32),
-            )
+            rounded = weight.cpu().numpy().astype(np.float32)
+            bias = (theta[:, -1] - torch.from_numpy(rounded).to(theta) @ self.mean).cpu().numpy()
+            bias -= bias[present].mean()
+            return rounded, bias.astype(np.float32)
 
 
 def _blocks(features: Floats) -> Iterator[tuple[slice, npt.NDArray[np.float64]]]:
@@ -377,7 +409,7 @@ def _moments(
         spread = np.sqrt(spread)
         varies = spread > CONSTANT * np.abs(total)
         floor = np.median(spread[varies]) if varies.any() and d >= FLOORED_FEATURES else 0.0
-        scale = np.where(varies, 1 / np.maximum(spread, floor), 0.0)
+        scale = np.where(varies, 1 / np.hypot(np.maximum(spread, floor), NOISE * total), 0.0)
     if not np.isfinite(scale).all() or not np.isfinite(spread).all():
         raise DataError(
             "features are too large or too small for float64",
@@ -416,156 +448,59 @@ def _eigh(matrix: Tensor) -> tuple[Tensor, Tensor]:
     return values.to(matrix.device), vectors.to(matrix.device)
 
 
-# ---------------------------------------------------------------------------------- the solver
-
-
-class _Problem:
-    """B weighted multinomial logistic regressions on the same points, as one function.
-
-    `theta` is [B, classes, r + 1]; its last column is the bias, which is not penalised, except for
-    classes that a problem has no sample of (their bias has no minimum otherwise).
-    """
-
-    def __init__(self, points: Tensor, target: Tensor, classes: int, weights: Tensor) -> None:
-        self.points = points
-        self.target = target
-        self.classes = classes
-        self.total = weights.double().sum(1)  # [B]
-        self.share = (weights / self.total[:, None]).to(points.dtype)  # [B, n], sums to 1
-        hits = torch.zeros(len(weights), classes, dtype=torch.float64, device=points.device)
-        hits.index_add_(1, target, weights.double())
-        self.absent = (hits == 0).to(points.dtype) * 1e-3
-        self.squares = self.share @ points.square()  # [B, r]
-
-    def zeros(self) -> Tensor:
-        shape = (len(self.share), self.classes, self.points.shape[1] + 1)
-        return torch.zeros(shape, dtype=self.points.dtype, device=self.points.device)
-
-    def log_probabilities(self, theta: Tensor) -> Tensor:
-        """Return [n, B, classes]."""
-        problems, classes, width = theta.shape
-        weight = theta[:, :, :-1].reshape(problems * classes, width - 1)
-        logits = multiply(self.points, weight.T, theta[:, :, -1].reshape(-1))
-        return logits.view(-1, problems, classes).log_softmax(-1)
-
-    def value(self, theta: Tensor, penalty: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Return losses [B] in float64, gradients like `theta`, and probabilities [n, B, k]."""
-        logp = self.log_probabilities(theta)
-        rows = self.target[:, None, None].expand(-1, logp.shape[1], 1)
-        picked = logp.gather(2, rows)[:, :, 0]
-        bias, weight = theta[:, :, -1], theta[:, :, :-1]
-        loss = -(picked.T.double() * self.share.double()).sum(1)
-        loss += 0.5 * penalty.double() * weight.double().square().sum((1, 2))
-        loss += 0.5 * (self.absent * bias.square()).double().sum(1)
-        probabilities = logp.exp_()
-        residual = probabilities.scatter_add(
-            2, rows, rows.new_full((), -1).to(logp).expand_as(rows)
-        )
-        residual *= self.share.T[:, :, None]
-        flat = residual.view(len(self.target), -1)
-        gradient = torch.empty_like(theta)
-        gradient[:, :, :-1] = multiply(flat.T, self.points).view_as(weight)
-        gradient[:, :, :-1] += penalty[:, None, None] * weight
-        gradient[:, :, -1] = flat.sum(0).view_as(bias) + self.absent * bias
-        return loss, gradient, probabilities
-
-    def curvature(self, probabilities: Tensor, penalty: Tensor) -> Tensor:
-        """Return the diagonal of the Hessian, with p(1 − p) averaged apart from the features."""
-        spread = (probabilities * (1 - probabilities)) * self.share.T[:, :, None]
-        mean = spread.sum(0).clamp_min(1e-4)  # [B, classes]
-        diagonal = torch.empty_like(self.zeros())
-        diagonal[:, :, :-1] = mean[:, :, None] * self.squares[:, None, :] + penalty[:, None, None]
-        diagonal[:, :, -1] = mean + self.absent
-        return diagonal
+# ---------------------------------------------------------------------- the choice of penalty
 
 
 @dataclass(frozen=True)
-class _Minimum:
-    theta: Tensor
-    iterations: int
-    gradient_norm: float
-    converged: bool
+class _Data:
+    """What every problem of a solve is made of: points, their classes, and what they weigh."""
+
+    points: Tensor  # [n, r]
+    target: Tensor  # [n]
+    classes: int
+    weights: Floats  # [n]
+
+    @property
+    def work(self) -> int:
+        """Multiply-adds that the logits of all points by one head cost."""
+        return len(self.points) * (self.points.shape[1] + SOFTMAX) * self.classes
+
+    def problem(self, weights: Floats, points: Tensor | None = None) -> Problem:
+        points = self.points if points is None else points
+        return Problem(points, self.target, self.classes, _on(weights, points))
+
+    def part(self, rows: npt.NDArray[np.int64], kept: Ints | None) -> _Data:
+        """Return some rows; with `kept`, rows of these classes alone, numbered anew."""
+        where = torch.from_numpy(rows).to(self.points.device)
+        target, classes = self.target[where], self.classes
+        if kept is not None:
+            number = torch.full((classes,), -1, dtype=torch.int64, device=target.device)
+            number[torch.from_numpy(kept).to(target.device)] = torch.arange(
+                len(kept), device=target.device
+            )
+            target, classes = number[target], len(kept)
+        return _Data(self.points[where], target, classes, self.weights[rows])
 
 
-def _minimise(problem: _Problem, start: Tensor, c: float, tolerance: float, limit: int) -> _Minimum:
-    """Minimise all problems at once by preconditioned L-BFGS (Nocedal & Wright, ch. 7).
+@dataclass(frozen=True)
+class _Outside:
+    """What heads say of rows that they have not seen: class [n] and loss [n]; -1, NaN = nothing."""
 
-    Every problem has its own history, step and end. The function is convex, so a backtracking line
-    search suffices: pairs with s·y ≤ 0 (rounding) are left out of the history.
-    """
-    penalty = (1 / (c * problem.total)).to(start)
-    theta = start.clone()
-    loss, gradient, probabilities = problem.value(theta, penalty)
-    inverse = 1 / problem.curvature(probabilities, penalty)
-    history: list[tuple[Tensor, Tensor, Tensor]] = []  # s, y, 1/(s·y), newest last
-    noise = 8 * torch.finfo(start.dtype).eps
-    done = torch.zeros(len(theta), dtype=torch.bool, device=theta.device)
-    left = torch.full_like(loss, torch.inf)
-    iteration = 0
-    for iteration in range(limit + 1):
-        direction = -_two_loop(gradient, inverse, history)
-        slope = _dot(direction, gradient)
-        # −½·slope estimates the loss still to be gained (the Newton decrement).
-        left = torch.where(done, left, -0.5 * slope)
-        done |= left <= tolerance
-        if bool(done.all()) or iteration == limit:
-            break
-        step = torch.where(done, 0.0, 1.0).to(slope)
-        for _ in range(30):
-            trial = theta + step.to(theta)[:, None, None] * direction
-            trial_loss, trial_gradient, _ = problem.value(trial, penalty)
-            room = noise * loss.abs()
-            bad = ~(trial_loss <= loss + 1e-4 * step * slope + room) & ~done
-            if not bool(bad.any()):
-                break
-            step = torch.where(bad, step * 0.4, step)
-        else:
-            done |= bad  # no descent left at this precision
-            trial = torch.where(bad[:, None, None], theta, trial)
-            trial_loss, trial_gradient, _ = problem.value(trial, penalty)
-        s, y = trial - theta, trial_gradient - gradient
-        product = _dot(s, y)
-        usable = product > noise * _dot(y, y * inverse).sqrt() * _dot(s, s / inverse).sqrt()
-        rho = torch.where(usable, 1 / torch.where(usable, product, 1.0), 0.0).to(theta)
-        history = [*history[-(_MEMORY - 1) :], (s, y, rho)]
-        theta, loss, gradient = trial, trial_loss, trial_gradient
-    return _Minimum(theta, iteration, float(gradient.abs().max()), bool((left <= tolerance).all()))
+    predicted: npt.NDArray[np.int64]
+    loss: npt.NDArray[np.float64]
 
+    @classmethod
+    def none(cls, rows: int) -> _Outside:
+        return cls(np.full(rows, -1, np.int64), np.full(rows, np.nan))
 
-def _two_loop(
-    gradient: Tensor, inverse: Tensor, history: list[tuple[Tensor, Tensor, Tensor]]
-) -> Tensor:
-    """Apply the inverse Hessian as L-BFGS knows it, problem by problem."""
-    q = gradient
-    steps = []
-    for s, y, rho in reversed(history):
-        alpha = rho * _dot(s, q).to(rho)
-        q = q - alpha[:, None, None] * y
-        steps.append(alpha)
-    if history:
-        _, y, rho = history[-1]
-        # Scale of the newest pair, measured in the preconditioner's metric.
-        curvature = _dot(y, y * inverse).to(rho) * rho
-        gamma = torch.where(curvature > 0, 1 / curvature.clamp_min(1e-30), 1.0)
-        r = q * inverse * gamma[:, None, None]
-    else:
-        r = q * inverse
-    for (s, y, rho), alpha in zip(history, reversed(steps), strict=True):
-        beta = rho * _dot(y, r).to(rho)
-        r = r + (alpha - beta)[:, None, None] * s
-    return r
-
-
-def _dot(a: Tensor, b: Tensor) -> Tensor:
-    """Return the inner product of each problem in float64, [B]."""
-    return (
-        (a * b).double().sum((1, 2))
-        if a.dtype == torch.float64
-        else (a * b).sum((1, 2), dtype=torch.float64)
-    )
-
-
-# ---------------------------------------------------------------------- the choice of penalty
+    def judge(self, data: _Data, theta: Tensor, fold: Ints) -> None:
+        """Fill in the rows of every fold, by the head that did not see them."""
+        for number, one in enumerate(theta):
+            rows = np.flatnonzero(fold == number)
+            where = torch.from_numpy(rows).to(data.points.device)
+            predicted, loss = judge(data.points[where], data.target[where], one)
+            self.predicted[rows] = predicted.cpu().numpy()
+            self.loss[rows] = loss.cpu().numpy()
 
 
 @dataclass(frozen=True)
@@ -576,46 +511,53 @@ class _Search:
     log_loss: tuple[float, ...]
     log_loss_error: tuple[float, ...]
     chosen: int
-    held_out: npt.NDArray[np.float32]
-    start: Tensor
+    outside: _Outside
+    start: Tensor | None
     folds: int
 
 
 def _search(
-    points: Tensor,
-    target: Tensor,
-    classes: int,
-    weights: Floats,
+    data: _Data,
     judged: Floats,
     fold: npt.NDArray[np.int64],
     grid: tuple[float, ...],
     select: Literal["log-loss", "accuracy"],
+    seed: int,
     progress: Callable[[int, int], None] | None,
 ) -> _Search:
     """Solve every fold along the path of penalties and compare what they say of unseen samples.
 
-    `weights` are those of the rows in the loss, `judged` those in the comparison.
+    Args:
+        data: the rows, with their weights in the loss.
+        judged: their weights in the comparison, [n].
+        fold: of each row, [n]; -1 = it takes no part.
+        grid: penalties.
+        select: what decides.
+        seed: of the classes, where there are too many to compare all.
+        progress: called with (penalties done, penalties in the grid).
     """
+    n = len(fold)
+    rows, kept = _compared(data, fold, seed)
+    if len(rows) < n:
+        data, judged, fold = data.part(rows, kept), judged[rows], fold[rows]
     folds = int(fold.max()) + 1
-    seen = np.stack([weights * (fold != number) for number in range(folds)])
-    problem = _Problem(points, target, classes, _on(seen, points))
-    rows = torch.arange(len(target), device=points.device)
-    own = torch.from_numpy(fold).to(points.device)
+    seen = np.stack([data.weights * (fold != number) for number in range(folds)])
+    problem = data.problem(seen)
+    target = data.target.cpu().numpy()
     theta = problem.zeros()
     scores: list[tuple[float, float, float, float]] = []
-    best: tuple[float, int, Tensor, Tensor] | None = None
+    best: tuple[float, int, _Outside, Tensor] | None = None
     for position, c in enumerate(grid):
-        theta = _minimise(problem, theta, c, CV_TOLERANCE, 100).theta
-        held_out = problem.log_probabilities(theta)[rows, own]
-        picked = held_out[rows, target].double().cpu().numpy()
-        right = (held_out.argmax(1) == target).double().cpu().numpy()
-        accuracy, accuracy_error = _mean(right, judged)
+        theta = minimise(problem, theta, c, CV_TOLERANCE, 100).theta
+        outside = _Outside.none(len(fold))
+        outside.judge(data, theta, fold)
+        accuracy, accuracy_error = _mean((outside.predicted == target).astype(float), judged)
         # A class that a fold never saw has no probability there: bounded, so that it cannot decide.
-        loss, loss_error = _mean(np.minimum(-picked, 20.0), judged)
+        loss, loss_error = _mean(np.minimum(outside.loss, 20.0), judged)
         scores.append((accuracy, accuracy_error, loss, loss_error))
         key = loss if select == "log-loss" else -accuracy
         if best is None or key < best[0]:
-            best = (key, position, held_out, theta.mean(0, keepdim=True))
+            best = (key, position, outside, theta.mean(0, keepdim=True))
         if progress is not None:
             progress(position + 1, len(grid))
         lowest = min(row[2] for row in scores)
@@ -625,6 +567,9 @@ def _search(
     if progress is not None:
         progress(len(grid), len(grid))
     accuracies, accuracy_errors, losses, loss_errors = zip(*scores, strict=True)
+    found = _Outside.none(n)
+    if kept is None:
+        found.predicted[rows], found.loss[rows] = best[2].predicted, best[2].loss
     return _Search(
         grid=tuple(grid[: len(scores)]),
         accuracy=accuracies,
@@ -632,10 +577,45 @@ def _search(
         log_loss=losses,
         log_loss_error=loss_errors,
         chosen=best[1],
-        held_out=best[2].cpu().numpy().astype(np.float32),
-        start=best[3],
+        outside=found,
+        start=best[3] if kept is None else None,
         folds=folds,
     )
+
+
+def _compared(
+    data: _Data, fold: npt.NDArray[np.int64], seed: int
+) -> tuple[npt.NDArray[np.int64], Ints | None]:
+    """Return the rows that penalties are compared on, and their classes; None = all classes.
+
+    Work grows with the square of the classes where each has so many samples.
+    """
+    rows = np.flatnonzero(fold >= 0)
+    target = data.target.cpu().numpy()
+    present = np.unique(target[rows])
+    part = replace(data, points=data.points[: len(rows)], classes=len(present))
+    work = part.work * (int(fold.max()) + 1)
+    most = max(SEARCH_CLASSES, int(len(present) * (SEARCH_WORK / work) ** 0.5))
+    if most >= len(present):
+        return rows, None
+    kept = np.sort(np.random.default_rng(seed).choice(present, most, replace=False))
+    return rows[np.isin(target[rows], kept)], kept
+
+
+def _judge_held(
+    data: _Data, fold: npt.NDArray[np.int64], c: float, start: Tensor | None, outside: _Outside
+) -> Tensor:
+    """Judge rows that did not choose the penalty: each by a head fitted to all but its fold.
+
+    Fewer heads judge where each is dear. Returns the mean of their weights, [1, classes, r + 1].
+    """
+    heads = max(1, min(int(fold.max()) + 1, SEARCH_WORK // data.work))
+    fold = np.where(fold < 0, -1, fold % heads)
+    problem = data.problem(np.stack([data.weights * (fold != number) for number in range(heads)]))
+    theta = problem.zeros() if start is None else start.expand_as(problem.zeros()).contiguous()
+    theta = minimise(problem, theta, c, CV_TOLERANCE, 100).theta
+    outside.judge(data, theta, fold)
+    return theta.mean(0, keepdim=True)
 
 
 def _mean(values: Floats, weights: Floats) -> tuple[float, float]:

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 
 from surgeon.graph.frontier import split as split_graph
-from surgeon.runtime.metrics import score, softmax
+from surgeon.runtime.metrics import score_told, softmax
 from surgeon.tune.device import is_out_of_memory
 from surgeon.tune.frozen import features_of, note_frontier, require_finite, rows_of, view_features
 from surgeon.tune.head import solve
@@ -33,9 +33,17 @@ if TYPE_CHECKING:
     from surgeon.records import Stage
     from surgeon.tune.head import HeadSolution
 
+_AT_ONCE = 2**22
+"""Logits computed at once."""
 
-def solve_head(run: Run, stage: Stage, result: Trained) -> Probe:
-    """Compute features once per sample and solve the head on them to its optimum."""
+
+def solve_head(run: Run, stage: Stage, result: Trained, *, refit: bool = False) -> Probe:
+    """Compute features once per sample and solve the head on them to its optimum.
+
+    With `refit` it is fitted to training and validation samples together, at the penalty that the
+    training samples choose; of validation samples each is then judged by a head that has not seen
+    it.
+    """
     weight_name, bias_name = head_names(run.patient.proto)
     current = with_tensors(run.patient.proto, result.tensors)
     front = split_graph(current, [weight_name, bias_name], run.patient.anatomy().shapes)
@@ -49,30 +57,33 @@ def solve_head(run: Run, stage: Stage, result: Trained) -> Probe:
     values = features.array(name)
     values = values.reshape(len(values), -1)
     require_finite(run, features, values, name)
-    viewed, sample = values[parts["train"]], features.rows[parts["train"]]
+    fitted = [parts["train"], *([parts["validation"]] if refit else [])]
+    viewed, sample = values[np.concatenate(fitted)], features.rows[np.concatenate(fitted)]
     if run.views > 1:
         counted = time.perf_counter()
         more, of = view_features(run, front, sample, result)
         viewed, sample = np.concatenate([viewed, more]), np.concatenate([sample, of])
         result.seconds_features += time.perf_counter() - counted
         started += time.perf_counter() - counted
-    solution = _solved(run, viewed, sample, result)
+    held = np.isin(sample, features.rows[parts["validation"]]) if refit else None
+    solution = _solved(run, viewed, sample, held, result)
     found = {
         weight_name: solution.weight.astype(stored_type(run, weight_name)),
         bias_name: solution.bias.astype(stored_type(run, bias_name)),
     }
+    codes = {part: run.codes[features.rows[rows]] for part, rows in parts.items()}
     scores: dict[str, Any] = {"validation": None, "test": None, "train": None}
-    predicted = {}
     for part, rows in parts.items():
-        predicted[part] = softmax(values[rows] @ solution.weight.T + solution.bias)
         if len(rows):
-            scores[part] = score(predicted[part], run.codes[features.rows[rows]])
-    cross = None
-    if solution.out_of_fold_log_probabilities is not None:
-        codes = run.codes[features.rows[parts["train"]]]
-        held_out = solution.out_of_fold_log_probabilities[: len(codes)]  # views stand behind
-        probabilities = np.exp(held_out.astype(np.float64))
-        cross = score(probabilities, codes) | {"folds": solution.folds}
+            scores[part] = _scored(values[rows], solution, codes[part])
+    # Of what was fitted to, the samples themselves stand in front of their views.
+    trained, judged = len(parts["train"]), len(parts["validation"])
+    cross = _outside(solution, slice(0, trained), codes["train"])
+    cross = cross and cross | {"folds": solution.folds}
+    if refit and judged:
+        scores["validation"] = _outside(
+            solution, slice(trained, trained + judged), codes["validation"]
+        )
     seconds = time.perf_counter() - started
     result.seconds_train += seconds
     result.samples_seen += len(sample)
@@ -91,13 +102,44 @@ def solve_head(run: Run, stage: Stage, result: Trained) -> Probe:
             "converged": solution.converged,
         }
     )
-    judged = features.rows[parts["validation"]]
-    order = np.argsort(judged)
-    return Probe(found, scores, cross, judged[order], predicted["validation"][order])
+    order = parts["validation"][np.argsort(features.rows[parts["validation"]])]
+    return Probe(
+        found, scores, cross, features.rows[order], values[order], solution.weight, solution.bias,
+        refitted=refit,
+    )  # fmt: skip
+
+
+def _scored(
+    features: NDArray[Any], solution: HeadSolution, codes: NDArray[np.int64]
+) -> dict[str, Any]:
+    """Return the metrics of the solved head on samples, some at a time."""
+    at_once = max(1, _AT_ONCE // len(solution.bias))
+    predicted, told = [], []
+    for first in range(0, len(codes), at_once):
+        rows = slice(first, first + at_once)
+        probabilities = softmax(features[rows] @ solution.weight.T + solution.bias)
+        predicted.append(probabilities.argmax(axis=1))
+        told.append(probabilities[np.arange(len(probabilities)), codes[rows]])
+    return score_told(np.concatenate(predicted), np.concatenate(told), codes)
+
+
+def _outside(
+    solution: HeadSolution, rows: slice, codes: NDArray[np.int64]
+) -> dict[str, Any] | None:
+    """Return the metrics of heads that have not seen the samples; None where there were none."""
+    predicted = solution.out_of_fold[rows]
+    if not len(predicted) or (predicted < 0).any():
+        return None
+    told = np.exp(-solution.out_of_fold_loss[rows])
+    return score_told(predicted, told, codes) | {"method": "cross-validated"}
 
 
 def _solved(
-    run: Run, features: NDArray[Any], sample: NDArray[np.int64], result: Trained
+    run: Run,
+    features: NDArray[Any],
+    sample: NDArray[np.int64],
+    held: NDArray[np.bool_] | None,
+    result: Trained,
 ) -> HeadSolution:
     """Solve the head on rows of features; on the CPU where they do not fit into a GPU's memory."""
     solved = functools.partial(
@@ -106,6 +148,7 @@ def _solved(
         run.codes[sample],
         run.classes,
         views_of=sample if run.views > 1 else None,
+        held=held,
         seed=run.seed,
         threads=run.threads,
         progress=lambda done, total: run.say("solving the head", done, total),

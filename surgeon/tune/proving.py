@@ -50,6 +50,9 @@ def measure(run: Run, tuned: ModelProto, trained: Trained, *, limit: int) -> dic
     for name, indices in parts.items():
         if name not in scores:
             scores[name] = None if indices is None else _score_part(run, tuned, indices, trained)
+    for name in ("validation", "test"):
+        if scores[name] is not None:
+            scores[name] = {"method": "held-out"} | scores[name]
     if run.parts.cross and trained.cross is not None:
         scores["cross_validation"] = trained.cross
     return scores

@@ -12,6 +12,7 @@ from onnx import helper
 
 from surgeon.errors import UsageError
 from surgeon.graph.weights import store
+from surgeon.runtime.metrics import softmax
 from surgeon.runtime.sessions import choose_device
 
 if TYPE_CHECKING:
@@ -82,15 +83,25 @@ class Probe:
         tensors: its weight and bias.
         scores: metrics by part.
         cross: cross-validated metrics on the training samples, or None.
-        rows: validation samples.
-        probabilities: [rows, classes].
+        rows: validation samples, ascending.
+        features: what the head reads of them, [rows, d].
+        weight: [classes, d], as solved; `bias` [classes] likewise.
+        refitted: whether it was fitted to the validation samples, too.
     """
 
     tensors: dict[str, NDArray[Any]]
     scores: dict[str, Any]
     cross: dict[str, Any] | None
     rows: NDArray[np.int64]
-    probabilities: NDArray[np.float64]
+    features: NDArray[Any]
+    weight: NDArray[np.float32]
+    bias: NDArray[np.float32]
+    refitted: bool = False
+
+    @property
+    def probabilities(self) -> NDArray[np.float64]:
+        """Of the validation samples, [rows, classes]; made anew each time, as they may be many."""
+        return softmax(self.features @ self.weight.T + self.bias)
 
 
 @dataclass

@@ -151,8 +151,14 @@ def _stages(run: Run) -> tuple[Stage, ...]:
 
 
 def _solve_stage(run: Run, stage: Stage, result: Trained) -> None:
-    """Solve the head and go on from there."""
-    solved = solve_head(run, stage, result)
+    """Solve the head and go on from there.
+
+    A head that is all that is trained is fitted to the validation samples, too, unless they are the
+    data's own: they were taken from what could be trained on.
+    """
+    # Nothing is compared with it on the validation samples where it is all that is trained.
+    alone = all(one.method == "solve" for one in _stages(run))
+    solved = solve_head(run, stage, result, refit=alone and not run.parts.given)
     result.probe = result.probe or solved
     result.tensors |= solved.tensors
     result.scores, result.cross = solved.scores, solved.cross

@@ -67,8 +67,9 @@ def test_views_are_kept_beside_the_pictures_and_found_again(pictures, cache):
     views = body["frontier"]["views"]
     assert (views["views"], views["augment"], views["hit"]) == (3, "light", False)
     assert len(list_entries(cache)) == 2
-    # Views are of training samples alone, and metrics of the pictures as they are.
-    assert list_entries(cache)[1].about["rows"] == 2 * body["data"]["train"]
+    # Views are of samples that are learnt from, and metrics of the pictures as they are.
+    learnt = body["data"]["train"] + body["data"]["validation"]
+    assert list_entries(cache)[1].about["rows"] == 2 * learnt
     for part in ("train", "validation"):
         assert body["metrics"][part]["samples"] == without["metrics"][part]["samples"]
     cross = body["metrics"]["cross_validation"]

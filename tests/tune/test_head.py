@@ -13,7 +13,7 @@ from sklearn.linear_model import LogisticRegression, LogisticRegressionCV
 from sklearn.preprocessing import StandardScaler
 
 from surgeon.errors import DataError
-from surgeon.tune import head
+from surgeon.tune import convex, head
 from surgeon.tune.head import solve
 
 
@@ -89,9 +89,8 @@ def test_out_of_fold_is_honest():
     x, y = rng.standard_normal((300, 400)).astype(np.float32), rng.integers(0, 2, 300)
     solution = solve(x, y, 2)
     assert abs((solution.out_of_fold == y).mean() - 0.5) < 0.1
-    assert solution.out_of_fold_log_probabilities.shape == (300, 2)
-    np.testing.assert_allclose(np.exp(solution.out_of_fold_log_probabilities).sum(1), 1, rtol=1e-5)
     index = solution.grid.index(solution.regularisation)
+    assert solution.cv_log_loss[index] == pytest.approx(solution.out_of_fold_loss.mean(), rel=1e-5)
     assert solution.cv_accuracy[index] == pytest.approx((solution.out_of_fold == y).mean())
 
 
@@ -163,7 +162,8 @@ def test_too_few_samples_fall_back():
     x, y = blobs(5, 6, 4, noise=0.1)
     solution = solve(x, y, 4)
     assert solution.folds == 0
-    assert solution.out_of_fold is None
+    assert (solution.out_of_fold == -1).all()
+    assert np.isnan(solution.out_of_fold_loss).all()
     assert solution.regularisation == head.FALLBACK_C
     assert (logits(solution, x).argmax(1) == y).all()
 
@@ -293,9 +293,9 @@ def test_products_are_exact_while_the_head_is_solved(digits, monkeypatch):
         products.append(bool(inside))
         return real(*arguments)
 
-    real = head.multiply
+    real = convex.multiply
     monkeypatch.setattr(head, "arithmetic", arithmetic)
-    monkeypatch.setattr(head, "multiply", multiply)
+    monkeypatch.setattr(convex, "multiply", multiply)
     solve(digits[0][:200], digits[1][:200], 10, device="cpu")
     assert asked == [(torch.device("cpu"), True)]
     assert len(products) > 10

@@ -1,0 +1,203 @@
+"""Multinomial logistic regression as a function of its weights, and the way to its minimum.
+
+Several problems on the same points (the folds of a cross-validation) are one function. A value and
+its gradient cost two products of samples · features · classes multiply-adds for each problem; the
+rows go through in pieces, so that memory is that of the weights, not of samples · classes. What
+must not enter: where points come from, and which penalty is right.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from surgeon.ops.products import multiply
+
+#: Logits computed at once, over all problems.
+AT_ONCE = 2**23
+#: Numbers that the history of a minimisation may hold.
+HISTORY = 2**28
+_MEMORY = 20
+
+
+class Problem:
+    """B weighted multinomial logistic regressions on the same points, as one function.
+
+    `theta` is [B, classes, r + 1]; its last column is the bias, which is not penalised, except for
+    classes that a problem has no sample of (their bias has no minimum otherwise).
+    """
+
+    def __init__(self, points: Tensor, target: Tensor, classes: int, weights: Tensor) -> None:
+        self.points = points
+        self.target = target
+        self.classes = classes
+        self.total = weights.double().sum(1)  # [B]
+        self.share = (weights / self.total[:, None]).to(points.dtype)  # [B, n], sums to 1
+        hits = torch.zeros(len(weights), classes, dtype=torch.float64, device=points.device)
+        hits.index_add_(1, target, weights.double())
+        self.absent = (hits == 0).to(points.dtype) * 1e-3
+        self.squares = self.share @ points.square()  # [B, r]
+        self.at_once = max(1, AT_ONCE // (len(weights) * classes))
+
+    def zeros(self) -> Tensor:
+        """Return `theta` where it begins."""
+        shape = (len(self.share), self.classes, self.points.shape[1] + 1)
+        return torch.zeros(shape, dtype=self.points.dtype, device=self.points.device)
+
+    def value(
+        self, theta: Tensor, penalty: Tensor, *, spread: bool = False
+    ) -> tuple[Tensor, Tensor, Tensor | None]:
+        """Return losses [B] in float64 and gradients like `theta`.
+
+        With `spread`, also the means of p(1 − p) over samples, [B, classes].
+        """
+        bias, weight = theta[:, :, -1], theta[:, :, :-1]
+        loss = 0.5 * penalty.double() * _squared(weight)
+        loss += 0.5 * (self.absent * bias.square()).double().sum(1)
+        gradient = torch.empty_like(theta)
+        gradient[:, :, :-1] = penalty[:, None, None] * weight
+        gradient[:, :, -1] = self.absent * bias
+        mean = torch.zeros_like(bias) if spread else None
+        for first in range(0, len(self.target), self.at_once):
+            rows = slice(first, first + self.at_once)
+            share = self.share[:, rows]
+            logp = log_probabilities(self.points[rows], theta)
+            own = self.target[rows, None, None].expand(-1, len(theta), 1)
+            loss -= (logp.gather(2, own)[:, :, 0].T.double() * share.double()).sum(1)
+            residual = logp.exp_()
+            if mean is not None:
+                mean += ((residual * (1 - residual)) * share.T[:, :, None]).sum(0)
+            residual.scatter_add_(2, own, torch.full_like(own, -1, dtype=residual.dtype))
+            residual *= share.T[:, :, None]
+            flat = residual.view(len(residual), -1)
+            gradient[:, :, :-1] += multiply(flat.T, self.points[rows]).view_as(weight)
+            gradient[:, :, -1] += flat.sum(0).view_as(bias)
+        return loss, gradient, mean
+
+    def curvature(self, spread: Tensor, penalty: Tensor) -> Tensor:
+        """Return the diagonal of the Hessian, with p(1 − p) averaged apart from the features."""
+        mean = spread.clamp_min(1e-4)  # [B, classes]
+        diagonal = self.zeros()
+        diagonal[:, :, :-1] = mean[:, :, None] * self.squares[:, None, :] + penalty[:, None, None]
+        diagonal[:, :, -1] = mean + self.absent
+        return diagonal
+
+
+def log_probabilities(points: Tensor, theta: Tensor) -> Tensor:
+    """Return [n, B, classes]."""
+    problems, classes, width = theta.shape
+    weight = theta[:, :, :-1].reshape(problems * classes, width - 1)
+    logits = multiply(points, weight.T, theta[:, :, -1].reshape(-1))
+    return logits.view(-1, problems, classes).log_softmax(-1)
+
+
+def judge(points: Tensor, target: Tensor, theta: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the class that one problem's weights [classes, r + 1] predict, and the loss in nats.
+
+    Both are of each row, [n].
+    """
+    at_once = max(1, AT_ONCE // len(theta))
+    predicted, losses = [], []
+    for first in range(0, len(target), at_once):
+        rows = slice(first, first + at_once)
+        logp = log_probabilities(points[rows], theta[None])[:, 0]
+        predicted.append(logp.argmax(1))
+        losses.append(-logp.gather(1, target[rows, None])[:, 0].double())
+    return torch.cat(predicted), torch.cat(losses)
+
+
+@dataclass(frozen=True)
+class Minimum:
+    """Where a minimisation ended: `gradient_norm` is the largest entry of the gradient."""
+
+    theta: Tensor
+    iterations: int
+    gradient_norm: float
+    converged: bool
+
+
+def minimise(problem: Problem, start: Tensor, c: float, tolerance: float, limit: int) -> Minimum:
+    """Minimise all problems at once by preconditioned L-BFGS (Nocedal & Wright, ch. 7).
+
+    Every problem has its own history, step and end. The function is convex, so a backtracking line
+    search suffices: pairs with s·y ≤ 0 (rounding) are left out of the history.
+    """
+    memory = max(4, min(_MEMORY, HISTORY // (2 * start.numel())))
+    penalty = (1 / (c * problem.total)).to(start)
+    theta = start.clone()
+    loss, gradient, spread = problem.value(theta, penalty, spread=True)
+    assert spread is not None
+    inverse = 1 / problem.curvature(spread, penalty)
+    history: list[tuple[Tensor, Tensor, Tensor]] = []  # s, y, 1/(s·y), newest last
+    noise = 8 * torch.finfo(start.dtype).eps
+    done = torch.zeros(len(theta), dtype=torch.bool, device=theta.device)
+    left = torch.full_like(loss, torch.inf)
+    iteration = 0
+    for iteration in range(limit + 1):
+        direction = -_two_loop(gradient, inverse, history)
+        slope = _dot(direction, gradient)
+        # −½·slope estimates the loss still to be gained (the Newton decrement).
+        left = torch.where(done, left, -0.5 * slope)
+        done |= left <= tolerance
+        if bool(done.all()) or iteration == limit:
+            break
+        step = torch.where(done, 0.0, 1.0).to(slope)
+        for _ in range(30):
+            trial = theta + step.to(theta)[:, None, None] * direction
+            trial_loss, trial_gradient, _ = problem.value(trial, penalty)
+            room = noise * loss.abs()
+            bad = ~(trial_loss <= loss + 1e-4 * step * slope + room) & ~done
+            if not bool(bad.any()):
+                break
+            step = torch.where(bad, step * 0.4, step)
+        else:
+            done |= bad  # no descent left at this precision
+            trial = torch.where(bad[:, None, None], theta, trial)
+            trial_loss, trial_gradient, _ = problem.value(trial, penalty)
+        s, y = trial - theta, trial_gradient - gradient
+        product = _dot(s, y)
+        usable = product > noise * _dot(y, y * inverse).sqrt() * _dot(s, s / inverse).sqrt()
+        rho = torch.where(usable, 1 / torch.where(usable, product, 1.0), 0.0).to(theta)
+        history = [*history[-(memory - 1) :], (s, y, rho)]
+        theta, loss, gradient = trial, trial_loss, trial_gradient
+    return Minimum(theta, iteration, float(gradient.abs().max()), bool((left <= tolerance).all()))
+
+
+def _two_loop(
+    gradient: Tensor, inverse: Tensor, history: list[tuple[Tensor, Tensor, Tensor]]
+) -> Tensor:
+    """Apply the inverse Hessian as L-BFGS knows it, problem by problem."""
+    q = gradient
+    steps = []
+    for s, y, rho in reversed(history):
+        alpha = rho * _dot(s, q).to(rho)
+        q = q - alpha[:, None, None] * y
+        steps.append(alpha)
+    if history:
+        _, y, rho = history[-1]
+        # Scale of the newest pair, measured in the preconditioner's metric.
+        curvature = _dot(y, y * inverse).to(rho) * rho
+        gamma = torch.where(curvature > 0, 1 / curvature.clamp_min(1e-30), 1.0)
+        r = q * inverse * gamma[:, None, None]
+    else:
+        r = q * inverse
+    for (s, y, rho), alpha in zip(history, reversed(steps), strict=True):
+        beta = rho * _dot(y, r).to(rho)
+        r = r + (alpha - beta)[:, None, None] * s
+    return r
+
+
+def _dot(a: Tensor, b: Tensor) -> Tensor:
+    """Return the inner product of each problem in float64, [B]."""
+    return (
+        (a * b).double().sum((1, 2))
+        if a.dtype == torch.float64
+        else (a * b).sum((1, 2), dtype=torch.float64)
+    )
+
+
+def _squared(values: Tensor) -> Tensor:
+    """Return the sum of squares of each problem in float64, [B]."""
+    return values.square().sum((1, 2), dtype=torch.float64)
