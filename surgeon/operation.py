@@ -359,6 +359,9 @@ def operate(
     if plan.dropped_outputs:
         notes.append(f"other outputs were dropped: {', '.join(plan.dropped_outputs)}")
     notes += output_notes(anatomy, proto)
+    chosen_early = cut is None and tensor == anatomy.early != anatomy.late
+    far = graph_cuts.far_away(anatomy, "early" if chosen_early else cut or decided.cut, tensor)
+    notes += [far] if far else []
     return replace(
         patient,
         proto=proto,

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 from onnx import ModelProto, TensorProto
 
 from surgeon.errors import ModelError, UnknownNameError, UsageError
+from surgeon.graph.beside import taken_in
 from surgeon.graph.external import dense_size
 from surgeon.graph.head import CLASSIFYING, find_heads
 from surgeon.graph.quantized import INTEGERS, Scales
@@ -31,6 +32,9 @@ if TYPE_CHECKING:
     from onnx import GraphProto, NodeProto, ValueInfoProto
 
     from surgeon.graph.shapes import Observe
+
+KERNELS = FLOATS | INTEGERS
+"""Element types of learnt matrices."""
 
 EARLY = 0.33
 """Depth of the early cut until advice is measured."""
@@ -241,7 +245,10 @@ def _listed(
     work: Mapping[str, int],
     total: int,
 ) -> list[CutPoint]:
-    """Sweep the data path in order; where exactly one value is alive, every path passes it."""
+    """Sweep the data path in order; where exactly one value is alive, every path passes it.
+
+    Masks and positions that run beside it do not count (see `graph.beside`).
+    """
     graph = model.graph
     path = {name for node in data for name in node.output if name}
     inputs = [name for name in data_inputs(graph) if name in shapes.data]
@@ -255,6 +262,12 @@ def _listed(
     scales = Scales(model)
     weights = {tensor.name: tensor for tensor in graph.initializer}
     makers = producers(graph)
+
+    def learns(node: NodeProto) -> bool:
+        read = (weights[name] for name in _weights_behind(node, makers, weights, shapes))
+        return any(t.data_type in KERNELS and sum(d > 1 for d in t.dims) > 1 for t in read)
+
+    taken = taken_in(data, inputs, end, shapes, learns)
     used: set[str] = set()
     parameters = stored = done = 0
     cuts: list[CutPoint] = []
@@ -268,9 +281,10 @@ def _listed(
                 stored += dense_size(tensor)
         alive = {name for name in alive if last[name] > index}
         alive |= {name for name in node.output if last.get(name, -1) > index}
-        if len(alive) != 1:
+        held = [name for name in alive if taken.get(name, index + 1) > index]
+        if len(held) != 1:
             continue
-        (name,) = alive
+        (name,) = held
         if name not in node.output or not _cuttable(name, shapes, scales):
             continue
         cuts.append(
@@ -391,6 +405,26 @@ def depth_meant(cut: Any) -> str | None:
 def _depth_remedy(cut: str) -> str:
     meant = depth_meant(cut)
     return f"a depth is written {meant}" if meant else "write @x with 0 <= x <= 1, as in @0.5"
+
+
+FAR = 0.1
+"""Difference in depth from which it is said that a cut lies elsewhere than was asked for."""
+
+
+def far_away(anatomy: Anatomy, asked: str | None, tensor: str) -> str | None:
+    """Say where a depth that was asked for ended, if that is far from it.
+
+    Args:
+        anatomy: the graph understood.
+        asked: the cut as it was given; `early` for a case that asked for its early cut.
+        tensor: the value it was resolved to.
+    """
+    if asked is None or asked == tensor or not re.fullmatch(r"@[\d.]+|early", asked):
+        return None
+    wanted, depth = EARLY if asked == "early" else float(asked[1:]), depth_of(anatomy, tensor)
+    if abs(depth - wanted) <= FAR:
+        return None
+    return f"no cut is listed near @{wanted:g}: the nearest, {tensor}, lies at @{depth:.2f}"
 
 
 def _check_cut(anatomy: Anatomy, tensor: str) -> None:
