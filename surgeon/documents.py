@@ -140,6 +140,20 @@ def seconds(clock: Clock) -> dict[str, float]:
     }
 
 
+def budget_note(budget: float | None, clock: Clock) -> list[str]:
+    """Say where the time went of a run that took more than a tenth longer than its budget."""
+    total = clock.total
+    if budget is None or total <= 1.1 * budget:
+        return []
+    rest = max(total - clock.features - clock.train - clock.write, 0.0)
+    parts = (
+        f"{clock.features:.1f} s the frozen part, {clock.train:.1f} s training, "
+        f"{clock.write:.1f} s writing and proof, {rest:.1f} s reading and comparing"
+    )
+    why = "the budget ends training, and a tenth of it is always trained"
+    return [f"--budget {budget:g}: the run took {total:.1f} s ({parts}); {why}"]
+
+
 def skipped(samples: Samples) -> list[dict[str, str]]:
     """Return the samples that could not be read."""
     return [{"path": path, "reason": reason} for path, reason in samples.skipped]

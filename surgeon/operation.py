@@ -26,6 +26,7 @@ from surgeon.data.findings import examine_samples
 from surgeon.detective import detect_preprocess
 from surgeon.documents import (
     Clock,
+    budget_note,
     counts,
     frontier_body,
     notes_of,
@@ -634,6 +635,7 @@ def finetune(
         "frontier": trained.frontier,
         "samples_seen": trained.samples_seen,
         "compiled": trained.compiled,
+        "decisions": trained.decisions,
         "peak_memory": trained.peak_memory,
         "statistics": trained.statistics,
         "changed": changed,
@@ -649,7 +651,15 @@ def finetune(
     }
     body["data"] |= counts(samples, labels, parts)
     body["warnings"] = list(
-        dict.fromkeys([*body["warnings"], *skip_notes(samples), *size_notes(pre), *trained.notes])
+        dict.fromkeys(
+            [
+                *body["warnings"],
+                *skip_notes(samples),
+                *size_notes(pre),
+                *trained.notes,
+                *budget_note(budget, clock),
+            ]
+        )
     )
     return Outcome(result, metrics, trained.history, proof, body)
 

@@ -44,7 +44,7 @@ def test_the_document_fits_its_schema_and_has_a_row_for_each_case(told):
     for row in document["rows"]:
         assert row["images_seen"] >= 1079
         assert row["accuracy"] > 0.85
-        assert 0 < row["latency"] < 1
+        assert row["latency"] > 0
 
 
 @pytest.mark.slow

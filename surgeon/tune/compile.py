@@ -1,8 +1,10 @@
 """The form in which the forward and backward pass run: as they are, compiled, or as CUDA graphs.
 
-Decided once, by measurement. Compiling takes from half a minute to several, so it must have time
-left to pay. What must not enter: the loop, the optimiser, anything that changes a result by more
-than rounding.
+Decided by measurement. Compiling takes from half a minute to several, so it must have time left to
+pay. What is measured is work: on a CPU the seconds that this process computes, so that whatever
+runs beside it does not count. A form that turns out slower is left again. What must not enter: the
+loop, the optimiser, anything that changes a result by more than rounding, the number of epochs or
+what ends them.
 """
 
 from __future__ import annotations
@@ -24,8 +26,13 @@ if TYPE_CHECKING:
 
 Compile = Literal["on", "off", "auto"]
 
-#: Steps measured before deciding, after as many that only warm up.
+#: Steps measured before deciding, at least, after as many that only warm up.
 MEASURED: Final = 3
+#: Share of the seconds from which on a form is worth its while that training must really have
+#: taken before: no job of half a minute is mistaken for one of half an hour.
+_EVIDENCE: Final = 1 / 60
+#: A form whose steps take this much longer than plain ones did is left again.
+_SLOWER: Final = 1.05
 #: Share of the time that a pass may take in another form for that form to be used.
 _GAIN: Final = 0.97
 #: Passes timed in each form: the best counts. The first of a graph only records it.
@@ -72,12 +79,24 @@ FORMS: Final = {
 }
 
 
+def work_seconds(device: torch.device) -> float:
+    """Return a clock's reading, in seconds of work on a device.
+
+    On a CPU: of this process, all of its threads together, by the number of torch's. That is at
+    most what a wall clock says, and the same beside other work. A GPU is waited for.
+    """
+    if device.type != "cpu":
+        return time.perf_counter()
+    return time.process_time() / max(torch.get_num_threads(), 1)
+
+
 class Passes:
     """The passes of training over a module, with the choice between their forms.
 
     Attributes:
         compiled: True or False once decided, None before.
         form: the form in use, None = as they are.
+        decision: what was chosen and what it was estimated from, None where nothing was.
     """
 
     def __init__(
@@ -91,16 +110,42 @@ class Passes:
         self.form: Form | None = None
         self.force = wanted == "on"
         self.taken: list[float] = []
+        self.decision: dict[str, Any] | None = None
+        self._plain = math.inf  # seconds of a step as it is, once another form is in use
         self._callable: Callable[..., Any] = module
 
     def forward(self, *inputs: Any) -> Any:
         """Run the forward pass in the form chosen."""
         return self._callable(*inputs)
 
-    def took(self, seconds: float) -> None:
-        """Note how long a step took, while nothing is decided."""
-        if self.compiled is None:
-            self.taken.append(seconds)
+    @property
+    def timing(self) -> bool:
+        """Whether steps are timed, so that every one is waited for."""
+        return self.compiled is None or math.isfinite(self._plain)
+
+    def took(self, seconds: float) -> str | None:
+        """Note the work of a step while that matters; return what people should know, if anything.
+
+        While nothing is decided, steps tell what one takes. Afterwards the first ones in the form
+        chosen are compared with those before.
+        """
+        if not self.timing:
+            return None
+        self.taken.append(seconds)
+        if self.compiled is None or len(self.taken) < 2 * MEASURED:
+            return None
+        plain, self._plain = self._plain, math.inf
+        now = self.step_seconds()
+        if self.decision is not None:
+            self.decision["step_seconds_after"] = now
+        if now <= _SLOWER * plain:
+            return None
+        name = self.form.name if self.form else ""
+        self.end()
+        self.form, self.compiled = None, False
+        if self.decision is not None:
+            self.decision["chosen"] = "as they are"
+        return f"{name}: {now:.3g} s per step instead of {plain:.3g}: left again"
 
     def is_due(self, steps_left: float, seconds_left: float) -> bool:
         """Tell whether now is the time to try other forms; if none can pay, the choice falls."""
@@ -108,9 +153,19 @@ class Passes:
             return False
         if self.force:
             return True
-        if len(self.taken) < 2 * MEASURED:
+        forms = FORMS.get(self.device.type, FORMS["cpu"])
+        needed = _EVIDENCE * min(form.worth for form in forms)
+        if len(self.taken) < 2 * MEASURED or sum(self.taken[MEASURED:]) < needed:
             return False
-        if self._tried(self.left(steps_left, seconds_left), several=False):
+        left = self.left(steps_left, seconds_left)
+        self.decision = {
+            "what": "compile",
+            "chosen": "as they are",
+            "steps": len(self.taken) - MEASURED,
+            "step_seconds": self.step_seconds(),
+            "seconds_left": left,
+        }
+        if self._tried(left, several=False):
             return True
         self.compiled = False
         return False
@@ -120,8 +175,8 @@ class Passes:
         return min(self.step_seconds() * steps_left, seconds_left)
 
     def step_seconds(self) -> float:
-        """Return what a step takes as it is, infinity where none was measured."""
-        measured = sorted(self.taken[MEASURED : 2 * MEASURED])
+        """Return what a step takes in the form in use, infinity where none was measured."""
+        measured = sorted(self.taken[MEASURED:])
         return measured[len(measured) // 2] if measured else math.inf
 
     def resume(self, compiled: bool | None) -> None:
@@ -150,7 +205,7 @@ class Passes:
 
         """
         forms = self._tried(left, several=several)
-        plain = _seconds(once, self.module)  # before anything holds memory of its own
+        plain = self._seconds(once, self.module)  # before anything holds memory of its own
         best: tuple[float, Form, Callable[..., Any]] | None = None
         told, failed = [], []
         for form in forms:
@@ -169,6 +224,10 @@ class Passes:
         self.compiled = best is not None and (self.force or best[0] < _GAIN * plain)
         if best is not None and self.compiled:
             _, self.form, self._callable = best
+            if not self.force:  # asked for, it stays
+                self._plain, self.taken = self.step_seconds(), []
+            if self.decision is not None:
+                self.decision["chosen"] = self.form.name
         if not told:
             said = "; ".join(failed) or "no form fits"
             return f"torch.compile does not work here, training goes on without it: {said}"
@@ -200,7 +259,7 @@ class Passes:
                 warnings.simplefilter("ignore")  # of the compiler, about itself
                 once(candidate)
                 compiling = time.perf_counter() - began
-                return candidate, compiling, _seconds(once, candidate)
+                return candidate, compiling, self._seconds(once, candidate)
         except Exception as error:
             # The plain pass fits into memory: on a GPU another form's need is no reason to halve.
             if is_out_of_memory(error) and self.device.type == "cpu":
@@ -208,6 +267,16 @@ class Passes:
             reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
         _forget(self.device)  # out here: the error's frames held the pass's memory
         return reason, 0.0, 0.0
+
+    def _seconds(
+        self, once: Callable[[Callable[..., Any]], None], forward: Callable[..., Any]
+    ) -> float:
+        best = math.inf
+        for _ in range(_TIMED):
+            began = work_seconds(self.device)
+            once(forward)
+            best = min(best, work_seconds(self.device) - began)
+        return best
 
     def _tried(self, left: float, *, several: bool) -> list[Form]:
         """Return the forms that are worth trying with this much time to come."""
@@ -224,6 +293,8 @@ class Passes:
         limits = torch._dynamo.config  # noqa: SLF001 - its documented place
         if hasattr(limits, "recompile_limit"):  # torch 2.6 has it under another name
             limits.recompile_limit = max(_RECOMPILE, limits.recompile_limit)
+        # Random operators draw the same numbers in every form: which one is used may not show.
+        torch._inductor.config.fallback_random = True  # noqa: SLF001 - its documented place
         compiled: Callable[..., Any] = torch.compile(self.module, **form.options)
         if form.graphs:  # a graph is recorded for every size by itself
 
@@ -241,15 +312,6 @@ def _forget(device: torch.device) -> None:
         torch.compiler.reset()
         gc.collect()
         torch.cuda.empty_cache()
-
-
-def _seconds(once: Callable[[Callable[..., Any]], None], forward: Callable[..., Any]) -> float:
-    best = math.inf
-    for _ in range(_TIMED):
-        began = time.perf_counter()
-        once(forward)
-        best = min(best, time.perf_counter() - began)
-    return best
 
 
 def _varying(function: Callable[..., Any]) -> Callable[..., Any]:

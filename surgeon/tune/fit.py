@@ -36,7 +36,7 @@ from surgeon.errors import (
     UsageError,
 )
 from surgeon.tune import checkpoint, optimizers, schedule
-from surgeon.tune.compile import Compile, Passes
+from surgeon.tune.compile import Compile, Passes, work_seconds
 from surgeon.tune.device import (
     arithmetic,
     autocast,
@@ -241,6 +241,7 @@ class _Fit:
         self.trained_seconds = 0.0
         self.trained_samples = 0
         self.validation_seconds = 0.0
+        self.step_seconds = 0.0
         self.last_lr = 0.0
 
     # ---------------------------------------------------------------------------- the order
@@ -311,7 +312,7 @@ class _Fit:
 
     def _step(self, seed: int, chunks: list[Indices], loads: Iterator[Brought]) -> None:
         """Take one optimiser step over the chunks of a batch; on a GPU, without waiting for it."""
-        started = time.perf_counter()
+        started, working = time.perf_counter(), work_seconds(self.device)
         seed_all(seed, self.device)
         self.last_lr = self._set_rates()
         self._clear()
@@ -327,13 +328,15 @@ class _Fit:
                     self.pace.take()
                 losses.append(self._pass(next(loads), weight))
         self._update(torch.stack(losses).sum() if len(losses) > 1 else losses[0])
-        self._read(wait=self.passes.compiled is None)  # while forms are timed, every step is
+        self._read(wait=self.passes.timing)
         self.state.step += 1
         self.state.samples += len(whole)
         self.trained_samples += len(whole)
-        seconds = time.perf_counter() - started
-        self.trained_seconds += seconds
-        self.passes.took(seconds)
+        self.step_seconds = time.perf_counter() - started
+        self.trained_seconds += self.step_seconds
+        note = self.passes.took(work_seconds(self.device) - working)
+        if note is not None:
+            self._note(note)
 
     def _pass(self, brought: Brought, weight: float) -> Tensor:
         """Go forward and backward once; return the loss, a tensor without axes."""
@@ -542,9 +545,9 @@ class _Fit:
         return min(share, 1.0)
 
     def _time_to_train(self) -> float:
-        """Return the second at which to stop, so that the last validation fits the budget."""
+        """Return the second at which to stop, so that a step and the last validation still fit."""
         budget = self.settings.budget_seconds or math.inf
-        return max(budget - 1.1 * self.validation_seconds, 1e-3)
+        return max(budget - 1.1 * self.validation_seconds - self.step_seconds, 1e-3)
 
     def _spent(self) -> bool:
         return self._seconds() >= self._time_to_train()
@@ -780,6 +783,7 @@ class _Fit:
             seconds=self._seconds(),
             compiled=compiled,
             resumed=self.resumed,
+            decision=self.passes.decision,
             peak_memory=peak,
             notes=tuple(self.state.notes),
         )

@@ -148,6 +148,7 @@ class Trained:
     seconds_train: float = 0.0
     samples_seen: int = 0
     compiled: bool = False
+    decisions: list[dict[str, Any]] = field(default_factory=list)
     peak_memory: int | None = None
 
 

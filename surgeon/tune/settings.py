@@ -140,6 +140,7 @@ class FitResult:
         validation_samples: how many were judged each time.
         device, precision: as used.
         compiled: whether the passes were compiled.
+        decision: what was chosen by measuring, and the figures it was chosen by; None = nothing.
         peak_memory: the most bytes in use, of the process on a CPU, of tensors on a GPU; None where
             the system does not tell.
         seconds: in this and resumed runs.
@@ -165,6 +166,7 @@ class FitResult:
     precision: str
     seconds: float
     compiled: bool = False
+    decision: dict[str, Any] | None = None
     peak_memory: int | None = None
     notes: tuple[str, ...] = ()
     resumed: int | None = None

@@ -232,6 +232,8 @@ def _fit(
             f"{fitted.planned_epochs} epochs"
         )
     result.compiled |= fitted.compiled
+    if fitted.decision is not None:
+        result.decisions.append({"stage": settings.stage, **fitted.decision})
     result.peak_memory = fitted.peak_memory
     if fitted.stopped == "nan":
         result.notes.append(

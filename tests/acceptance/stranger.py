@@ -64,6 +64,6 @@ def shell(*arguments: object, **options: Any) -> subprocess.CompletedProcess[str
         text=True,
         check=False,
         env={**os.environ, "OMP_NUM_THREADS": "1"},
-        timeout=120,
+        timeout=1200,
         **options,
     )

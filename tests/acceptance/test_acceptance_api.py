@@ -477,7 +477,7 @@ def test_a_broken_third_party_is_one_warning(call, third_party):
 # ── ends by force ────────────────────────────────────────────────────────────────────────────────
 
 
-def _interrupted(arguments, word, patience=60):
+def _interrupted(arguments, word, patience=600):
     """Start a run, wait until it says `word` on stderr, and press Ctrl-C."""
     child = subprocess.Popen(
         [str(SURGEON), *map(str, arguments)],
@@ -493,7 +493,7 @@ def _interrupted(arguments, word, patience=60):
         if word in line or time.monotonic() > end:
             break
     child.send_signal(signal.SIGINT)
-    out, err = child.communicate(timeout=60)
+    out, err = child.communicate(timeout=600)
     return child.returncode, out, "".join(said) + err
 
 

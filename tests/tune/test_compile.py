@@ -40,7 +40,7 @@ def compiler(monkeypatch):
         return call
 
     monkeypatch.setattr(torch, "compile", compiler)
-    monkeypatch.setattr(room.time, "perf_counter", lambda: made.clock)
+    monkeypatch.setattr(room, "work_seconds", lambda _: made.clock)
     monkeypatch.setattr(torch.compiler, "cudagraph_mark_step_begin", lambda: None)
     return made
 
@@ -164,18 +164,86 @@ def test_gradients_of_a_graph_are_saved_from_its_next_replay(compiler):
     assert passes.module.weight.grad.tolist() == [0.0, 1.0, 2.0]
 
 
+def worked(passes, seconds, steps):
+    for _ in range(steps):
+        passes.took(seconds)
+    return passes
+
+
 def test_nothing_is_tried_before_steps_were_timed_nor_where_it_cannot_pay():
     passes = Passes(Module(), "auto", CUDA)
     assert not passes.is_due(10**6, math.inf)
-    for _ in range(2 * room.MEASURED):
-        passes.took(0.1)
+    worked(passes, 0.1, 40)
     assert not passes.is_due(100, math.inf)  # ten seconds to come
     assert passes.compiled is False
-    passes = Passes(Module(), "auto", CUDA)
-    for _ in range(2 * room.MEASURED):
-        passes.took(0.1)
-    assert passes.is_due(10**4, math.inf)
-    assert not Passes(Module(), "auto", CUDA).is_due(10**4, 5.0)
+    assert passes.decision["chosen"] == "as they are"
+    assert passes.decision["seconds_left"] == pytest.approx(10)
+    assert worked(Passes(Module(), "auto", CUDA), 0.1, 40).is_due(10**4, math.inf)
+    assert not worked(Passes(Module(), "auto", CUDA), 0.1, 40).is_due(10**4, 5.0)
+
+
+def test_a_short_job_is_never_taken_for_a_long_one_whatever_its_first_steps_took():
+    # Ten steps of sixty times their time, then as they are: half a minute in all.
+    passes = worked(Passes(Module(), "auto", CPU), 60 * 0.04, 2 * room.MEASURED)
+    assert not passes.is_due(750, math.inf)  # estimated at half an hour, and hardly begun
+    for left in range(750, 0, -1):
+        passes.took(0.04)
+        assert not passes.is_due(left, math.inf)
+    assert passes.compiled in {None, False}
+
+
+def test_a_long_job_is_tried_once_it_has_shown_to_be_one():
+    passes = Passes(Module(), "auto", CPU)
+    worked(passes, 1.0, 29)
+    assert not passes.is_due(10**5, math.inf)
+    worked(passes, 1.0, 10)
+    assert passes.is_due(10**5, math.inf)
+    assert passes.decision["steps"] == 36
+    assert passes.decision["step_seconds"] == 1.0
+
+
+def test_a_form_that_turns_out_slower_is_left_again(compiler):
+    compiler.seconds = {"compiled": 0.5}
+    module = Module()
+    passes = worked(Passes(module, "auto", CPU), 1.0, 40)
+    assert passes.is_due(10**5, math.inf)
+
+    def once(forward):
+        compiler.clock += forward is module
+        forward(torch.ones(2))
+
+    passes.attempt(once, varies=False, left=10**5)
+    assert passes.compiled
+    assert passes.timing
+    assert passes.decision["chosen"] == "compiled"
+    told = [passes.took(1.2) for _ in range(2 * room.MEASURED)]
+    assert told[:-1] == [None] * (len(told) - 1)
+    assert "left again" in told[-1]
+    assert passes.compiled is False
+    assert not passes.timing
+    assert passes.decision["chosen"] == "as they are"
+    assert passes.decision["step_seconds_after"] == pytest.approx(1.2)
+
+
+def test_a_form_that_is_as_fast_as_was_measured_stays(compiler):
+    compiler.seconds = {"compiled": 0.5}
+    module = Module()
+    passes = worked(Passes(module, "auto", CPU), 1.0, 40)
+    assert passes.is_due(10**5, math.inf)
+
+    def once(forward):
+        compiler.clock += forward is module
+        forward(torch.ones(2))
+
+    passes.attempt(once, varies=False, left=10**5)
+    assert not any(passes.took(0.5) for _ in range(4 * room.MEASURED))
+    assert passes.compiled
+    assert not passes.timing
+
+
+def test_work_on_a_cpu_is_not_what_the_clock_on_the_wall_says(monkeypatch):
+    monkeypatch.setattr(room.time, "perf_counter", lambda: pytest.fail("a clock on the wall"))
+    assert room.work_seconds(CPU) >= 0
 
 
 def test_forms_are_in_order_of_trial():

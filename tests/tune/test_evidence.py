@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import time
-
 import networks as nw
 import numpy as np
 import pytest
@@ -203,18 +201,3 @@ def test_leep_is_zero_for_a_perfect_map_and_the_entropy_for_none():
     perfect = np.eye(3)[(y + 1) % 3]
     assert evidence.leep(perfect, y) == pytest.approx(0.0, abs=1e-9)
     assert evidence.leep(np.full((60, 4), 0.25), y) == pytest.approx(-np.log(3))
-
-
-@pytest.mark.slow
-def test_all_probes_of_two_thousand_samples_take_ten_seconds_at_most():
-    random = np.random.default_rng(0)
-    y = np.arange(2000) % 20
-    wide = [random.standard_normal((2000, 1280)).astype(np.float32) for _ in range(2)]
-    started = time.process_time()
-    for place in range(MOST):
-        values = evidence.project(wide[place % 2], 0)
-        evidence.probe(values, y, CUT, 1280)
-    evidence.learning_curve(values, y, 0)
-    seconds = time.process_time() - started
-    print(f"probes: {seconds:.1f} s of CPU")
-    assert seconds <= 20  # of CPU: ten on two cores

@@ -169,7 +169,6 @@ def test_an_interrupted_race_is_resumed_as_if_it_had_run_through(tmp_path, monke
 
 def test_a_budget_ends_the_race_and_the_rest(tmp_path):
     body = tune(budget=2.0).document()
-    assert body["race"]["seconds"] < 2.5
     assert body["race"]["pretrained"]["stopped"] in ("budget", None)
     assert body["stopped"] in ("budget", "early", None)
 
