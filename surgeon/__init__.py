@@ -30,6 +30,7 @@ if TYPE_CHECKING:  # what the table below names, for type checkers
     )
     from surgeon.operation import write_tensors as write_back
     from surgeon.outcome import Outcome, Prediction, Verification
+    from surgeon.own_weights import prove
     from surgeon.plugin.hooks import hookimpl
     from surgeon.records import Case, Head, Plan, Stage
     from surgeon.tune.backend import SurgeonBackend as onnx_backend  # noqa: N813 - the contract's name
@@ -54,6 +55,7 @@ _NAMES = {
     "onnx_backend": "surgeon.tune.backend:SurgeonBackend",
     "operate": "surgeon.operation:operate",
     "predict": "surgeon.operation:predict",
+    "prove": "surgeon.own_weights:prove",
     "tensors": "surgeon.tune.module:tensors",
     "to_torch": "surgeon.operation:to_torch",
     "verify": "surgeon.operation:verify",

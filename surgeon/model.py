@@ -53,6 +53,7 @@ class Model:
         bound_inputs: inputs that were constants and are initializers now.
         output: the graph output whose head counts, where one was chosen by name.
         sizes: what is known of open dimensions: {"input:axis": size}.
+        before: the graph with the weights it had before `with_weights`, or None.
     """
 
     proto: onnx.ModelProto
@@ -68,6 +69,7 @@ class Model:
     output: str | None = None
     removed_nodes: int = 0
     added_nodes: int = 0
+    before: onnx.ModelProto | None = None
     _studied: dict[str, Any] = field(default_factory=dict, repr=False)
 
     def __repr__(self) -> str:
@@ -148,6 +150,12 @@ class Model:
     def tuned(self) -> bool:
         """Whether the file carries a proof, so that its weights are the result of training."""
         return envelope.PROOF in envelope.metadata(self.proto)
+
+    @property
+    def proof(self) -> dict[str, Any] | None:
+        """The proof the file carries, or None."""
+        found: dict[str, Any] | None = envelope.get(self.proto, envelope.PROOF)
+        return found
 
     @property
     def bound(self) -> float:
@@ -247,7 +255,40 @@ class Model:
     def with_proto(self, proto: onnx.ModelProto, **changes: Any) -> Model:
         """Return a model with another graph and the same origin."""
         known = {"entry": self.index_entry}
+        changes = {"before": None, **changes}
         return replace(self, proto=proto, _studied=known, stored=None, **changes)
+
+    def with_weights(self, weights: Any) -> Model:
+        """Return the model with other weights; labels, plan and preprocessing stay.
+
+        Only float initializers and quantised weights change, each in its stored type and shape;
+        those that are not named keep their values. A proof is dropped: `surgeon.prove` makes one
+        of the new weights.
+
+        Args:
+            weights: the module of `surgeon.to_torch`, its adapters folded; `surgeon.tensors` or
+                the `state_dict` of it; or {initializer: values} for some of them.
+
+        Raises:
+            UnknownNameError: a name that is no such initializer.
+            UsageError: values of another shape.
+        """
+        from surgeon.graph.weights import write_back
+        from surgeon.tune.arrays import as_initializers
+
+        arrays = as_initializers(self.proto, self.quantized(), weights)
+        shapes = {tensor.name: tuple(tensor.dims) for tensor in self.proto.graph.initializer}
+        wrong = [n for n in arrays if n in shapes and arrays[n].shape != shapes[n]]
+        if wrong:
+            name = wrong[0]
+            raise UsageError(
+                f"{name!r} is {list(arrays[name].shape)}, the model has {list(shapes[name])}",
+                where=f"{len(wrong)} of {len(arrays)} tensors",
+                remedy="give values in the shapes of surgeon.tensors(module)",
+            )
+        proto = write_back(self.proto, arrays, partial=True)
+        envelope.put(proto, envelope.PROOF, None)
+        return self.with_proto(proto, before=self.before or self.proto)
 
     def save(self, path: str | os.PathLike[str], *, force: bool = False) -> Path:
         """Write the file atomically.
@@ -289,6 +330,8 @@ def load(source: str | os.PathLike[str] | onnx.ModelProto | Model, *, hashed: bo
     """
     if isinstance(source, Model):
         return source
+    if isinstance(getattr(source, "model", None), Model):  # an Outcome
+        return source.model  # type: ignore[no-any-return, union-attr]
     path: Path | None = None
     if isinstance(source, onnx.ModelProto):
         stored, digest = source, ""

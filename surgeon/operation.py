@@ -946,15 +946,10 @@ def write_tensors(source: Source, tensors: Any) -> onnx.ModelProto:
         UsageError: integers that the stored type cannot hold.
         ModelError: float initializers are missing.
     """
-    from surgeon.tune.arrays import as_arrays
-    from surgeon.tune.straight_through import fold_latents
+    from surgeon.tune.arrays import as_initializers
 
     model = load(source, hashed=False)
-    arrays = as_arrays(tensors)
-    latents = {n: arrays[n] for n in model.quantized() if n in arrays and arrays[n].dtype == "f4"}
-    if latents:
-        arrays |= fold_latents(model.proto, model.quantized(), latents)
-    result = write_back(model.proto, arrays)
+    result = write_back(model.proto, as_initializers(model.proto, model.quantized(), tensors))
     if model.stored is not None and not _changed(model.proto, result):
         unchanged = onnx.ModelProto()
         unchanged.CopyFrom(model.stored)

@@ -9,6 +9,9 @@ from surgeon import shown
 from surgeon.records import as_json
 
 if TYPE_CHECKING:
+    import os
+    from pathlib import Path
+
     import numpy as np
     from numpy.typing import NDArray
 
@@ -64,6 +67,10 @@ class Outcome:
         """`tuned`, `probe` or `start`: whose weights the model has."""
         delivered: str | None = self.body.get("delivered")
         return delivered
+
+    def save(self, path: str | os.PathLike[str], *, force: bool = False) -> Path:
+        """Write the tuned file; see `Model.save`."""
+        return self.model.save(path, force=force)
 
     def document(self) -> dict[str, Any]:
         """Return the body of the `finetune` document."""

@@ -86,6 +86,32 @@ def test_the_six_lines_of_python_run(place, capsys):
     assert label.strip("[]'") in CLASSES
 
 
+@pytest.mark.parametrize(("sign", "out"), [("mine.onnx", "mine.onnx"), ("LoRA", "adapted.onnx")])
+def test_the_loops_of_ones_own_give_files_that_verify(place, sign, out):
+    import torch
+
+    import surgeon
+
+    code = next(block for block in blocks("python") if sign in block)
+    loop = code[code.index("operated = ") :].strip().splitlines()
+    assert len(loop) <= (8 if sign == "mine.onnx" else 14)
+    random = torch.Generator().manual_seed(0)
+    batches = [
+        (torch.randn(10, 3, 16, 16, generator=random), torch.arange(10) % 5) for _ in range(4)
+    ]
+    names = {"batches": batches}
+    exec(compile(code, "README.md", "exec"), names)
+    assert surgeon.verify(out, "model.onnx").passed
+    assert surgeon.load(out).labels == list(CLASSES)
+    assert surgeon.predict(out, ["photo.jpg"]).labels[0] in CLASSES
+    assert surgeon.evaluate(out, "photos")["metrics"]["accuracy"] >= 0
+    before = surgeon.tensors(surgeon.to_torch(names["operated"]))
+    after = surgeon.tensors(surgeon.to_torch(out))
+    moved = {name for name in before if not torch.equal(before[name], after[name])}
+    assert moved
+    assert moved <= set(names["operated"].trainable)
+
+
 def test_the_case_of_ones_own_is_a_case_and_its_entry_point_is_toml(place):
     import surgeon
     from surgeon.records import Case, Context

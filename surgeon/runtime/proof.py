@@ -217,7 +217,8 @@ def verify_proof(
         raise ModelError(
             "the file carries no proof",
             where="metadata surgeon.proof",
-            remedy="only files written by `surgeon finetune` carry one",
+            remedy="files written by `surgeon finetune` carry one; `surgeon.prove` makes one for "
+            "weights of a loop of your own",
         )
     again = make_proof(model, plan, source_sha256="", parity={}, golden=[])
     checks = [

@@ -12,9 +12,13 @@ from torch import nn
 from surgeon.errors import UsageError
 from surgeon.ops import convert
 from surgeon.tune.module import tensors as module_tensors
+from surgeon.tune.straight_through import fold_latents
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
+    from onnx import ModelProto
+
+    from surgeon.graph.quantized_weights import QuantizedWeight
 
 
 def to_array(value: Any) -> NDArray[Any]:
@@ -37,4 +41,21 @@ def as_arrays(source: Any) -> dict[str, NDArray[Any]]:
             f"tensors are a {type(source).__name__}",
             remedy="pass surgeon.tensors(module), module.state_dict(), or the module",
         )
+    apart = [name for name in source if ".parametrizations." in f".{name}"]
+    if apart:
+        raise UsageError(
+            f"{len(apart)} tensors are parts of a parametrization, not weights of the graph",
+            where=", ".join(map(str, apart[:4])),
+            remedy="pass surgeon.tensors(module), which folds them, or the module itself",
+        )
     return {name: to_array(value) for name, value in source.items()}
+
+
+def as_initializers(
+    model: ModelProto, quantized: Mapping[str, QuantizedWeight], source: Any
+) -> dict[str, NDArray[Any]]:
+    """Return `as_arrays`, quantised weights that came in floats as the integers they stand for."""
+    arrays = as_arrays(source)
+    latents = {name: arrays[name] for name in quantized if name in arrays}
+    latents = {name: values for name, values in latents.items() if values.dtype == "f4"}
+    return arrays | fold_latents(model, quantized, latents) if latents else arrays

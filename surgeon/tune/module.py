@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, Final
 import torch
 from torch import Tensor, nn
 
-from surgeon.errors import ModelError
+from surgeon.errors import ModelError, UnknownNameError
 from surgeon.graph import precision
 from surgeon.graph.weights import quantized_weights
 from surgeon.ops import convert
@@ -119,6 +119,20 @@ class GraphModule(Scope):
     def input_names(self) -> tuple[str, ...]:
         """Names of the graph's inputs, in the order `forward` takes them."""
         return self._onnx_program.inputs
+
+    def site(self, name: str) -> tuple[nn.Module, str]:
+        """Return where a float initializer lies: the module that holds it, and its name in there.
+
+        What torch's parametrizations take; `surgeon.tensors` and `Model.with_weights` fold them::
+
+            parametrize.register_parametrization(*module.site("fc.weight"), LoRA(8))
+
+        Raises:
+            UnknownNameError: no such initializer.
+        """
+        if name not in self._onnx_sites:
+            raise UnknownNameError("initializer", name, self._onnx_sites, where="module.site")
+        return self._onnx_sites[name]
 
     def save_memory(self) -> None:
         """In training, keep little for the backward pass and compute the rest again in it."""

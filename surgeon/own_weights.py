@@ -1,0 +1,302 @@
+"""Weights of one's own training loop: what changed, and a file that proves it as `finetune` does.
+
+::
+
+    mine   = operated.with_weights(module)       what was trained, back under its ONNX names
+    proved = surgeon.prove(mine, "photos/")      labels, preprocessing, parity, golden inputs
+
+What must not enter: training, and surgery.
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+from surgeon.documents import Clock, counts, seconds, skip_notes, start_body
+from surgeon.errors import CheckError, DataError, UsageError
+from surgeon.graph import encodings, envelope
+from surgeon.graph.weights import same_values
+from surgeon.inputs import (
+    check_numbers,
+    constant_inputs,
+    find_preprocess,
+    gone_inputs,
+    label_codes,
+    open_samples,
+    resized,
+    split_samples,
+    without,
+)
+from surgeon.model import Model, load
+from surgeon.outcome import Outcome
+from surgeon.planning import load_operators, opened_by_plugin
+from surgeon.records import Plan, Preprocess
+
+if TYPE_CHECKING:
+    import os
+    from collections.abc import Callable, Mapping, Sequence
+
+    import onnx
+
+    from surgeon.data.samples import Samples
+    from surgeon.plugin.manager import Plugins
+
+    Source = str | os.PathLike[str] | onnx.ModelProto | Model
+
+CASE = "own-loop"
+"""What stands for the case in the plan of a model that no case was asked about."""
+TRAIN_METRICS = 1000
+"""Samples on which training metrics are measured."""
+
+
+def prove(
+    model: Source,
+    data: Any,
+    *,
+    source: Source | None = None,
+    labels: Sequence[str] | None = None,
+    preprocess: Any = None,
+    size: Any = None,
+    tokenizer: Any = None,
+    max_length: int | None = None,
+    audio: Any = None,
+    label_column: str | None = None,
+    inputs: Sequence[str] | Mapping[str, Any] = (),
+    validation: float | str = 0.2,
+    seed: int = 0,
+    device: str = "auto",
+    threads: int | None = None,
+    golden_samples: bool = True,
+    progress: Callable[..., None] | None = None,
+    plugins: Plugins | None = None,
+) -> Outcome:
+    """Prove weights that were trained elsewhere: the file gets what `finetune` gives its own.
+
+    Labels, preprocessing, the parity of torch and ONNX Runtime, golden inputs, and the sets of
+    frozen and tuned tensors. What changed is found by comparing with the weights the model had
+    before `Model.with_weights`, or with `source`. With a plan, only what it trains may have
+    changed, and the statistics of BatchNormalization beside it. Without one (the network was not
+    operated on), what changed becomes what the plan trains.
+
+    Args:
+        model: `operated.with_weights(...)`, or a file or ModelProto with the trained weights.
+        data: see `finetune`: real samples for the proof, and figures of its validation part.
+        source: the network before training, where `model` does not know it: the operated file, or
+            the original.
+        labels: names of the outputs, in their order; None = the file's own, else the data's, sorted
+            (numbers by value, names by code point).
+        preprocess: see `finetune`.
+        size: see `finetune`.
+        tokenizer: see `finetune`.
+        max_length: see `finetune`.
+        audio: see `finetune`.
+        label_column: see `finetune`.
+        inputs: constant inputs, `NAME=VALUE`.
+        validation: see `finetune`; samples that were trained on make its figures too good.
+        seed: of the split.
+        device: where metrics are measured.
+        threads: CPU threads.
+        golden_samples: whether real samples may be kept in the proof.
+        progress: called as `progress(stage, done, total)`.
+        plugins: loaded plugins; None loads them.
+
+    Returns:
+        An Outcome: `.model` (and `.save(path)`), `.metrics`, `.proof`.
+
+    Raises:
+        CheckError: something changed that may not, or torch and ONNX Runtime differ.
+        DataError: the data's labels are not the model's outputs.
+    """
+    from surgeon.runtime.proof import tuned_names
+    from surgeon.runtime.sessions import choose_device
+    from surgeon.tune import proving
+    from surgeon.tune.run import Run, Trained
+
+    clock = Clock(time.perf_counter())
+    check_numbers(seed=seed, threads=threads)
+    model = load(model)
+    before = _before(model, source)
+    changed = _changed(model, before)
+    model, notes = _planned(model, changed)
+    model = _from(model, source)
+    _check_changed(model, changed)
+    # What goes in, as in `finetune`.
+    data = opened_by_plugin(data, plugins)
+    pre = find_preprocess(
+        model, preprocess, size, tokenizer=tokenizer, max_length=max_length, audio=audio
+    )
+    constants = constant_inputs(model, inputs)
+    if isinstance(pre, Preprocess):
+        model = resized(model, pre)
+    data = without(data, gone_inputs(model))
+    samples = open_samples(data, model, pre, label_column, constants, validation)
+    pre = samples.encoding or pre
+    first = samples.load(0)
+    model = model.sized_like(first) if isinstance(first, dict) else model
+    names = _labels(model, samples, labels)
+    codes = label_codes(samples, names)
+    parts = split_samples(samples, codes, validation, int(seed), names)
+
+    chosen = choose_device(str(device))
+    body = start_body(model, samples, names, parts, chosen, "float32", int(seed), None)
+    load_operators(model.proto, plugins)
+    tuned = _copy(model.proto)
+    envelope.put(tuned, envelope.LABELS, names)
+    if pre is not None:
+        envelope.put(tuned, envelope.PREPROCESS, encodings.as_document(pre))
+    run = Run(
+        patient=model, samples=samples, codes=codes, parts=parts, device=str(device),
+        seed=int(seed), threads=threads, progress=progress,
+    )  # fmt: skip
+    trained = Trained(delivered="tuned")
+    proof = proving.prove(run, tuned, trained, golden_samples=golden_samples, constants=constants)
+    envelope.put(tuned, envelope.PROOF, proof)
+    result = replace(model.with_proto(tuned), plan=model.plan)
+    metrics = proving.measure(run, tuned, trained, limit=TRAIN_METRICS)
+    allowed = set(tuned_names(tuned, model.trainable)) - set(model.trainable)
+    body |= {
+        "providers": list(trained.providers),
+        "statistics": sorted(allowed),
+        "changed": changed or [],
+        "metrics": metrics,
+        "delivered": "tuned",
+        "proof": proof,
+        "seconds": seconds(clock),
+    }
+    body["data"] |= counts(samples, names, parts)
+    said = [*body["warnings"], *notes, *skip_notes(samples), *trained.notes]
+    body["warnings"] = list(dict.fromkeys(said))
+    return Outcome(result, metrics, [], proof, body)
+
+
+def _before(model: Model, source: Source | None) -> onnx.ModelProto | None:
+    """Return the graph before training, or None: nobody knows it."""
+    return model.before if source is None else load(source).proto
+
+
+def _from(model: Model, source: Source | None) -> Model:
+    """Return the model with the origin that `source` tells, where it is the original itself."""
+    if source is None:
+        return model
+    origin = load(source).source_sha256
+    document = envelope.get(model.proto, envelope.PLAN) | {"source_sha256": origin}
+    proto = _copy(model.proto)
+    envelope.put(proto, envelope.PLAN, document)
+    return replace(model.with_proto(proto), source_sha256=origin)
+
+
+def _changed(model: Model, before: onnx.ModelProto | None) -> list[str] | None:
+    """Return the initializers that differ from those before training; None: not known.
+
+    One that the network before did not have (the head, against the original) has changed.
+    """
+    if before is None:
+        return None
+    known = {tensor.name: tensor for tensor in before.graph.initializer}
+    weights = {*model.roles(), *model.quantized()}  # integers that an operation adapted are none
+    return [
+        tensor.name
+        for tensor in model.proto.graph.initializer
+        if tensor.name in weights
+        and (tensor.name not in known or not same_values(known[tensor.name], tensor))
+    ]
+
+
+def _planned(model: Model, changed: list[str] | None) -> tuple[Model, list[str]]:
+    """Return the model with a plan: its own, or one that trains what changed; and notes."""
+    notes = []
+    if changed is None:
+        notes.append(
+            "what changed is not known: the proof takes what the plan does not train for frozen; "
+            "Model.with_weights knows it, and so does source="
+        )
+    if model.plan is not None and model.trainable:
+        return model, notes
+    learns = model.learnable() if changed is None else changed
+    trains = [name for name in learns if name in set(model.learnable())]
+    plan = replace(
+        model.plan or Plan(),
+        case=CASE,
+        trainable=tuple(trains),
+        why="weights of one's own training loop",
+    )
+    document = plan.as_dict() | {"source_sha256": model.source_sha256}
+    proto = _copy(model.proto)
+    envelope.put(proto, envelope.PLAN, document)
+    return replace(model.with_proto(proto), plan=plan), notes
+
+
+def _check_changed(model: Model, changed: list[str] | None) -> None:
+    """Refuse what changed and is neither trained by the plan nor a statistic beside it.
+
+    Raises:
+        CheckError: naming all of them.
+    """
+    from surgeon.runtime.proof import tuned_names
+
+    allowed = set(tuned_names(model.proto, model.trainable))
+    role = model.roles()
+    foreign = [
+        name for name in changed or () if name not in allowed and not name.startswith("surgeon.")
+    ]
+    if not foreign:
+        return
+    statistics = [name for name in foreign if role.get(name) == "statistics"]
+    remedy = "train only `model.trainable`, or operate by a case that trains more"
+    if statistics:
+        remedy += (
+            "; statistics stay where module.eval() is kept, or where the scale and bias beside "
+            "them have requires_grad=False"
+        )
+    raise CheckError(
+        f"{len(foreign)} tensors changed that the plan does not train",
+        where=", ".join(foreign[:8]) + (", …" if len(foreign) > 8 else ""),
+        remedy=remedy,
+    )
+
+
+def _labels(model: Model, samples: Samples, given: Sequence[str] | None) -> list[str]:
+    """Return the names of the outputs, in order, checked against data and graph.
+
+    Raises:
+        DataError: labels of the data are not among them, or their number is not the outputs'.
+    """
+    names = [str(name) for name in given] if given is not None else model.labels
+    names = list(samples.classes) if names is None else names
+    unknown = [label for label in samples.classes if label not in names]
+    if unknown:
+        raise DataError(
+            f"{len(unknown)} labels of the data are not the model's: "
+            f"{', '.join(map(repr, unknown[:5]))}",
+            where=model.where,
+            remedy=f"it knows {', '.join(map(repr, names[:10]))}; labels= names its outputs",
+        )
+    outputs = _outputs(model)
+    if outputs is not None and outputs != len(names):
+        raise DataError(
+            f"the model has {outputs} outputs, there are {len(names)} labels",
+            where=model.where,
+            remedy="labels= names all its outputs, in their order",
+        )
+    if len(set(names)) != len(names):
+        raise UsageError("a label is named twice", where="labels", remedy="name each output once")
+    return names
+
+
+def _outputs(model: Model) -> int | None:
+    """Return how many values the model gives for a sample, or None where that is open."""
+    from surgeon.graph.shapes import output_infos
+
+    if model.plan is not None and model.plan.classes is not None:
+        return model.plan.classes
+    shape = output_infos(model.proto)[0].shape
+    last = shape[-1] if shape else None
+    return last if isinstance(last, int) else None
+
+
+def _copy(proto: onnx.ModelProto) -> onnx.ModelProto:
+    copy = type(proto)()
+    copy.CopyFrom(proto)
+    return copy
