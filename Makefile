@@ -6,7 +6,7 @@ PYTEST_ARGS ?=
 
 VENV := .venv
 BIN := $(VENV)/bin
-INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
+INSTALL := $(BIN)/python -m pip install --disable-pip-version-check -c constraints.txt
 # Each worker on one core: two of them with two threads each would only get in each other's way.
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS)
 
@@ -35,11 +35,15 @@ clean:
 
 # Torch first and by itself, so that the build the constraints name is the one that is taken.
 $(VENV)/.runtime: pyproject.toml constraints.txt
-	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(INSTALL) torch
-	$(INSTALL) -e '.[models]'
-	touch $@
+	@echo "1/3 a virtual environment in $(VENV)"
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@echo "2/3 torch: the largest download, some minutes"
+	@$(INSTALL) torch
+	@echo "3/3 surgeon and what it needs"
+	@$(INSTALL) -e '.[models]'
+	@touch $@
 
 $(VENV)/.tools: $(VENV)/.runtime plugins/surgeon-multi/pyproject.toml
-	$(INSTALL) -e '.[models,test,lint]' -e plugins/surgeon-multi
-	touch $@
+	@echo "tools for tests and checks"
+	@$(INSTALL) --quiet -e '.[models,test,lint]' -e plugins/surgeon-multi
+	@touch $@

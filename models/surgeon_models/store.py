@@ -166,6 +166,7 @@ def _make(entry: Entry, folder: Path) -> None:
         shutil.move(unpacked / entry.file, path)
     else:
         module, function = entry.recipe.split(":")
+        _log.info("building %s (once; it stays in the cache) …", entry.name)
         recipe = cast(
             "Callable[..., None]", getattr(import_module(f"surgeon_models.{module}"), function)
         )

@@ -64,7 +64,7 @@ def show(screen: Screen, body: Mapping[str, Any]) -> None:
         [
             (
                 row["case"],
-                row["cut"],
+                _short(row["cut"]),
                 many(row["trained_parameters"]),
                 row["images_seen"],
                 f"{row['seconds']:.1f}",
@@ -73,7 +73,13 @@ def show(screen: Screen, body: Mapping[str, Any]) -> None:
                 None if row["latency"] is None else f"{1000 * row['latency']:.1f} ms",
             )
             for row in body["rows"]
+            if not row.get("like")
         ],
     )
     for text in body.get("notes", ()):
         screen.line(text)
+
+
+def _short(cut: str) -> str:
+    """Write a depth with two decimals: what fits beside all the rest."""
+    return f"@{float(cut[1:]):.2f}" if cut.startswith("@") else cut

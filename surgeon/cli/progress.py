@@ -124,14 +124,18 @@ def _bars() -> Progress:
         TextColumn,
         TimeRemainingColumn,
     )
+    from rich.table import Column
 
+    whole = Column(no_wrap=True)
+    rest = Column(no_wrap=True, overflow="ellipsis", ratio=1)  # gives way on a narrow terminal
     return Progress(
-        TextColumn("{task.description}", markup=False),
-        BarColumn(),
-        TaskProgressColumn(),
-        TextColumn("{task.fields[figures]}", markup=False),
-        TimeRemainingColumn(),
+        TextColumn("{task.description}", markup=False, table_column=whole),
+        BarColumn(bar_width=12),
+        TaskProgressColumn(table_column=Column(no_wrap=True)),
+        TimeRemainingColumn(table_column=Column(no_wrap=True)),
+        TextColumn("{task.fields[figures]}", markup=False, table_column=rest),
         console=Console(file=sys.stderr),
+        expand=True,
         redirect_stdout=False,  # stdout is reserved for the answer
         redirect_stderr=True,  # a warning line must not tear the bar
     )

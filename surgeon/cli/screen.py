@@ -6,6 +6,7 @@ Plain output never truncates or wraps, so that it can be searched and cut by oth
 from __future__ import annotations
 
 import re
+import shutil
 from typing import TYPE_CHECKING, Any, TextIO
 
 if TYPE_CHECKING:
@@ -20,16 +21,36 @@ class Screen:
         self.verbose = verbose
         self.terminal = stream.isatty()
 
+    @property
+    def width(self) -> int:
+        """Columns of the terminal."""
+        return shutil.get_terminal_size((80, 24)).columns
+
     def line(self, text: str = "") -> None:
-        """Write a line as it is."""
-        self.stream.write(text + "\n")
+        """Write a line; a terminal gets it wrapped between words."""
+        for part in self._wrapped(text, ""):
+            self.stream.write(part + "\n")
 
     def facts(self, facts: Mapping[str, Any]) -> None:
         """Write name and value, one pair per line; what is unknown (None) is left out."""
         known = {name: cell(value) for name, value in facts.items() if value is not None}
         width = max(map(len, known), default=0)
         for name, value in known.items():
-            self.line(f"{name:<{width}}  {value}")
+            for part in self._wrapped(f"{name:<{width}}  {value}", " " * (width + 2)):
+                self.stream.write(part + "\n")
+
+    def _wrapped(self, text: str, indent: str) -> list[str]:
+        """Return a text in lines that fit the terminal, the later ones indented."""
+        if not self.terminal or len(text) <= self.width:
+            return [text]
+        import textwrap
+
+        own = text[: len(text) - len(text.lstrip())]
+        return textwrap.wrap(
+            text, max(self.width, len(indent) + 20), subsequent_indent=own + indent,
+            break_long_words=False, break_on_hyphens=False, drop_whitespace=True,
+            replace_whitespace=False,
+        )  # fmt: skip
 
     def table(
         self, columns: Sequence[str], rows: Iterable[Sequence[Any]], *, title: str | None = None
@@ -66,11 +87,15 @@ class Screen:
         numeric: list[bool],
         title: str | None,
     ) -> None:
+        from rich import box
         from rich.console import Console
         from rich.table import Table
         from rich.text import Text
 
-        table = Table(title=title, title_justify="left")
+        table = Table(
+            title=title, title_justify="left", box=box.SIMPLE_HEAD, show_edge=False,
+            pad_edge=False, padding=(0, 1, 0, 0),
+        )  # fmt: skip
         for name, right in zip(columns, numeric, strict=True):
             table.add_column(
                 name,
@@ -80,7 +105,7 @@ class Screen:
             )
         for row in rows:
             table.add_row(*map(Text, row))  # Text: a tensor's name is not markup
-        Console(file=self.stream).print(table)
+        Console(file=self.stream, width=self.width).print(table)
 
 
 UNITS = re.compile(r"-?\d[\d.]*( (%|ms|s|B|kB|MB|GB|k|M|G))?|-")

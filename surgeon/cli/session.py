@@ -104,6 +104,8 @@ class Session:
                 logger = logging.getLogger(name)
                 logger.addHandler(handler)
                 undo.callback(logger.removeHandler, handler)
+                undo.callback(logger.setLevel, logger.level)
+                logger.setLevel(logging.INFO)
             if not sys.warnoptions:
                 warnings.simplefilter("default")
                 for category in NOISE:
@@ -124,14 +126,17 @@ class Session:
 
 
 class _ToSession(logging.Handler):
-    """What our rooms log as a warning, or worse, is a warning of the document."""
+    """What our rooms log as a warning is one of the document; less is said in passing."""
 
     def __init__(self, session: Session) -> None:
-        super().__init__(logging.WARNING)
+        super().__init__(logging.INFO)
         self.session = session
 
     def emit(self, record: logging.LogRecord) -> None:
-        self.session.warn(record.getMessage())
+        if record.levelno >= logging.WARNING:
+            self.session.warn(record.getMessage())
+        else:
+            self.session.note(record.getMessage())
 
 
 def say(text: str) -> None:
