@@ -240,8 +240,8 @@ def advise(
 ) -> Advice:
     """Advise a case and a cut for a data set, from one pass over at most 2,000 of its samples.
 
-    Neither the model nor the data is changed, and nothing is trained. A test split that `finetune`
-    would hold out with the same seed is not looked at.
+    Neither the model nor the data is changed, and nothing is trained. Only the samples that
+    `finetune` would learn from with the same seed and validation are looked at.
 
     Args:
         model: path, ModelProto or Model; one that was operated on is looked at as it is.
@@ -277,8 +277,8 @@ def advise(
     detected = None
     if pre is None:
         detected = detect_preprocess(
-            model, data, size=size, label_column=label_column, constants=constants, seed=seed,
-            device=device, threads=threads, progress=progress,
+            model, data, size=size, label_column=label_column, constants=constants,
+            validation=validation, seed=seed, device=device, threads=threads, progress=progress,
         )  # fmt: skip
         pre = None if detected is None else detected.preprocess
     if isinstance(pre, Preprocess):
@@ -296,15 +296,15 @@ def advise(
         plugins=plugins,
     )  # fmt: skip
     times = {"preprocess": 0.0 if detected is None else detected.seconds, **found.seconds}
-    notes = (*found.warnings, *([] if detected is None else [detected.note]))
-    notes = (*notes, *model.anatomy(constants).notes)
+    notes = [*samples.notes, *found.warnings, *([] if detected is None else [detected.note])]
+    notes += model.anatomy(constants).notes
     return replace(
         found,
         preprocess=samples.encoding or pre,
         detected=detected,
         path=model.where,
         seconds={**times, "total": time.perf_counter() - started},
-        warnings=notes,
+        warnings=tuple(dict.fromkeys(notes)),
     )
 
 
@@ -356,7 +356,7 @@ def choose(
     measured = measuring.measure(
         anatomy,
         samples,
-        np.concatenate([parts.train, parts.validation]),
+        parts.train,
         codes,
         seed=seed,
         device=device,

@@ -61,8 +61,9 @@ def run_samples(
     chosen = np.arange(samples.n) if indices is None else indices
     pieces, rows, done = [], [], 0
     for chunk in runner.stream(chosen):
-        pieces.append(_score_rows(model, chunk.outputs[end.value], output, end.activation))
-        rows.append(chosen[chunk.positions])
+        if len(chunk.positions):  # not where none of them can be read
+            pieces.append(_score_rows(model, chunk.outputs[end.value], output, end.activation))
+            rows.append(chosen[chunk.positions])
         done += len(chunk.positions) + len(chunk.failures)
         if progress is not None:
             progress("samples", done, len(chosen))

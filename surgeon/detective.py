@@ -26,7 +26,7 @@ from surgeon.errors import DataError, SurgeonError
 from surgeon.graph.intake import LIMITS, read_intake
 from surgeon.graph.moments import add_moments
 from surgeon.graph.taps import add_taps, late_cut
-from surgeon.inputs import label_codes, resized, split_samples
+from surgeon.inputs import label_codes, open_samples, resized, split_samples
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -146,6 +146,7 @@ def detect_preprocess(
     size: Any = None,
     label_column: str | None = None,
     constants: Mapping[str, NDArray[Any]] | None = None,
+    validation: float | str = 0.2,
     seed: int = 0,
     device: Any = "auto",
     threads: int | None = None,
@@ -156,10 +157,11 @@ def detect_preprocess(
 
     Args:
         model: the model.
-        data: labelled pictures; the test split that training would hold out is not looked at.
+        data: labelled pictures; only those that training would learn from are looked at.
         size: what stands behind `--size`; needed where the graph leaves the size open.
         label_column: of a table.
         constants: constant inputs.
+        validation: a fraction, or the path of data of its own: what stands behind `--validation`.
         seed: of sample, folds and projection.
         device: where candidates run.
         threads: CPU threads.
@@ -172,7 +174,7 @@ def detect_preprocess(
     """
     from surgeon.data.images import image_input
     from surgeon.data.labels import check_trainable
-    from surgeon.data.read import needs_preprocess, open_data
+    from surgeon.data.read import needs_preprocess
     from surgeon.tune.evidence import stratified
 
     fixed = dict(constants or {})
@@ -195,15 +197,12 @@ def detect_preprocess(
     chosen = codes = None
     trials = []
     for done, (name, how) in enumerate(candidates.items()):
-        samples = open_data(
-            data, sized.inputs, preprocess=how, label_column=label_column, constants=fixed
-        )
+        samples = open_samples(data, sized, how, label_column, fixed, validation)
         if codes is None or chosen is None:
             check_trainable(samples.labels or [])
             codes = label_codes(samples, samples.classes)
-            parts = split_samples(samples, codes, 0.2, seed, samples.classes)
-            both = np.concatenate([parts.train, parts.validation])
-            chosen = stratified(both, codes, most, seed)
+            parts = split_samples(samples, codes, validation, seed, samples.classes)
+            chosen = stratified(parts.train, codes, most, seed)
         trials.append(bench.try_out(name, how, samples, chosen, codes))
         if progress is not None:
             progress("preprocessing", done + 1, len(candidates))

@@ -98,7 +98,7 @@ def start_body(
         "stopped": None,
         "resumed": None,
         "proof": None,
-        "warnings": [*notes_of(patient), *device.notes],
+        "warnings": [*notes_of(patient), *device.notes, *samples.notes],
     }
 
 

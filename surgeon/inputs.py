@@ -265,8 +265,9 @@ def without(data: Any, names: set[str]) -> Any:
     if isinstance(data, dict):
         return {key: value for key, value in data.items() if key not in names}
     if isinstance(data, str | Path) and str(data).endswith(".npz") and Path(data).is_file():
-        with np.load(data, allow_pickle=False) as arrays:
-            return {key: arrays[key] for key in arrays.files if key not in names}
+        from surgeon.data.arrays import read_npz
+
+        return {key: array for key, array in read_npz(Path(data)).items() if key not in names}
     return data
 
 

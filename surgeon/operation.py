@@ -313,14 +313,15 @@ def operate(
     if not anatomy.shapes.dtype(anatomy.end):
         require_opset(model)  # types of the oldest operators cannot be inferred
     decided = decide(model, anatomy, case, classes, cut, init, evidence, plugins)
-    if not anatomy.cuts:
-        require_runs_at_all(
-            model
-        )  # the runtime's words on an operator say more than a missing type
+    shapes = anatomy.shapes
+    wanted = decided.cut if decided.cut in shapes.one else anatomy.late
+    if not anatomy.cuts or not wanted or not shapes.dtype(wanted):
+        # The runtime's words on an operator say more than a missing type.
+        require_runs_at_all(model)
     tensor = graph_cuts.resolve(anatomy, decided.cut, default=anatomy.late)
     taps = resolve_taps(anatomy, decided, tensor)
     truncated = graph_cuts.keep_only(anatomy.model, [*taps, tensor], anatomy.shapes)
-    values, shapes = [*taps, tensor], anatomy.shapes
+    values = [*taps, tensor]
     for place, value in enumerate(values):
         if shapes.dtype(value) in INTEGERS:
             truncated, values[place], shapes = dequantize(truncated, anatomy.model, value, shapes)
@@ -508,8 +509,8 @@ def finetune(
         from surgeon import advice
 
         detected = detect_preprocess(
-            model, data, size=size, label_column=label_column, constants=constants, seed=seed,
-            device=chosen, threads=threads, progress=progress,
+            model, data, size=size, label_column=label_column, constants=constants,
+            validation=validation, seed=seed, device=chosen, threads=threads, progress=progress,
         )  # fmt: skip
         pre = None if detected is None else detected.preprocess
     if isinstance(pre, Preprocess):
@@ -753,14 +754,17 @@ def predict(
         samples = open_inputs(given, model.inputs, preprocess=pre, constants=fixed)
     ran = run_samples(model, samples, batch, device, threads, progress)
     labels = model.labels
-    if labels is not None and len(labels) != ran.answers.scores.shape[1]:
+    if labels is not None and len(ran.rows) and len(labels) != ran.answers.scores.shape[1]:
         labels = None
     return Prediction.of(
         ran.answers.kind,
         ran.answers.scores,
         labels,
         names=[str(samples.names[row]) for row in ran.rows],
-        failed=[{"input": name, "reason": reason} for name, reason in samples.skipped],
+        failed=[
+            {"input": name, "reason": reason}
+            for name, reason in (*samples.skipped, *samples.passed_over)
+        ],
         providers=ran.providers,
         path=model.where,
         warnings=(*samples.notes, *ran.notes),

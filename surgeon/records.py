@@ -286,8 +286,8 @@ class DataFinding:
 
     Attributes:
         level: note or warning.
-        kind: classes, imbalance, rare-class, unreadable, duplicates, near-duplicates, conflict,
-            leak or label.
+        kind: classes, imbalance, rare-class, similar-labels, joined-labels, unreadable,
+            duplicates, near-duplicates, conflict, leak or label.
         message: what was found, in one line.
         remedy: what to do about it.
         samples: names of the samples it is about, in the order of the data or by how sure it is.
@@ -346,6 +346,7 @@ class Preprocess:
         fit: `stretch` to the size, or `crop` (shorter side to the size, centre crop).
         mean, std: one number per channel (one number stands for all).
         source: where it came from: option, metadata, index, graph, measured.
+        bits: that 16-bit grey values have, 9 to 16, where the file does not say it; None = 16.
     """
 
     layout: Literal["NCHW", "NHWC"] = "NCHW"
@@ -357,6 +358,7 @@ class Preprocess:
     mean: tuple[float, ...] = (0.0,)
     std: tuple[float, ...] = (1.0,)
     source: str | None = None
+    bits: int | None = None
 
 
 @dataclass(frozen=True)

@@ -111,8 +111,10 @@ def recognise(
     from surgeon_models import content
 
     count = content.count_samples(model)
+    if not count:  # nor have entries that are known by their sha256 alone
+        return None
     alike = [each for each in index.load().models.values() if len(each.weights) == count]
-    structure = content.structure_sha256(model) if count and alike else ""
+    structure = content.structure_sha256(model) if alike else ""
     return next(
         (
             entry

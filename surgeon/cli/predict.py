@@ -22,6 +22,10 @@ SHOWN = 8
 """Numbers of a row that the table shows."""
 
 
+SHOWN = 50
+"""Inputs without a prediction that are named on the terminal."""
+
+
 @click.command(cls=Verb)
 @model_argument
 @click.argument(
@@ -57,14 +61,13 @@ def predict(
             model, files, constants=inputs, **settings, progress=progress, plugins=session.plugins
         ).document()
     failed = body["failed"]
-    if failed and not body["predictions"]:
-        raise DataError(
-            f"none of {len(failed)} inputs could be read: {failed[0]['reason']}",
-            where=failed[0]["input"],
-            remedy="give images the file's preprocessing can read, or an .npz",
-        )
-    for one in failed:
+    for one in failed[:SHOWN]:
         session.warn(f"{one['input']}: {one['reason']}")
+    if len(failed) > SHOWN:
+        session.warn(f"{len(failed) - SHOWN} more inputs failed: `failed` of --json names all")
+    if failed and not body["predictions"]:
+        session.warn(f"none of {len(failed)} inputs could be read")
+        return Answer(body, show, DataError.exit)
     return Answer(body, show)
 
 

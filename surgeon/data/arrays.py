@@ -8,17 +8,16 @@ allows (exact integer to integer, float64 to float32).
 from __future__ import annotations
 
 import hashlib
-import json
-import zipfile
 from collections.abc import Mapping
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from surgeon.data.labels import label_text
-from surgeon.data.samples import Batch, Samples
+from surgeon.data.labels import label_text, not_one_class
+from surgeon.data.samples import Batch, Failure, Samples
 from surgeon.errors import DataError, EnvironmentLacksError, UnknownNameError, UsageError
+from surgeon.graph.reading import misnamed, open_regular, parse_json, shown
 
 if TYPE_CHECKING:
     from collections.abc import Container, Iterable, Sequence
@@ -67,8 +66,10 @@ class ArraySamples(Samples):
         labels: Sequence[str] | None,
         split: Sequence[str] | None = None,
         shared: Iterable[str] = (),
+        broken: Mapping[int, str] | None = None,
     ) -> None:
         super().__init__(inputs=inputs, names=names, labels=labels, split=split)
+        self._broken = dict(broken or {})
         self._arrays = dict(arrays)
         self._shared = frozenset(shared)
 
@@ -84,8 +85,16 @@ class ArraySamples(Samples):
         return self._digests
 
     def read(self, indices: Sequence[int] | NDArray[np.int64]) -> Batch:
-        """Take samples out of the arrays; nothing can fail here."""
+        """Take samples out of the arrays."""
         chosen = np.asarray(indices, np.int64)
+        failures = [
+            Failure(index, self.names[index], self._broken[index])
+            for index in chosen.tolist()
+            if index in self._broken
+        ]
+        if failures:
+            self._note(failures)
+            chosen = chosen[[index not in self._broken for index in chosen.tolist()]]
         feeds = {}
         for info in self.inputs:
             array = self._arrays[info.name]
@@ -96,7 +105,7 @@ class ArraySamples(Samples):
             else:
                 unbatched = np.expand_dims(array, info.batch_axis)
                 feeds[info.name] = np.repeat(unbatched, len(chosen), info.batch_axis)
-        return Batch(chosen, feeds)
+        return Batch(chosen, feeds, tuple(failures))
 
     @cached_property
     def _digests(self) -> list[bytes]:
@@ -124,7 +133,11 @@ class ArraySamples(Samples):
 
 
 def open_npz(
-    path: Path, inputs: Sequence[TensorInfo], constants: Mapping[str, NDArray[Any]] | None = None
+    path: Path,
+    inputs: Sequence[TensorInfo],
+    constants: Mapping[str, NDArray[Any]] | None = None,
+    *,
+    labelled: bool = True,
 ) -> ArraySamples:
     """Read an `.npz` in the contract's convention; nothing in it is ever unpickled.
 
@@ -132,22 +145,37 @@ def open_npz(
         DataError: not an `.npz`, object arrays, or anything `from_arrays` refuses.
         EnvironmentLacksError: not enough memory for the arrays.
     """
+    return from_arrays(
+        read_npz(path), inputs, constants, where=shown(str(path)), labelled=labelled
+    )  # fmt: skip
+
+
+def read_npz(path: Path) -> dict[str, NDArray[Any]]:
+    """Return the arrays of an `.npz`.
+
+    Raises:
+        DataError: not an `.npz`, or object arrays.
+        EnvironmentLacksError: not enough memory for the arrays.
+    """
+    where, remedy = shown(str(path)), "save it with numpy.savez"
     try:
         # Opened here, because numpy leaves a broken file open.
-        with path.open("rb") as stream:
-            file = np.load(stream, allow_pickle=False)
-            if not isinstance(file, np.lib.npyio.NpzFile):
-                message = "the file is a single array, not an .npz"
-                raise DataError(message, where=str(path), remedy="save it with numpy.savez")
-            arrays = {name: _member(file, name, path) for name in file.files}
-    except (OSError, ValueError, zipfile.BadZipFile, EOFError) as error:
-        message = f"the file is not a readable .npz: {error}"
-        raise DataError(message, where=str(path), remedy="save it with numpy.savez") from None
+        with open_regular(path) as stream:
+            wrong = misnamed(stream.peek(1024))
+            file = None if wrong else np.load(stream, allow_pickle=False)
+            if isinstance(file, np.lib.npyio.NpzFile):
+                return {name: _member(file, name, where) for name in file.files}
+    except DataError:
+        raise
     except MemoryError:
         raise EnvironmentLacksError(
-            "the arrays do not fit into memory", where=str(path), remedy="give fewer samples"
+            "the arrays do not fit into memory", where=where, remedy="give fewer samples"
         ) from None
-    return from_arrays(arrays, inputs, constants, where=str(path))
+    except Exception as error:  # noqa: BLE001 - zip and npy readers raise anything on broken files
+        message = f"the file is not a readable .npz: {error}"
+        raise DataError(message, where=where, remedy=remedy) from None
+    told, remedy = wrong or ("a single array, not an .npz", remedy)
+    raise DataError(f"the file is {told}", where=where, remedy=remedy)
 
 
 def from_arrays(
@@ -156,10 +184,12 @@ def from_arrays(
     constants: Mapping[str, NDArray[Any]] | None = None,
     *,
     where: str = "data",
+    labelled: bool = True,
 ) -> ArraySamples:
     """Check arrays named like the graph's inputs, `labels` and `split`, and make samples of them.
 
-    `input:<name>` names a graph input; it is needed for one called `labels` or `split`.
+    `input:<name>` names a graph input; it is needed for one called `labels` or `split`. Without
+    `labelled`, labels are not looked at, and samples with NaN are unreadable by themselves.
 
     Raises:
         DataError: unknown or missing names, wrong element types, ranks, dimensions or lengths,
@@ -171,6 +201,7 @@ def from_arrays(
     values: dict[str, NDArray[Any]] = dict(constants)
     shared = set(constants)
     lengths: dict[str, int] = {}
+    broken: dict[int, str] = {}
     for info in inputs:
         if info.name in constants:
             continue
@@ -178,7 +209,10 @@ def from_arrays(
             problems.append(f"the array for graph input {_describe(info)} is missing")
             continue
         try:
-            array = _checked(by_input[info.name], info)
+            given = (
+                by_input[info.name] if labelled else _without_nan(by_input[info.name], info, broken)
+            )
+            array = _checked(given, info)
         except _Problem as problem:
             problems.append(f"array {info.name!r} {problem}")
             continue
@@ -187,7 +221,7 @@ def from_arrays(
             lengths[info.name] = array.shape[info.batch_axis or 0]
         else:
             shared.add(info.name)
-    labels = _column(arrays, "labels", problems)
+    labels = _column(arrays, "labels", problems) if labelled else None
     split = _column(arrays, "split", problems)
     for name, column in (("labels", labels), ("split", split)):
         if column is not None:
@@ -218,6 +252,7 @@ def from_arrays(
         labels=texts,
         split=None if split is None else [_text(item) for item in split.tolist()],
         shared=shared,
+        broken=broken,
     )
 
 
@@ -257,7 +292,7 @@ class _Problem(Exception):  # noqa: N818 - part of a message, never seen by a ca
     """What is wrong with one array; stays inside this file."""
 
 
-def _member(file: Any, name: str, path: Path) -> NDArray[Any]:
+def _member(file: Any, name: str, where: str) -> NDArray[Any]:
     try:
         array: NDArray[Any] = file[name]
     except ValueError as error:
@@ -265,7 +300,7 @@ def _member(file: Any, name: str, path: Path) -> NDArray[Any]:
             raise
         message = f"array {name!r} holds Python objects, which are never loaded"
         remedy = "save numbers or text: array.astype(str) for text"
-        raise DataError(message, where=str(path), remedy=remedy) from None
+        raise DataError(message, where=where, remedy=remedy) from None
     return array
 
 
@@ -347,6 +382,18 @@ def _cast(array: NDArray[Any], info: TensorInfo) -> NDArray[Any]:
     raise _Problem(message)
 
 
+def _without_nan(value: Any, info: TensorInfo, broken: dict[int, str]) -> NDArray[Any]:
+    """Take NaN out of an array's samples, which are named as broken; the rest stays as it is."""
+    array = np.asarray(value)
+    if array.dtype.kind != "f" or not _is_batched(array, info) or not np.isnan(array).any():
+        return array
+    axis = info.batch_axis or 0
+    bad = np.isnan(np.moveaxis(array, axis, 0)).reshape(array.shape[axis], -1).any(axis=1)
+    broken |= {int(row): f"array {info.name!r} holds NaN there" for row in np.flatnonzero(bad)}
+    whole: NDArray[Any] = np.where(np.isnan(array), array.dtype.type(0), array)
+    return whole
+
+
 def _is_batched(array: NDArray[Any], info: TensorInfo) -> bool:
     if info.shape is None:
         return array.ndim > 0
@@ -360,7 +407,8 @@ def _column(arrays: Mapping[str, Any], name: str, problems: list[str]) -> NDArra
     if column.dtype == object and _all_text(column):
         column = column.astype(str)
     if column.ndim != 1:
-        problems.append(f"{name} has shape {list(column.shape)}, not [n]")
+        told = f": {not_one_class(column)}" if name == "labels" else ""
+        problems.append(f"{name} has shape {list(column.shape)}, not [n]{told}")
         return None
     if column.dtype.kind not in "iubfUS":
         problems.append(f"{name} holds {column.dtype}, not numbers or text")
@@ -435,7 +483,7 @@ def _pair(option: str, known: Container[str]) -> tuple[str, Any]:
         message = f"{option!r} is not NAME=VALUE"
         raise UsageError(message, where="--input", remedy="for example --input training=false")
     try:
-        return name, json.loads(text)
+        return name, parse_json(text)
     except ValueError:
         return name, text
 

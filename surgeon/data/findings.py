@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from surgeon.data.ahead import work_ahead
+from surgeon.data.labels import ONE_CLASS, alike, joined
 from surgeon.records import DataFinding
 
 if TYPE_CHECKING:
@@ -76,7 +77,10 @@ def class_findings(codes: NDArray[np.int64], labels: Sequence[str]) -> list[Data
             f"{labels[most]} {counts[most]} the most, {labels[least]} {counts[least]} the least"
         )
     found = [
-        DataFinding("note", "classes", f"{len(codes):,} samples in {len(labels)} classes: {listed}")
+        DataFinding(
+            "note", "classes", f"{len(codes):,} samples in {len(labels)} classes: {listed}"
+        ),
+        *label_findings(labels),
     ]
     if counts[most] >= UNEVEN * max(counts[least], 1):
         found.append(
@@ -98,6 +102,35 @@ def class_findings(codes: NDArray[np.int64], labels: Sequence[str]) -> list[Data
                 f"{len(rare)} of {len(labels)} classes have fewer than {FEW} samples, too few to "
                 f"judge them by: {_list(rare)}",
                 "gather more of them, or merge them",
+            )
+        )
+    return found
+
+
+def label_findings(labels: Sequence[str]) -> list[DataFinding]:
+    """Say which labels are probably the same, and which look like several in one."""
+    found = []
+    groups = alike(labels)
+    if groups:
+        named = "; ".join(" / ".join(map(repr, group)) for group in groups[:_SHOWN])
+        found.append(
+            DataFinding(
+                "warning",
+                "similar-labels",
+                f"labels that differ in case or blanks only are different classes: "
+                f"{named}{_more(len(groups))}",
+                "write them alike, if they are the same class",
+            )
+        )
+    mark, several = joined(labels)
+    if several:
+        found.append(
+            DataFinding(
+                "warning",
+                "joined-labels",
+                f"{len(several)} labels look like several labels per sample, joined by {mark!r}, "
+                f"and {ONE_CLASS}: each combination is a class of its own: {_list(several)}",
+                "give one label per sample",
             )
         )
     return found

@@ -2,24 +2,31 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from surgeon.data import images, series, sounds, texts
 from surgeon.errors import DataError
+from surgeon.graph.reading import shown
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Mapping, Sequence
     from pathlib import Path
 
-# Sub-folders with exactly these names are splits, not classes.
-_SPLITS = {
-    "train": "train",
-    "val": "validation",
-    "valid": "validation",
-    "validation": "validation",
-    "test": "test",
+_PARTS = {
+    **dict.fromkeys(("train", "training", "trn"), "train"),
+    **dict.fromkeys(("val", "valid", "validation", "dev", "eval", "evaluation"), "validation"),
+    **dict.fromkeys(("test", "testing", "tst"), "test"),
 }
+_PICTURED = re.compile(r"(img|image|picture|photo|jpegimage|frame|rgb)s?")
+_ANSWERS = re.compile(
+    r"(mask|label|annotation|segmentation|trimap|matte|bbox|xml)s?"
+    r"|segmentation(class|object)|gt|ground[ _-]?truth"
+)
+_ANSWER_ENDING = re.compile(r"[ ._-]*(mask|seg|segmentation|label|gt|annotation|matte)s?$")
+_MACS = "__MACOSX"  # what archives made on a Mac carry beside their content
+_SHOWN = 5
 
 
 @dataclass(frozen=True)
@@ -40,43 +47,51 @@ MEDIA = (PICTURES, TEXTS, SOUNDS, SERIES)
 
 @dataclass
 class Listing:
-    """Files found: path, label and split of each, and how many others were passed over."""
+    """Files found: path, label and split of each; the others; what the user should be told."""
 
     paths: list[Path] = field(default_factory=list)
     labels: list[str] = field(default_factory=list)
     split: list[str] | None = None
-    ignored: int = 0
+    others: list[tuple[Path, str]] = field(default_factory=list)
+    remarks: list[str] = field(default_factory=list)
+
+    @property
+    def ignored(self) -> int:
+        """Number of files that were passed over."""
+        return len(self.others)
 
 
 def list_classes(root: Path, medium: Medium = PICTURES) -> Listing:
     """List the files of a folder with one sub-folder per class, in a stable order.
 
     Sub-folders of a class are searched too. Hidden files and files of another medium (by their
-    ending) are passed over and counted. Where the sub-folders are `train` beside `validation`
-    (`val`, `valid`) or `test`, and hold folders only, they are splits.
+    ending) are passed over and counted. Sub-folders that are called like parts of a data set
+    (`train`, `Valid`, `testing`, ...) and hold sub-folders themselves are splits.
 
     Raises:
-        DataError: no sub-folder, or no such file in any of them.
+        DataError: no sub-folder, no such file in any of them, splits without classes, or folders
+            of pictures and of their masks.
     """
-    folders, stray = _visible(root)
+    listing = Listing()
+    inner = _descend(root)
+    if inner != root:
+        listing.remarks.append(f"the classes are the sub-folders of {shown(str(inner))!r}")
+    folders, stray = _visible(inner)
     if not folders:
         remedy = f"make one sub-folder per class and put its {medium.name} there"
-        raise DataError("the folder has no sub-folder", where=str(root), remedy=remedy)
-    listing = Listing(ignored=stray)
-    if _are_splits(folders, medium):
-        listing.split = []
-        for folder in folders:
-            inner, stray = _visible(folder)
-            listing.ignored += stray
-            before = len(listing.paths)
-            _collect(inner, listing, medium)
-            listing.split += [_SPLITS[folder.name]] * (len(listing.paths) - before)
+        raise DataError("the folder has no sub-folder", where=shown(str(root)), remedy=remedy)
+    _pass_over(stray, listing, medium)
+    _refuse_answers(folders)
+    parts = _parts(folders, medium)
+    if parts:
+        _collect_parts(parts, listing, medium)
     else:
         _collect(folders, listing, medium)
+        listing.remarks += _same_inside(folders)
     if not listing.paths:
         raise DataError(
             f"the folder holds no {medium.name} ({listing.ignored} other files)",
-            where=str(root),
+            where=shown(str(root)),
             remedy=f"put {medium.name} ({medium.examples}) into one sub-folder per class",
         )
     return listing
@@ -89,11 +104,11 @@ def list_files(root: Path, medium: Medium = PICTURES) -> Listing:
         DataError: there is none.
     """
     listing = Listing()
-    listing.paths, listing.ignored = _walk(root, medium, set())
+    listing.paths, listing.others = _walk(root, medium, set())
     if not listing.paths:
         message = f"the folder holds no {medium.name} ({listing.ignored} other files)"
         remedy = f"give a folder with {medium.name} ({medium.examples})"
-        raise DataError(message, where=str(root), remedy=remedy)
+        raise DataError(message, where=shown(str(root)), remedy=remedy)
     return listing
 
 
@@ -102,53 +117,198 @@ def holds(root: Path, medium: Medium) -> bool:
     return bool(_walk(root, medium, set())[0])
 
 
+# ── classes ──────────────────────────────────────────────────────────────────────────────────────
+
+
 def _collect(folders: Iterable[Path], listing: Listing, medium: Medium) -> None:
+    """Take each folder as a class; those without a file are said."""
+    empty = []
     for folder in folders:
-        paths, ignored = _walk(folder, medium, set())
+        paths, others = _walk(folder, medium, set())
         listing.paths += paths
-        listing.labels += [folder.name] * len(paths)
-        listing.ignored += ignored
+        listing.labels += [shown(folder.name)] * len(paths)
+        listing.others += others
+        if not paths:
+            empty.append(folder)
+    if empty:
+        listing.remarks.append(
+            f"{_named(empty)} {_holds(empty)} no {medium.name}: no such class is learnt"
+        )
 
 
-def _are_splits(folders: list[Path], medium: Medium) -> bool:
-    names = [folder.name for folder in folders]
-    if "train" not in names or len(names) < 2 or any(name not in _SPLITS for name in names):
-        return False
-    return all(_visible(folder)[0] and not _has_files(folder, medium) for folder in folders)
+def _same_inside(folders: Sequence[Path]) -> list[str]:
+    """Say that all classes hold the same sub-folders, which then may be the classes."""
+    inside = [{inner.name.casefold() for inner in _visible(folder)[0]} for folder in folders]
+    if len(folders) < 2 or not all(inside):
+        return []
+    common, whole = set.intersection(*inside), set.union(*inside)
+    if len(common) < 2 or 2 * len(common) < len(whole):
+        return []
+    told = f"every class folder ({_named(folders)}) holds the same sub-folders "
+    told += (
+        f"({_list(sorted(common))}): if these are the classes, give a folder that holds no other"
+    )
+    return [told]
 
 
-def _has_files(folder: Path, medium: Medium) -> bool:
-    files = (path for path in folder.iterdir() if path.is_file())
-    return any(path.suffix.lower() in medium.suffixes for path in files)
+def _refuse_answers(folders: Sequence[Path]) -> None:
+    """Refuse pictures beside their masks or boxes, which are no classes.
+
+    Raises:
+        DataError: the files of two such folders have the same names.
+    """
+    pictured = [folder for folder in folders if _PICTURED.fullmatch(folder.name.casefold())]
+    answers = [folder for folder in folders if _ANSWERS.fullmatch(folder.name.casefold())]
+    if not pictured or not answers:
+        return
+    stems = _stems(pictured)
+    for folder in answers:
+        own = _stems([folder])
+        if own and 2 * len(own & stems) >= min(len(own), len(stems)):
+            raise DataError(
+                f"{_named([*pictured, folder])} hold files of the same names: "
+                "this looks like segmentation or detection data",
+                where=shown(str(folder.parent)),
+                remedy="this version learns one class per sample: give one sub-folder per class",
+            )
 
 
-def _visible(folder: Path) -> tuple[list[Path], int]:
-    """Return the sub-folders that are not hidden, by name, and the number of files beside them."""
+def _stems(folders: Sequence[Path]) -> set[str]:
+    names = {
+        path.stem.casefold()
+        for folder in folders
+        for path in folder.rglob("*")
+        if not path.name.startswith(".") and path.suffix
+    }
+    return {_ANSWER_ENDING.sub("", name) or name for name in names}
+
+
+# ── splits ───────────────────────────────────────────────────────────────────────────────────────
+
+
+def _collect_parts(parts: Mapping[Path, str], listing: Listing, medium: Medium) -> None:
+    listing.split = []
+    for folder, part in parts.items():
+        inner, stray = _visible(_descend(folder))
+        _pass_over(stray, listing, medium)
+        _refuse_answers(inner)
+        before = len(listing.paths)
+        _collect(inner, listing, medium)
+        listing.split += [part] * (len(listing.paths) - before)
+    told = [
+        part if folder.name == part else f"{shown(folder.name)} ({part})"
+        for folder, part in parts.items()
+    ]
+    listing.remarks.append(f"the folders {', '.join(told)} are splits, not classes")
+
+
+def _parts(folders: Sequence[Path], medium: Medium) -> dict[Path, str]:
+    """Say which part of the data each folder is; nothing where the folders are classes.
+
+    All must be called so, one of them like the training part, and hold sub-folders. A name that
+    has other words in it (`seg_train`) counts where the parts hold the same sub-folders.
+
+    Raises:
+        DataError: folders called like parts hold samples directly.
+    """
+    found = {folder: _part_of(folder.name) for folder in folders}
+    parts = {folder: part for folder, (part, _) in found.items() if part is not None}
+    if len(parts) < len(folders) or "train" not in parts.values() or len(set(parts.values())) < 2:
+        return {}
+    inside = {folder: _visible(_descend(folder)) for folder in folders}
+    exact = all(sure for _, sure in found.values())
+    if not exact:
+        names = [{inner.name.casefold() for inner in inside[folder][0]} for folder in folders]
+        agree = 2 * len(set.intersection(*names)) >= max(map(len, names)) > 0
+        return parts if agree else {}
+    flat = [
+        folder
+        for folder, (inner, files) in inside.items()
+        if not inner and any(path.suffix.lower() in medium.suffixes for path in files)
+    ]
+    if flat:
+        raise DataError(
+            f"{_named(folders)} are called like parts of a data set, and {_named(flat)} "
+            f"{_holds(flat)} {medium.name} without a class",
+            where=shown(str(folders[0].parent)),
+            remedy="put one sub-folder per class into each part, or leave that part out; "
+            "folders that are classes need other names",
+        )
+    return parts
+
+
+def _part_of(name: str) -> tuple[str | None, bool]:
+    """Return the part that a folder's name says, and whether it says nothing else."""
+    plain = name.strip().casefold()
+    word = re.sub(r"[ ._-]*(set|data|split|images|imgs)?[ ._-]*$", "", plain)
+    if word in _PARTS:
+        return _PARTS[word], True
+    said = {_PARTS[word] for word in re.findall("[a-z]+", plain) if word in _PARTS}
+    return (said.pop(), False) if len(said) == 1 else (None, False)
+
+
+def _descend(folder: Path) -> Path:
+    """Go down while a folder holds nothing but one folder of folders: archives are packed so."""
+    folders, stray = _visible(folder)
+    if len(folders) != 1 or not all(map(_is_hidden, stray)):
+        return folder
+    below = _descend(folders[0])
+    inner, files = _visible(below)
+    return below if len(inner) > 1 and all(map(_is_hidden, files)) else folder
+
+
+# ── walking ──────────────────────────────────────────────────────────────────────────────────────
+
+
+def _pass_over(stray: Sequence[Path], listing: Listing, medium: Medium) -> None:
+    """Count files beside the class folders; samples among them are said."""
+    listing.others += [(path, "it lies in no class folder") for path in stray]
+    samples = [
+        path
+        for path in stray
+        if path.suffix.lower() in medium.suffixes and not path.name.startswith(".")
+    ]
+    if samples:
+        listing.remarks.append(
+            f"{len(samples)} {medium.name} lie in no class folder and are left out: "
+            f"{_named(samples)}"
+        )
+
+
+def _visible(folder: Path) -> tuple[list[Path], list[Path]]:
+    """Return the sub-folders that are not hidden, by name, and the files beside them."""
     entries = _entries(folder)
-    folders = [path for path in entries if path.is_dir() and not path.name.startswith(".")]
-    return folders, sum(not path.is_dir() for path in entries)
+    folders = [path for path in entries if path.is_dir() and not _is_hidden(path)]
+    return folders, [path for path in entries if not path.is_dir()]
 
 
-def _walk(folder: Path, medium: Medium, seen: set[Path]) -> tuple[list[Path], int]:
-    """Return the files below a folder and the number of others; links are followed once."""
+def _walk(
+    folder: Path, medium: Medium, seen: set[Path]
+) -> tuple[list[Path], list[tuple[Path, str]]]:
+    """Return the files below a folder, and the others with why; links are followed once."""
     real = folder.resolve()
     if real in seen:
-        return [], 0
+        return [], []
     seen.add(real)
     files: list[Path] = []
-    ignored = 0
+    others: list[tuple[Path, str]] = []
     for path in _entries(folder):
-        hidden = path.name.startswith(".")
         if path.is_dir():
-            if not hidden:
-                below, others = _walk(path, medium, seen)
+            if not _is_hidden(path):
+                below, passed = _walk(path, medium, seen)
                 files += below
-                ignored += others
-        elif not hidden and path.suffix.lower() in medium.suffixes:
+                others += passed
+        elif _is_hidden(path):
+            others.append((path, "it is a hidden file"))
+        elif path.suffix.lower() in medium.suffixes:
             files.append(path)
         else:
-            ignored += 1
-    return files, ignored
+            others.append((path, f"its ending is none of {medium.name} ({medium.examples})"))
+    return files, others
+
+
+def _is_hidden(path: Path) -> bool:
+    return path.name.startswith(".") or path.name == _MACS
 
 
 def _entries(folder: Path) -> list[Path]:
@@ -156,4 +316,17 @@ def _entries(folder: Path) -> list[Path]:
         return sorted(folder.iterdir(), key=lambda path: path.name)
     except OSError as error:
         message = f"the folder cannot be read: {error.strerror}"
-        raise DataError(message, where=str(folder), remedy="check its permissions") from None
+        raise DataError(message, where=shown(str(folder)), remedy="check its permissions") from None
+
+
+def _named(paths: Sequence[Path]) -> str:
+    return _list([shown(path.name) for path in paths])
+
+
+def _list(names: Sequence[str]) -> str:
+    told = ", ".join(map(repr, names[:_SHOWN]))
+    return told if len(names) <= _SHOWN else f"{told} and {len(names) - _SHOWN} more"
+
+
+def _holds(paths: Sequence[Path]) -> str:
+    return "holds" if len(paths) == 1 else "hold"

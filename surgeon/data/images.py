@@ -5,8 +5,9 @@ resize, and one table look-up per channel that writes straight into the batch. W
 augmentation (that is done on the device, in batches) and guessing of preprocessing.
 
 Decisions: transparency is laid over white; 16-bit grey is divided by 257, so that 65535 becomes
-255; of animations the first frame is taken; 32-bit and floating-point pixels have no stated range
-and are refused.
+255, and grey of fewer bits by its own largest value, where the file (TIFF) or the preprocessing
+(`bits`) says so, never by the largest value found, which differs between pictures; of animations
+the first frame is taken; 32-bit and floating-point pixels have no stated range and are refused.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 
 from surgeon.data.arrays import numpy_dtype
 from surgeon.data.samples import Batch, Failure
-from surgeon.data.sources import SourceSamples, UnreadableError, describe_inputs
+from surgeon.data.sources import SourceSamples, UnreadableError, broken, describe_inputs
 from surgeon.errors import DataError, UsageError
 from surgeon.records import as_json
 
@@ -48,6 +49,9 @@ _FILTERS = {
     "nearest": Image.Resampling.NEAREST,
 }
 _ORIENTATION = 0x0112  # the EXIF tag
+_BITS_PER_SAMPLE = 258  # the TIFF tag
+_DEPTH_SAMPLES = 16  # pictures that are opened to see whether 16 bits are used
+_BRIGHT = 14  # bits above which a picture of 16 bits is no darker than a quarter
 # A JPEG is decoded at 1/2, 1/4 or 1/8 only while it stays this much larger than needed, so that
 # the resize behind it still decides how the picture looks.
 _DRAFT_GAP = 2
@@ -166,18 +170,55 @@ class ImageSamples(SourceSamples):
 
     def _decode(self, index: int) -> NDArray[np.uint8]:
         assert self.preprocess is not None
-        source = self._sources[index]
+        content = b""
         try:
-            content = source() if callable(source) else source
-            with Image.open(io.BytesIO(content) if isinstance(content, bytes) else content) as file:
-                return _pixels(file, self.preprocess)
-        except (KeyboardInterrupt, MemoryError):
+            content = self._content(index)
+            with Image.open(io.BytesIO(content)) as file:
+                pixels = _pixels(file, self.preprocess)
+        except (KeyboardInterrupt, MemoryError, UnreadableError):
             raise
         except Exception as error:  # noqa: BLE001 - decoders raise anything on broken files
             text = " ".join(str(error).split()) or type(error).__name__
             if isinstance(error, UnidentifiedImageError):
                 text = "not a picture, or broken at its start"
-            raise UnreadableError(text) from None
+            raise broken(content, text) from None
+        return pixels
+
+    def _own_notes(self) -> list[str]:
+        return [] if self._dark is None else [self._dark]
+
+    @cached_property
+    def _dark(self) -> str | None:
+        """What to say where pictures of 16 bits seem to have fewer, and come out nearly black."""
+        assert self.preprocess is not None
+        if self.preprocess.bits is not None or not self.n:
+            return None
+        places = np.linspace(0, self.n - 1, min(self.n, _DEPTH_SAMPLES)).astype(int)
+        found = [self._largest(index) for index in places.tolist()]
+        deep = [pair for pair in found if pair is not None]
+        most = max((value for value, _ in deep), default=65535)
+        if most.bit_length() > _BRIGHT:
+            return None
+        bits = max(most.bit_length(), 9)
+        remedy = f'add "bits": {bits} to --preprocess'
+        if not all(grey for _, grey in deep):
+            remedy = "scale them to 16 or 8 bits"
+        return (
+            f"no value of {len(deep)} pictures of 16 bits is above {most}: they come out nearly "
+            f"black; if they have {bits} bits, {remedy}"
+        )
+
+    def _largest(self, index: int) -> tuple[int, bool] | None:
+        """Return the largest value of a picture of 16 bits, and whether it is grey; else None."""
+        try:
+            with Image.open(io.BytesIO(self._content(index))) as file:
+                grey, read_as = file.mode.startswith("I"), str(file.tile)
+                if _declared(file) is not None or not (grey or ";16" in read_as):
+                    return None
+                most = int(np.asarray(file).max())
+                return (most, True) if grey else (256 * most + 255, False)  # the upper byte is kept
+        except Exception:  # noqa: BLE001 - it is told of when it is read as a sample
+            return None
 
     def _rule(self) -> dict[str, Any]:
         return {**as_json(self.preprocess), "source": None}
@@ -240,7 +281,8 @@ def _pixels(file: Image.Image, preprocess: Preprocess) -> NDArray[np.uint8]:
     image: Image.Image = file
     if file.getexif().get(_ORIENTATION, 1) != 1:
         image = ImageOps.exif_transpose(file)
-    image = _to_mode(image, "L" if preprocess.channels == "L" else "RGB")
+    top = 2 ** (_declared(file) or preprocess.bits or 16) - 1
+    image = _to_mode(image, "L" if preprocess.channels == "L" else "RGB", top)
     filter_ = _FILTERS[preprocess.resize]
     if preprocess.fit == "crop":
         image = _crop(image, (width, height), filter_)
@@ -264,12 +306,12 @@ def _crop(image: Image.Image, size: tuple[int, int], filter_: Image.Resampling) 
     return image.crop((left, top, left + width, top + height))
 
 
-def _to_mode(image: Image.Image, mode: str) -> Image.Image:
-    """Convert any picture to RGB or L: transparency over white, 16 bit to 8."""
+def _to_mode(image: Image.Image, mode: str, top: int = 65535) -> Image.Image:
+    """Convert any picture to RGB or L: transparency over white, grey up to `top` to 8 bits."""
     if image.mode == mode and "transparency" not in image.info:
         return image
     if image.mode.startswith("I"):
-        image = _to_8_bit(image)
+        image = _to_8_bit(image, top)
     elif image.mode == "F":
         message = "floating-point pixels have no stated range"
         raise UnreadableError(message)
@@ -282,9 +324,17 @@ def _to_mode(image: Image.Image, mode: str) -> Image.Image:
     return image if image.mode == mode else image.convert(mode)
 
 
-def _to_8_bit(image: Image.Image) -> Image.Image:
+def _declared(file: Image.Image) -> int | None:
+    """Return the bits of grey values where a file says fewer than the 16 they are stored in."""
+    tags = getattr(file, "tag_v2", None)
+    bits = None if tags is None else tags.get(_BITS_PER_SAMPLE)
+    return int(bits[0]) if bits and len(bits) == 1 and 8 < bits[0] < 16 else None
+
+
+def _to_8_bit(image: Image.Image, top: int) -> Image.Image:
     values = np.asarray(image).astype(np.int64)
     if values.size and (values.min() < 0 or values.max() > 65535):
         message = "32-bit pixels have no stated range"
         raise UnreadableError(message)
-    return Image.fromarray(((values + 128) // 257).astype(np.uint8))
+    # For 65535 this is (value + 128) // 257.
+    return Image.fromarray(np.minimum((values * 255 + top // 2) // top, 255).astype(np.uint8))

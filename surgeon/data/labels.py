@@ -3,20 +3,24 @@
 from __future__ import annotations
 
 import re
+import unicodedata
 from collections import Counter
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from surgeon.errors import DataError
+from surgeon.graph.reading import shown
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
     from numpy.typing import NDArray
 
-_INTEGER = re.compile(r"[+-]?[0-9]+")
+_INTEGER = re.compile(r"[+-]?[0-9]{1,4000}")  # Python reads integers of no more than 4,300
+_NUMBER = re.compile(r"[+-]?([0-9]+(\.[0-9]*)?|\.[0-9]+)([eE][+-]?[0-9]{1,3})?")
 _SHOWN = 5
+ONE_CLASS = "this version learns one class per sample"
 
 
 def sort_labels(labels: Iterable[str]) -> list[str]:
@@ -40,7 +44,13 @@ def label_text(value: Any, where: str) -> str:
     if isinstance(value, np.generic):
         value = value.item()
     if isinstance(value, bytes):
-        value = value.decode("utf-8", errors="replace")
+        value = value.decode("utf-8", errors="backslashreplace")
+    if isinstance(value, list | tuple | dict | np.ndarray):
+        raise DataError(
+            f"a label is a {type(value).__name__}: {ONE_CLASS}",
+            where=where,
+            remedy="give one name or number, or the right column with --label-column",
+        )
     if isinstance(value, float) and value.is_integer():
         value = int(value)
     if value is None or value == "" or (isinstance(value, float) and np.isnan(value)):
@@ -48,25 +58,88 @@ def label_text(value: Any, where: str) -> str:
     if not isinstance(value, str | int | float):
         message = f"a label is a {type(value).__name__}, not a number or text"
         raise DataError(message, where=where, remedy="name the right column with --label-column")
-    return str(value)
+    return shown(str(value))
+
+
+def not_one_class(labels: NDArray[Any]) -> str:
+    """Say what labels of more than one axis look like."""
+    if labels.ndim != 2 or not labels.size:
+        return f"they look like masks or tokens; {ONE_CLASS}"
+    if labels.shape[1] == 1:
+        return "give them as labels.ravel()"
+    if labels.dtype.kind in "biuf" and np.isin(labels, (0, 1)).all():
+        if (np.count_nonzero(labels, axis=1) == 1).all():
+            return "they look like one-hot rows: give labels.argmax(axis=1)"
+        return f"they look like several labels for a sample; {ONE_CLASS}"
+    if labels.dtype.kind == "f" and ((labels >= 0) & (labels <= 1)).all():
+        return f"they look like probabilities; {ONE_CLASS}"
+    if labels.dtype.kind == "f":
+        return f"they look like numbers (regression); {ONE_CLASS}"
+    return f"they look like several labels for a sample; {ONE_CLASS}"
 
 
 def check_trainable(labels: Sequence[str]) -> None:
     """Refuse labels that nothing can be trained on.
 
     Raises:
-        DataError: no sample, only one class, or classes with a single sample (all are named).
+        DataError: no sample, only one class, numbers that are no classes, or classes with a single
+            sample (all are named).
     """
     counts = Counter(labels)
     if not counts:
         raise DataError("there is no sample to train on", remedy="give data with labelled samples")
+    broken = [label for label in counts if _is_fraction(label)]
+    if broken and all(_NUMBER.fullmatch(label) for label in counts):
+        raise DataError(
+            f"the labels are {len(counts)} numbers, {len(broken)} of them with a fraction "
+            f"({_list(broken[:3])}): these look like numbers to predict (regression); {ONE_CLASS}",
+            remedy="give classes as names or whole numbers",
+        )
     if len(counts) == 1:
         message = f"all {len(labels)} samples have the same label {next(iter(counts))!r}"
         raise DataError(message, remedy="give samples of at least two classes")
     lonely = [label for label in sort_labels(counts) if counts[label] == 1]
     if lonely:
         message = f"{len(lonely)} of {len(counts)} classes have a single sample: {_list(lonely)}"
+        if 2 * len(lonely) > len(counts) > 10 and all(map(_INTEGER.fullmatch, counts)):
+            message += f"; these look like numbers to predict (regression), and {ONE_CLASS}"
         raise DataError(message, remedy="give at least two samples of each class, or drop these")
+
+
+def alike(labels: Iterable[str]) -> list[list[str]]:
+    """Return the sets of labels that differ in case, blanks or leading zeros only."""
+    same: dict[str, list[str]] = {}
+    for label in sort_labels(labels):
+        plain = " ".join(unicodedata.normalize("NFKC", label).casefold().split())
+        if _INTEGER.fullmatch(plain):
+            plain = str(int(plain))
+        same.setdefault(plain, []).append(label)
+    return [group for group in same.values() if len(group) > 1]
+
+
+def joined(labels: Iterable[str]) -> tuple[str, list[str]]:
+    """Return labels that look like several in one, and the mark between their parts.
+
+    Every part of such a label occurs elsewhere, too: alone, or in another combination.
+    """
+    distinct = set(labels)
+    for mark in "|;,":
+        marked = [label for label in distinct if mark in label]
+        parts = {label: [part.strip() for part in label.split(mark)] for label in marked}
+        times = Counter(part for found in parts.values() for part in set(found))
+        times.update(label.strip() for label in distinct if mark not in label)
+        several = [
+            label
+            for label, found in parts.items()
+            if all(found) and len(set(found)) > 1 and all(times[part] > 1 for part in found)
+        ]
+        if several:
+            return mark, sort_labels(several)
+    return "", []
+
+
+def _is_fraction(label: str) -> bool:
+    return _NUMBER.fullmatch(label) is not None and not float(label).is_integer()
 
 
 def encode_labels(

@@ -22,6 +22,7 @@ from surgeon.data.texts import TextSamples
 from surgeon.errors import DataError, UsageError
 from surgeon.graph.encodings import missing_audio, missing_tokenizer
 from surgeon.graph.preprocess import missing_preprocess
+from surgeon.graph.reading import shown, what_lies_at
 from surgeon.records import AudioEncoding, TextEncoding
 
 if TYPE_CHECKING:
@@ -55,13 +56,14 @@ def data_kind(data: Any) -> Kind:
     if not isinstance(data, str | Path):
         message = f"data is a {type(data).__name__}"
         raise DataError(message, remedy="give a path, or a dictionary of arrays")
-    path, text = Path(data), str(data)
-    if path.is_dir():
+    path, text = Path(data), shown(str(data))
+    what = what_lies_at(path)
+    if what == "a folder":
         saved = (path / "dataset_dict.json").is_file() or (
             (path / "dataset_info.json").is_file() and (path / "state.json").is_file()
         )
         return "dataset" if saved else "folder"
-    if path.is_file():
+    if what == "a file":
         suffix = path.suffix.lower()
         if suffix == ".npz":
             return "arrays"
@@ -70,10 +72,13 @@ def data_kind(data: Any) -> Kind:
         if any(suffix in medium.suffixes for medium in folder.MEDIA):
             return "file"
         raise DataError(
-            f"a file ending in {path.suffix or 'nothing'!r} is not read as data",
+            f"a file ending in {shown(path.suffix) or 'nothing'!r} is not read as data",
             where=text,
             remedy="give a folder of pictures, texts or sounds, .npz, .csv, .parquet or .jsonl",
         )
+    if what is not None:
+        remedy = "save it to a file first"
+        raise DataError(f"this is {what}, not a file or folder", where=text[:200], remedy=remedy)
     if text.startswith("hub:") or (
         isinstance(data, str)
         and _HUB_NAME.fullmatch(text)
@@ -82,7 +87,7 @@ def data_kind(data: Any) -> Kind:
     ):
         return "hub"
     remedy = "check the path; a data set of the hub is named hub:OWNER/NAME"
-    raise DataError("there is no such file or folder", where=text, remedy=remedy)
+    raise DataError("there is no such file or folder", where=text[:200], remedy=remedy)
 
 
 def needs_preprocess(
@@ -168,17 +173,20 @@ def open_data(
         samples: Samples = data
     elif kind == "arrays":
         if isinstance(data, Mapping):
-            samples = from_arrays(data, inputs, constants)
+            samples = from_arrays(data, inputs, constants, labelled=labelled)
         else:
-            samples = open_npz(Path(data), inputs, constants)
+            samples = open_npz(Path(data), inputs, constants, labelled=labelled)
     elif kind in {"folder", "file"}:
         samples = _open_files(Path(data), inputs, preprocess, constants, labelled)
     else:
         table = _open_table(data, kind)
         samples = _from_table(table, inputs, preprocess, label_column, constants, labelled)
+    if not labelled and kind != "samples":
+        samples.failure_bound = 1.0  # each is told about by itself; nothing is learnt from them
     if labelled and samples.labels is None:
         remedy = "add an array called labels, one for each sample"
-        raise DataError("the data has no labels", where=str(data)[:200], remedy=remedy)
+        where = shown(str(data)[:200]) if kind != "samples" else None
+        raise DataError("the data has no labels", where=where, remedy=remedy)
     return samples
 
 
@@ -205,18 +213,21 @@ def open_inputs(
     first = Path(paths[single.index(True)]) if any(single) else Path(paths[0])
     medium = _medium(first, preprocess, inputs, constants or {})
     found: list[Path] = []
-    ignored = 0
+    others: list[tuple[Path, str]] = []
     for path in map(Path, paths):
         if path.is_dir():
             listing = folder.list_files(path, medium)
             found += listing.paths
-            ignored += listing.ignored
+            others += listing.others
         else:
             _require_file(path, medium, alone=len(paths) == 1)
             found.append(path)
-    names = [str(path) for path in found]
-    samples = _make(medium, found, names, inputs, preprocess, constants, None, ignored=ignored)
-    samples.failure_bound = 1.0  # each is told about by itself; nothing is learnt from them
+    names = [shown(str(path)) for path in found]
+    samples = _make(
+        medium, found, names, inputs, preprocess, constants, None, ignored=len(others)
+    )  # fmt: skip
+    samples.failure_bound = 1.0
+    samples.passed_over = tuple((shown(str(path)), reason) for path, reason in others)
     return samples
 
 
@@ -236,12 +247,14 @@ def _open_files(
         listing = folder.list_classes(path, medium)
     else:
         listing = folder.list_files(path, medium)
-    names = [str(item) for item in listing.paths]
+    names = [shown(str(item)) for item in listing.paths]
     labels = listing.labels if labelled else None
-    return _make(
+    samples = _make(
         medium, listing.paths, names, inputs, preprocess, constants, labels,
-        split=listing.split, ignored=listing.ignored, where=str(path),
+        split=listing.split, ignored=listing.ignored, where=shown(str(path)),
     )  # fmt: skip
+    samples.remarks = tuple(listing.remarks)
+    return samples
 
 
 def _require_file(path: Path, medium: Medium, *, alone: bool) -> None:
@@ -250,7 +263,7 @@ def _require_file(path: Path, medium: Medium, *, alone: bool) -> None:
         told = f"the file is none of the {name} that are needed here"
         raise DataError(
             told if alone else f"more than one input, not all {name}",
-            where=str(path),
+            where=shown(str(path)),
             remedy=f"give {name} ({medium.examples}) and folders of {name}, "
             "or one .npz or table alone",
         )
@@ -408,7 +421,7 @@ def _picture_name(table: tables.Table, column: str, row: int) -> str:
     if isinstance(value, Mapping):
         value = value.get("path")
     if isinstance(value, str) and value and column not in table.pictures:
-        return str(table.base / value)
+        return shown(value if "://" in value else str(table.base / value))
     return f"row {row + 1}"
 
 

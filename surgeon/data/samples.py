@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from surgeon.records import Encoding, Preprocess, TensorInfo
 
 FAILURE_BOUND = 0.05  # more unreadable samples than this share of all is an error
+LOOKED_AT = 200  # samples more that are opened to say how many of them cannot be read
 
 
 @dataclass(frozen=True)
@@ -67,12 +68,16 @@ class Samples(ABC):
         encoding: how texts or sounds became values, or None.
         is_images: whether samples are pictures (and may be augmented).
         failure_bound: share of unreadable samples past which reading raises.
+        remarks: what the user should be told of how the data were understood.
+        passed_over: `(path, reason)` of files that are no samples, where each is to be named.
     """
 
     is_images: bool = False
     preprocess: Preprocess | None = None
     encoding: Encoding | None = None
     failure_bound: float = FAILURE_BOUND
+    remarks: tuple[str, ...] = ()
+    passed_over: tuple[tuple[str, str], ...] = ()
 
     def __init__(
         self,
@@ -91,6 +96,7 @@ class Samples(ABC):
         self.ignored = ignored
         self._failed: dict[int, str] = {}
         self._lock = threading.Lock()
+        self._counting = False
 
     @property
     def n(self) -> int:
@@ -102,7 +108,11 @@ class Samples(ABC):
 
     @property
     def notes(self) -> list[str]:
-        """What the user should be told of how these samples became values."""
+        """What the user should be told: how the data were understood and became values."""
+        return [*self.remarks, *self._own_notes()]
+
+    def _own_notes(self) -> list[str]:
+        """Return what is to be told of how these samples became values."""
         return []
 
     def match(self, other: Samples) -> None:  # noqa: B027 - most samples have one form already
@@ -181,20 +191,49 @@ class Samples(ABC):
             f"values are not normalized (got {images.shape})", remedy="use pictures as data"
         )
 
+    def remember(self, unreadable: Sequence[tuple[int, str]]) -> None:
+        """Take on what an earlier reading found: `(index, reason)` of samples left out."""
+        with self._lock:
+            self._failed.update(unreadable)
+
     def _note(self, failures: Sequence[Failure]) -> None:
         """Remember failures; raise past the bound."""
         if not failures:
             return
         with self._lock:
             self._failed.update({failure.index: failure.reason for failure in failures})
-            count, first = len(self._failed), min(self._failed)
-            reason = self._failed[first]
-        if count > self.failure_bound * self.n:
-            raise DataError(
-                f"{count} of {self.n} samples cannot be read, more than {self.failure_bound:.0%}",
-                where=f"{self.names[first]}: {reason}",
-                remedy="repair or remove the files that cannot be read",
-            )
+            raises = not self._counting and len(self._failed) > self.failure_bound * self.n
+            self._counting = self._counting or raises
+        if raises:
+            raise self._unreadable()
+
+    def _unreadable(self) -> DataError:
+        """Look at more samples, so that the error says how many cannot be read, not one of them."""
+        rest = [index for index in range(self.n) if index not in self._failed]
+        places = np.unique(np.linspace(0, len(rest) - 1, min(LOOKED_AT, len(rest))).astype(int))
+        for place in places:
+            self.read([rest[place]])
+        with self._lock:
+            failed = dict(sorted(self._failed.items()))
+            self._counting = False
+        whole = len(places) == len(rest)
+        if len(failed) == self.n:
+            told = f"all {self.n} samples are unreadable"
+        elif whole:
+            told = f"{len(failed)} of {self.n} samples cannot be read"
+            told += f", more than {self.failure_bound:.0%}"
+        else:
+            told = f"at least {len(failed)} of {self.n} samples cannot be read"
+            told += f", more than {self.failure_bound:.0%}"
+        reasons: dict[str, int] = {}  # one sample of each reason: most have all the same
+        for index, reason in failed.items():
+            reasons.setdefault(reason, index)
+        named = [f"{self.names[index]}: {reason}" for reason, index in reasons.items()]
+        return DataError(
+            told,
+            where="; ".join(named[:3]),
+            remedy="repair or remove the files that cannot be read",
+        )
 
 
 class JoinedSamples(Samples):
@@ -221,6 +260,7 @@ class JoinedSamples(Samples):
             split=[*own, *["validation"] * validation.n],
             ignored=train.ignored + validation.ignored,
         )
+        self.remarks = tuple(dict.fromkeys([*train.remarks, *validation.remarks]))
         self.is_images = train.is_images
         self.preprocess = train.preprocess
         self.encoding = train.encoding
@@ -283,10 +323,8 @@ class JoinedSamples(Samples):
         """Turn pictures into values, as the training part does."""
         return self._parts[0][1].normalize(images)
 
-    @property
-    def notes(self) -> list[str]:
-        """Notes of both parts."""
-        return list(dict.fromkeys(note for _, part in self._parts for note in part.notes))
+    def _own_notes(self) -> list[str]:
+        return list(dict.fromkeys(note for _, part in self._parts for note in part._own_notes()))  # noqa: SLF001 - of its own kind
 
     def _divide(self, chosen: NDArray[np.int64]) -> list[tuple[int, Samples, NDArray[np.bool_]]]:
         return [

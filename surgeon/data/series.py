@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from surgeon.data.arrays import numpy_dtype
-from surgeon.data.sources import UnreadableError, ValueSamples, describe_inputs
+from surgeon.data.sources import UnreadableError, ValueSamples, broken, describe_inputs
 from surgeon.errors import DataError
 
 if TYPE_CHECKING:
@@ -90,7 +90,14 @@ class SeriesSamples(ValueSamples):
         return value
 
     def _nothing(self) -> NDArray[Any]:
-        return np.zeros((0, *self._sample_shape[0]), numpy_dtype(self._info.dtype))
+        try:
+            shape = self._sample_shape[0]
+        except DataError:
+            if self.failure_bound < 1:
+                raise
+            # None can be read, which is said of each.
+            shape = tuple(dim if isinstance(dim, int) else 1 for dim in self._dims)
+        return np.zeros((0, *shape), numpy_dtype(self._info.dtype))
 
     def _rule(self) -> dict[str, Any]:
         return {"series": list(self._dims)}
@@ -152,8 +159,7 @@ def _read_npy(content: bytes) -> NDArray[Any]:
     try:
         found: NDArray[Any] = np.load(io.BytesIO(content), allow_pickle=False)
     except (ValueError, OSError, EOFError) as error:
-        message = f"not a readable .npy: {error}"
-        raise UnreadableError(message) from None
+        raise broken(content, f"not a readable .npy: {error}") from None
     if not isinstance(found, np.ndarray) or found.dtype.kind not in "iuf":
         message = "it does not hold one array of numbers"
         raise UnreadableError(message)
@@ -175,8 +181,7 @@ def _read_csv(content: bytes) -> NDArray[np.float64]:
     try:
         return np.array([[float(cell) for cell in line.split(mark)] for line in lines])
     except ValueError as error:
-        message = f"not a table of numbers: {str(error).splitlines()[0]}"
-        raise UnreadableError(message) from None
+        raise broken(content, f"not a table of numbers: {str(error).splitlines()[0]}") from None
 
 
 def _is_number(text: str) -> bool:

@@ -20,8 +20,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from surgeon.data.arrays import numpy_dtype
-from surgeon.data.sources import UnreadableError, ValueSamples, describe_inputs
+from surgeon.data.sources import UnreadableError, ValueSamples, broken, describe_inputs
 from surgeon.errors import DataError, UsageError
+from surgeon.graph.encodings import MOST_RATE
 from surgeon.records import AudioEncoding, TensorInfo, as_json
 
 if TYPE_CHECKING:
@@ -97,8 +98,7 @@ class SoundSamples(ValueSamples):
         self._cut: set[int] = set()
         self._resampled: set[int] = set()
 
-    @property
-    def notes(self) -> list[str]:
+    def _own_notes(self) -> list[str]:
         """How many of the sounds that were read had to be resampled or cut."""
         told = []
         if self._resampled:
@@ -140,6 +140,9 @@ def read_wav(content: bytes) -> tuple[int, NDArray[np.float32]]:
     code, channels, rate, _, align, bits = struct.unpack_from("<HHIIHH", form)
     if code == _EXTENSIBLE and len(form) >= 26:
         (code,) = struct.unpack_from("<H", form, 24)
+    if rate > MOST_RATE:
+        message = f"its header says {rate:,} Hz, and no sound has more than {MOST_RATE:,}"
+        raise UnreadableError(message)
     if not channels or not rate or align * 8 != channels * bits:
         message = f"its header is broken: {channels} channels, {rate} Hz, {bits} bits"
         raise UnreadableError(message)
@@ -170,8 +173,7 @@ def resample(
 def _chunks(content: bytes) -> tuple[bytes, bytes]:
     """Return the format and the data of a WAVE file."""
     if content[:4] != b"RIFF" or content[8:12] != b"WAVE":
-        message = "not a RIFF WAVE file"
-        raise UnreadableError(message)
+        raise broken(content, "not a RIFF WAVE file")
     form, position = b"", 12
     while position + 8 <= len(content):
         name, size = struct.unpack_from("<4sI", content, position)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from abc import abstractmethod
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -19,6 +20,7 @@ import numpy as np
 
 from surgeon.data.samples import Batch, Failure, Samples
 from surgeon.errors import DataError
+from surgeon.graph.reading import misnamed, read_bytes, what_lies_at
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -70,12 +72,7 @@ class SourceSamples(Samples):
         """Return what decides, beside the bytes, the values of a sample; its source left out."""
 
     def _content(self, index: int) -> bytes:
-        source = self._sources[index]
-        try:
-            content = source() if callable(source) else source
-            return content if isinstance(content, bytes) else content.read_bytes()
-        except OSError as error:
-            raise UnreadableError(error.strerror or str(error)) from None
+        return content_of(self._sources[index])
 
     def _complete(self, values: Mapping[str, NDArray[Any]], count: int) -> dict[str, NDArray[Any]]:
         """Put the constants beside values of `count` samples, in graph-input order."""
@@ -133,6 +130,49 @@ class ValueSamples(SourceSamples):
         """Return no sample at all, batch axis first."""
 
 
+def content_of(source: Source) -> bytes:
+    """Return the bytes of a sample.
+
+    Raises:
+        UnreadableError: there are none, or what lies there is a pointer to them.
+    """
+    try:
+        found = source() if callable(source) else source
+        content = found if isinstance(found, bytes) else read_bytes(found)
+    except FileNotFoundError as error:
+        raise UnreadableError(_missing(str(error.filename))) from None
+    except OSError as error:
+        raise UnreadableError(error.strerror or str(error)) from None
+    except DataError as error:
+        raise UnreadableError(error.message) from None
+    wrong = misnamed(content, pages=False)  # a web page is a text like any other
+    if wrong is not None:
+        raise UnreadableError(f"{wrong[0]}: {wrong[1]}")
+    return content
+
+
+def broken(content: bytes, reason: str) -> UnreadableError:
+    """Return the error for content that a reader refused: what it is instead, or the reason."""
+    wrong = misnamed(content)
+    return UnreadableError(reason if wrong is None else f"{wrong[0]}: {wrong[1]}")
+
+
+def _missing(name: str) -> str:
+    """Say that there is no such file, and what is often meant by such a name."""
+    if re.search(r"(^|/)(https?|s3|gs|ftp|file|hf):/", name):
+        return "it is a URL, and nothing is fetched: download it, and name the file"
+    path = Path(name)
+    if "\\" in name and what_lies_at(name.replace("\\", "/")) is not None:
+        return "there is no such file: the path is written with \\, write it with /"
+    try:
+        near = sorted(p.name for p in path.parent.iterdir() if p.stem == path.name)
+    except (OSError, ValueError):
+        near = []
+    if near:
+        return f"there is no such file; {near[0]!r} is there: write the ending, too"
+    return "there is no such file"
+
+
 def describe_inputs(inputs: Sequence[TensorInfo]) -> str:
     """Return the graph inputs' names, types and shapes for a message."""
     return "graph inputs " + ", ".join(
@@ -145,9 +185,8 @@ def describe_inputs(inputs: Sequence[TensorInfo]) -> str:
 
 def _digest(source: Source) -> bytes:
     try:
-        content = source() if callable(source) else source
-        data = content if isinstance(content, bytes) else Path(content).read_bytes()
-    except (OSError, DataError) as error:
+        data = content_of(source)
+    except UnreadableError as error:
         # It will fail the same way when it is decoded, and be named there.
         data = f"unreadable: {type(error).__name__}".encode()
     return hashlib.sha256(data).digest()

@@ -7,12 +7,13 @@ them. What must not enter: decoding of pictures, checks against the graph.
 from __future__ import annotations
 
 import csv
-import json
+import io
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from surgeon.errors import DataError, EnvironmentLacksError, UsageError
+from surgeon.graph.reading import misnamed, open_regular, parse_json, read_text, shown
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -64,8 +65,12 @@ def read_table(path: Path) -> Table:
     Raises:
         DataError: the file cannot be read as what its ending says, or holds no row.
     """
-    suffix = path.suffix.lower()
+    suffix, where = path.suffix.lower(), shown(str(path))
     try:
+        with open_regular(path) as stream:
+            wrong = misnamed(stream.peek(1024))
+        if wrong is not None:
+            raise DataError(f"the table is {wrong[0]}", where=where, remedy=wrong[1])
         if suffix in {".csv", ".tsv"}:
             columns = _read_csv(path, "\t" if suffix == ".tsv" else None)
         elif suffix in {".parquet", ".pq"}:
@@ -74,10 +79,10 @@ def read_table(path: Path) -> Table:
             columns = _read_json(path)
     except (OSError, ValueError, csv.Error) as error:
         message = f"the table cannot be read: {error}"
-        raise DataError(message, where=str(path), remedy="check the file and its ending") from None
-    table = Table(columns, str(path), path.parent)
+        raise DataError(message, where=where, remedy="check the file and its ending") from None
+    table = Table(columns, where, path.parent)
     if table.rows == 0:
-        raise DataError("the table has no rows", where=str(path), remedy="give at least one sample")
+        raise DataError("the table has no rows", where=where, remedy="give at least one sample")
     return table
 
 
@@ -244,7 +249,7 @@ def _only(found: Sequence[str], table: Table, what: str, name: str) -> str:
 
 
 def _read_csv(path: Path, delimiter: str | None) -> dict[str, Sequence[Any]]:
-    with path.open(encoding="utf-8-sig", newline="") as file:
+    with io.TextIOWrapper(open_regular(path), encoding="utf-8-sig", newline="") as file:
         head = file.readline()
         file.seek(0)
         if delimiter is None:
@@ -270,20 +275,52 @@ def _read_parquet(path: Path) -> dict[str, Sequence[Any]]:
     except ImportError:
         remedy = "pip install pyarrow"
         raise EnvironmentLacksError("reading Parquet needs pyarrow", remedy=remedy) from None
-    table = pyarrow.parquet.ParquetFile(path).read()
-    return {name: table.column(name).to_pylist() for name in table.column_names}
+    try:
+        with open_regular(path) as stream:
+            table = pyarrow.parquet.ParquetFile(stream).read()
+        columns = {name: table.column(name).to_pylist() for name in table.column_names}
+    except pyarrow.ArrowException as error:
+        raise ValueError(_gist(error)) from None
+    named = _class_names(table.schema.metadata or {})
+    return {
+        name: [_named(value, name, named[name]) for value in values] if name in named else values
+        for name, values in columns.items()
+    }
+
+
+def _class_names(metadata: Mapping[bytes, bytes]) -> dict[str, list[str]]:
+    """Return the names of classes by column that the `datasets` library leaves in a schema."""
+    try:
+        features = parse_json(metadata.get(b"huggingface", b"{}"))["info"]["features"]
+        return {
+            str(column): [str(name) for name in feature["names"]]
+            for column, feature in features.items()
+            if isinstance(feature, dict) and feature.get("_type") == "ClassLabel"
+            if isinstance(feature.get("names"), list)
+        }
+    except (ValueError, KeyError, TypeError, AttributeError):
+        return {}  # left by something else
+
+
+def _named(value: Any, column: str, names: Sequence[str]) -> Any:
+    if not isinstance(value, int) or value < 0:
+        return None if isinstance(value, int) else value  # -1: the library's word for no label
+    if value >= len(names):
+        message = f"column {column!r} holds class {value}, its schema names {len(names)}"
+        raise ValueError(message)
+    return names[value]
 
 
 def _read_json(path: Path) -> dict[str, Sequence[Any]]:
-    text = path.read_text(encoding="utf-8-sig")
+    text = read_text(path)
     if text.lstrip().startswith("["):
-        rows = json.loads(text)
+        rows = parse_json(text)
     else:
         rows = []
-        for number, line in enumerate(text.splitlines(), 1):
+        for number, line in enumerate(text.split("\n"), 1):  # JSON's only line break
             if line.strip():
                 try:
-                    rows.append(json.loads(line))
+                    rows.append(parse_json(line))
                 except ValueError as error:
                     message = f"line {number}: {error}"
                     raise ValueError(message) from None

@@ -110,8 +110,7 @@ class TextSamples(SourceSamples):
         self._length = 0
         self._pad_to(fixed or encoding.length or max(longest, 1))
 
-    @property
-    def notes(self) -> list[str]:
+    def _own_notes(self) -> list[str]:
         """Lengths of the texts, how many were cut, and to what they are padded."""
         lengths = [len(ids) for ids, _ in self._tokens if len(ids)]
         if not lengths or (min(lengths) == self._length and not self._cut):

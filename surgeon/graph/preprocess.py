@@ -45,7 +45,10 @@ _CHOICES = {
     "resize": ("bilinear", "bicubic", "nearest"),
     "fit": ("stretch", "crop"),
 }
-_KEYS = ("preset", "layout", "channels", "size", "resize", "fit", "scale", "mean", "std", "source")
+_KEYS = (
+    *("preset", "layout", "channels", "size", "resize", "fit", "scale", "mean", "std", "bits"),
+    "source",
+)
 _VALUE_KEYS = {"scale", "mean", "std"}
 _OPTION = "--preprocess"
 
@@ -219,7 +222,15 @@ def _build(
         mean=_numbers(values.get("mean", (0.0,)), "mean", count),
         std=std,
         source=source,
+        bits=_bits(values.get("bits")),
     )
+
+
+def _bits(value: Any) -> int | None:
+    if value is not None and (type(value) is not int or not 9 <= value <= 16):
+        message = f"bits is {value!r}: grey values of more than 8 bits have 9 to 16"
+        raise UsageError(message, where=_OPTION, remedy='for example "bits": 12')
+    return value
 
 
 def _require_values(values: Mapping[str, Any]) -> None:

@@ -100,8 +100,12 @@ def parse_json(text: str | bytes) -> Any:
     return found
 
 
-def misnamed(content: bytes) -> tuple[str, str] | None:
+def misnamed(content: bytes, *, pages: bool = True) -> tuple[str, str] | None:
     """Recognise what downloads leave in place of a file; None for all else.
+
+    Args:
+        content: the file's bytes, or its first thousand.
+        pages: whether web pages count, too.
 
     Returns:
         What it is, and what to do about it.
@@ -109,6 +113,8 @@ def misnamed(content: bytes) -> tuple[str, str] | None:
     head = content[:1024].removeprefix(b"\xef\xbb\xbf").lstrip().lower()
     if head.startswith(_POINTER):
         return "a Git LFS pointer, not the file itself", "fetch the file: git lfs pull"
+    if not pages:
+        return None
     if head.startswith(_WEB) or (head.startswith((b"<!--", b"<?xml")) and b"<html" in head):
         return "a web page, not the file itself", "download the file itself: its raw or direct link"
     return None

@@ -102,8 +102,11 @@ def batch_normalization_7(
     spatial: bool = True,
     is_test: bool = False,
     training: bool,
+    outputs: int,
 ) -> Tensor:
     """Normalise per channel (`spatial`) or per element; in evaluation with the given statistics."""
+    if outputs > 1:
+        refuse("training mode, which more than one output means: export it for evaluation")
     if not spatial:
         if _learns(training, scale, B):
             refuse("training a BatchNormalization with spatial=0")

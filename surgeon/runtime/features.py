@@ -640,6 +640,7 @@ def _key(
         "outputs": list(outputs),
         "data": samples.content_sha256(indices),
         "rows": len(indices),
+        "places": hashlib.sha256(np.asarray(indices, "<i8").tobytes()).hexdigest(),
         "parts": list(parts),
     }
     return hashlib.sha256(json.dumps(document, sort_keys=True).encode()).hexdigest()
@@ -694,7 +695,8 @@ class _Entry:
                 maps[name] = np.empty(shape, dtype)
             else:
                 maps[name] = np.memmap(self.path, dtype, "r", offset, shape)
-        unreadable = about["unreadable"]
+        unreadable = [(int(index), str(reason)) for index, reason in about["unreadable"]]
+        self.samples.remember(unreadable)
         return Features(
             rows=_expand(about["indices"]),
             skipped=[(self.samples.names[index], reason) for index, reason in unreadable],

@@ -54,7 +54,7 @@ class Chunk:
 
     Attributes:
         positions: where in the asked-for indices the rows stand, [k].
-        outputs: name → rows along axis 0, [k, ...].
+        outputs: name → rows along axis 0, [k, ...]; empty where no sample could be read.
         failures: samples that could not be read.
     """
 
@@ -188,9 +188,10 @@ class Runner:
         ]
         if len(parts) == 1:
             return parts[0]
+        full = [part.outputs for part in parts if part.outputs]
         return Chunk(
             np.concatenate([part.positions for part in parts]),
-            {n: np.concatenate([part.outputs[n] for part in parts]) for n in self.outputs},
+            {n: np.concatenate([rows[n] for rows in full]) for n in self.outputs} if full else {},
             tuple(failure for part in parts for failure in part.failures),
         )
 

@@ -77,8 +77,9 @@ def predict_part(
     )
     logits, rows = [], []
     for chunk in runner.stream(indices):
-        logits.append(np.asarray(chunk.outputs[output], np.float64))
-        rows.append(indices[chunk.positions])
+        if len(chunk.positions):  # not where none of them can be read
+            logits.append(np.asarray(chunk.outputs[output], np.float64))
+            rows.append(indices[chunk.positions])
     result.notes += [note for note in runner.notes if note not in result.notes]
     if not logits:
         return None

@@ -1,0 +1,77 @@
+"""What is chosen by looking at data looks at training samples only, however they are divided."""
+
+from __future__ import annotations
+
+import networks as nw
+import numpy as np
+import pytest
+from PIL import Image
+
+from surgeon import advice, detective, inputs
+from surgeon.data import splits
+from surgeon.graph.preprocess import parse_preprocess
+from surgeon.model import load
+from surgeon.tune import evidence
+
+
+class Looked(Exception):  # noqa: N818 - ends the work where all is known
+    """Which samples were looked at."""
+
+
+def folder(root, each=20):
+    random = np.random.default_rng(0)
+    for name in "ab":
+        (root / name).mkdir(parents=True)
+        for i in range(each):
+            pixels = random.integers(0, 255, (12, 12, 3), np.uint8)
+            Image.fromarray(pixels).save(root / name / f"{i}.png")
+    return str(root)
+
+
+def parts_of(model, data, validation, seed):
+    how = parse_preprocess("raw", model.inputs[0])
+    samples = inputs.open_samples(data, model, how, None, {}, validation)
+    codes = inputs.label_codes(samples, samples.classes)
+    return inputs.split_samples(samples, codes, validation, seed, samples.classes), samples, codes
+
+
+@pytest.fixture
+def forms(tmp_path, monkeypatch):
+    monkeypatch.setattr(splits, "TEST_FROM", 30)
+    folder(tmp_path / "parts" / "Train")
+    folder(tmp_path / "parts" / "Test", 5)
+    return {
+        "fraction": (folder(tmp_path / "all"), 0.3),
+        "path": (str(tmp_path / "all"), folder(tmp_path / "held")),
+        "folders": (str(tmp_path / "parts"), 0.2),
+    }
+
+
+@pytest.mark.parametrize("form", ["fraction", "path", "folders"])
+def test_the_detective(forms, monkeypatch, form):
+    def look(self, name, how, samples, chosen, codes):
+        raise Looked(chosen)
+
+    monkeypatch.setattr(detective._Bench, "try_out", look)
+    data, validation = forms[form]
+    model = load(nw.convnet())
+    with pytest.raises(Looked) as caught:
+        detective.detect_preprocess(model, data, validation=validation, seed=3)
+    parts, _, _ = parts_of(model, data, validation, 3)
+    assert parts.test is not None
+    assert len(caught.value.args[0])
+    assert set(caught.value.args[0]) <= set(parts.train)
+
+
+@pytest.mark.parametrize("form", ["fraction", "path", "folders"])
+def test_advice(forms, monkeypatch, form):
+    def look(anatomy, samples, indices, codes, **_):
+        raise Looked(indices)
+
+    monkeypatch.setattr(evidence, "measure", look)
+    data, validation = forms[form]
+    model = load(nw.convnet())
+    parts, samples, _ = parts_of(model, data, validation, 3)
+    with pytest.raises(Looked) as caught:
+        advice.choose(model, samples, seed=3, validation=validation)
+    assert set(caught.value.args[0]) <= set(parts.train)
