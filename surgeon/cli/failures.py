@@ -76,6 +76,10 @@ def as_surgeon_error(error: BaseException, plugin: str | None = None) -> Surgeon
             return OutputError(
                 "no permission", where=_file(error), remedy="choose another place, or change it"
             )
+        case OSError() if error.errno == errno.ENAMETOOLONG:
+            return UsageError(
+                "no file can have a name of this length", where=(_file(error) or "")[:200] or None
+            )
         case FileNotFoundError() | IsADirectoryError() | NotADirectoryError() if error.filename:
             return UsageError((error.strerror or "cannot be opened").lower(), where=_file(error))
     if type(error).__name__ == "OutOfMemoryError":  # torch's, whose name is all we may know here

@@ -13,6 +13,7 @@ from surgeon.cli.progress import progress_for
 from surgeon.cli.screen import Screen, percent
 from surgeon.cli.session import Answer, Session
 from surgeon.errors import DataError, UsageError
+from surgeon.graph.reading import what_lies_at
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -47,7 +48,7 @@ def predict(
 
     A file that gives several labels or plain numbers is read as what it gives.
     """
-    missing = [str(path) for path in files if not path.exists()]
+    missing = [str(path)[:200] for path in files if what_lies_at(path) is None]
     if missing:
         raise UsageError(
             f"{len(missing)} of {len(files)} inputs do not exist",

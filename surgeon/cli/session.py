@@ -9,6 +9,7 @@ import contextlib
 import json
 import logging
 import os
+import re
 import sys
 import warnings
 from dataclasses import dataclass, field
@@ -118,11 +119,24 @@ class Session:
         frame = {"schema": SCHEMA, "verb": self.verb, "surgeon": __version__}
         # The body wins: in that of `inspect`, `surgeon` is what surgeon left in the file.
         whole = {**frame, **body, "warnings": self.warnings}
-        return json.dumps(as_json(whole), default=_as_plain, allow_nan=False)
+        text = json.dumps(as_json(whole), default=_as_plain, allow_nan=False)
+        return _HALVES.sub(_escape, text)
 
     def failure(self, error: SurgeonError) -> str:
         """Write an error as the failure document."""
         return self.document({"error": error.as_dict()})
+
+
+_HALVES = re.compile(r"\\\\|\\ud[89ab]..\\ud[c-f]..|\\u(d[89a-f]..)")
+"""What JSON escapes: a backslash, a character in two halves, and a half alone, which strict readers
+of JSON refuse: it stands for a byte of a file name that is no UTF-8."""
+
+
+def _escape(found: re.Match[str]) -> str:
+    half = found[1]
+    if half is None:
+        return found[0]
+    return f"\\\\x{half[2:]}" if half >= "dc80" else f"\\\\u{half}"
 
 
 class _ToSession(logging.Handler):

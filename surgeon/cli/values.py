@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 import click
 
 from surgeon.errors import OutputError, UsageError
-from surgeon.graph.reading import parse_json
+from surgeon.graph.reading import parse_json, what_lies_at
 
 if TYPE_CHECKING:
     import os
@@ -199,7 +199,7 @@ class Validation(_Kind):
             share = _number(str(value).strip().removesuffix("%"))
             if share is not None and 0 < share < 100:
                 _refuse(f"{value!r} is no fraction", param, ctx, f"{share / 100:g}")
-            if not Path(value).exists():
+            if what_lies_at(value) is None:
                 self.fail(f"{value!r} is neither a fraction nor a path that exists", param, ctx)
             return Path(value)
         if not 0 < fraction < 1:
@@ -248,9 +248,10 @@ class ModelFile(_Kind):
     ) -> Path:
         """Return the path of an existing file."""
         path = Path(value)
-        if path.is_dir():
+        what = what_lies_at(path)
+        if what == "a folder":
             self.fail(f"{str(path)!r} is a folder: an ONNX file is needed", param, ctx)
-        if not path.exists():
+        if what is None:
             self.fail(
                 f"there is no file {str(path)!r} (`surgeon models list` names some to begin with)",
                 param,

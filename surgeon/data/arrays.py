@@ -389,7 +389,8 @@ def _without_nan(value: Any, info: TensorInfo, broken: dict[int, str]) -> NDArra
         return array
     axis = info.batch_axis or 0
     bad = np.isnan(np.moveaxis(array, axis, 0)).reshape(array.shape[axis], -1).any(axis=1)
-    broken |= {int(row): f"array {info.name!r} holds NaN there" for row in np.flatnonzero(bad)}
+    reason = f"its values of {info.name!r} are not all numbers"
+    broken |= {int(row): reason for row in np.flatnonzero(bad)}
     whole: NDArray[Any] = np.where(np.isnan(array), array.dtype.type(0), array)
     return whole
 

@@ -83,7 +83,7 @@ def data_kind(data: Any) -> Kind:
         isinstance(data, str)
         and _HUB_NAME.fullmatch(text)
         and not text.startswith(".")
-        and not Path(text.partition("/")[0]).exists()
+        and what_lies_at(text.partition("/")[0]) is None
     ):
         return "hub"
     remedy = "check the path; a data set of the hub is named hub:OWNER/NAME"
@@ -337,7 +337,7 @@ def _from_table(
     rows = range(table.rows)
     medium = _column_medium(table, preprocess, inputs, constants, taken)
     if medium is None:
-        return _values(table, inputs, constants, taken, labels, split)
+        return _values(table, inputs, constants, taken, labels, split, labelled=labelled)
     sources: list[Source]
     if medium is TEXTS:
         column = tables.choose_text(table, taken)
@@ -432,8 +432,13 @@ def _values(
     taken: Sequence[str],
     labels: list[str] | None,
     split: list[str] | None,
+    *,
+    labelled: bool,
 ) -> ArraySamples:
-    """Make samples of a table's numbers for the one input that is not constant."""
+    """Make samples of a table's numbers for the one input that is not constant.
+
+    Without `labelled`, a row with a cell that is no number is unreadable by itself.
+    """
     needed = [info for info in inputs if info.name not in constants]
     if len(needed) != 1:
         raise DataError(
@@ -448,11 +453,11 @@ def _values(
         name = info.name if info.name in lists else lists[0]
         array = _list_column(table, name, info)
     else:
-        array = _number_columns(table, names, info)
+        array = _number_columns(table, names, info, lenient=not labelled)
     arrays: dict[str, Any] = {f"input:{info.name}": array}
     if split is not None:
         arrays["split"] = np.array(split)
-    samples = from_arrays(arrays, inputs, constants, where=table.where)
+    samples = from_arrays(arrays, inputs, constants, where=table.where, labelled=labelled)
     return ArraySamples(
         inputs=inputs,
         arrays=samples._arrays,  # noqa: SLF001 - the same room: only names and labels are added
@@ -460,6 +465,7 @@ def _values(
         labels=labels,
         split=split,
         shared=samples._shared,  # noqa: SLF001
+        broken=samples._broken,  # noqa: SLF001
     )
 
 
@@ -473,7 +479,9 @@ def _list_column(table: tables.Table, name: str, info: TensorInfo) -> NDArray[An
         raise DataError(message, where=table.where, remedy=remedy) from None
 
 
-def _number_columns(table: tables.Table, names: list[str], info: TensorInfo) -> NDArray[Any]:
+def _number_columns(
+    table: tables.Table, names: list[str], info: TensorInfo, *, lenient: bool
+) -> NDArray[Any]:
     if info.shape is not None and len(info.shape) != 2:
         raise DataError(
             f"a table of numbers feeds an input of rank 2, the model takes rank {len(info.shape)}",
@@ -487,7 +495,7 @@ def _number_columns(table: tables.Table, names: list[str], info: TensorInfo) -> 
             where=f"{table.where}, columns {', '.join(names[:20])}",
             remedy="name the label column with --label-column and drop columns that are no values",
         )
-    columns = [_numbers(table, name) for name in names]
+    columns = [_numbers(table, name, lenient=lenient) for name in names]
     stacked = np.stack(columns, 1 if info.batch_axis in {0, None} else 0)
     if numpy_dtype(info.dtype).kind in "iu":
         whole = stacked.astype(np.int64)
@@ -495,14 +503,14 @@ def _number_columns(table: tables.Table, names: list[str], info: TensorInfo) -> 
     return stacked.astype(numpy_dtype(info.dtype))
 
 
-def _numbers(table: tables.Table, name: str) -> NDArray[np.float64]:
+def _numbers(table: tables.Table, name: str, *, lenient: bool) -> NDArray[np.float64]:
     numbers = np.empty(table.rows, np.float64)
     for row, value in enumerate(table.columns[name]):
         try:
             numbers[row] = float(value)
         except (TypeError, ValueError):
             numbers[row] = math.nan
-        if math.isnan(numbers[row]):
+        if math.isnan(numbers[row]) and not lenient:
             raise DataError(
                 f"{value!r} is not a number",
                 where=f"{table.where}, row {row + 1}, column {name!r}",

@@ -13,6 +13,7 @@ import onnxruntime as ort
 import pytest
 
 import surgeon
+from surgeon.cli.entry import main
 from surgeon.errors import ModelError, SurgeonError, UsageError
 from surgeon.graph import envelope, external
 from surgeon.graph.encodings import parse_audio, parse_option, parse_text
@@ -185,6 +186,31 @@ def test_absurd_sizes_are_refused(size):
 def test_absurd_rates_are_refused(option):
     with pytest.raises(UsageError):
         parse_audio(option)
+
+
+def test_documents_hold_no_half_of_a_character(tmp_path, capsys):
+    path = tmp_path / os.fsdecode(b"\xff\\udcff.onnx")
+    path.write_bytes(nw.convnet().SerializeToString())
+    assert main(["inspect", str(path), "--json"]) == 0
+    out = capsys.readouterr().out
+    assert json.loads(out)["path"].endswith("/\\xff\\udcff.onnx")
+    json.loads(out)["path"].encode()
+
+
+@pytest.mark.parametrize("name", ["x" * 6000, "y/" * 3000])
+def test_names_that_no_file_can_have_are_usage_errors(tmp_path, capsys, name):
+    path = tmp_path / "m.onnx"
+    path.write_bytes(nw.convnet().SerializeToString())
+    given = ["--case", "small-similar", "-o", str(tmp_path / "o.onnx")]
+    for arguments in (
+        ["inspect", name],
+        ["predict", str(path), name],
+        ["finetune", str(path), name, *given],
+        ["finetune", str(path), str(tmp_path), *given, "--validation", name],
+        ["finetune", str(path), str(tmp_path), *given, "--preprocess", name],
+    ):
+        assert main(arguments) == 2
+    assert "internal error" not in capsys.readouterr().err
 
 
 def test_names_of_any_bytes_can_be_shown():

@@ -83,6 +83,11 @@ def test_series_and_tables_and_arrays_are_listed_too(tmp_path):
     assert len(found.probabilities) == 2
     found = surgeon.predict(small, {"x": values[1:2]})
     assert (len(found.failed), len(found.probabilities)) == (1, 0)
+    rows = [list("abcdefgh"), *([str(i)] * 8 for i in range(3)), ["oops", *"1234567"]]
+    (tmp_path / "n.csv").write_text("\n".join(map(",".join, rows)))
+    found = surgeon.predict(nw.mlp(), tmp_path / "n.csv")
+    assert [one["input"] for one in found.failed] == ["row 4"]
+    assert len(found.probabilities) == 3
     with (tmp_path / "t.csv").open("w", newline="") as file:
         csv.writer(file).writerows([["path"], ["gone.png"], ["a\0b.png"], ["/dev/zero"]])
     found = surgeon.predict(nw.convnet(), tmp_path / "t.csv", preprocess="zero-one")
