@@ -18,6 +18,7 @@ from surgeon.graph import envelope, files
 from surgeon.graph.batch import free_batch, free_batch_stepwise
 from surgeon.graph.cuts import Anatomy, study
 from surgeon.graph.normalize import normalize
+from surgeon.graph.precision import computes_half
 from surgeon.graph.shapes import fixed_batch, input_infos, input_sizes, output_infos
 from surgeon.graph.walk import data_inputs
 from surgeon.graph.weights import quantized_weights, roles, sizes, to_array
@@ -160,9 +161,9 @@ class Model:
     @property
     def bound(self) -> float:
         """Relative error allowed between torch and ONNX Runtime for this graph."""
-        halves = (onnx.TensorProto.FLOAT16, onnx.TensorProto.BFLOAT16)
-        half = any(tensor.data_type in halves for tensor in self.proto.graph.initializer)
-        return HALF_BOUND if half else BOUND
+        if "half" not in self._studied:
+            self._studied["half"] = computes_half(self.proto)
+        return HALF_BOUND if self._studied["half"] else BOUND
 
     def cuts(self) -> list[CutPoint]:
         """Return the listed cuts by ascending depth."""
@@ -343,7 +344,7 @@ def load(source: str | os.PathLike[str] | onnx.ModelProto | Model, *, hashed: bo
             f"a model cannot be loaded from a {type(source).__name__}",
             remedy="pass a path, an onnx.ModelProto or a surgeon Model",
         )
-    files.check_model(stored, str(path or "the ModelProto"))
+    files.check_model(stored, str(path or "the ModelProto"), read=path is not None)
     if hashed and not digest:
         digest = files.sha256_model(stored)
     proto, changes = normalize(stored)

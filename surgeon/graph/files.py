@@ -14,7 +14,7 @@ import onnx
 from google.protobuf.message import DecodeError
 
 from surgeon.errors import EnvironmentLacksError, ModelError, OutputError
-from surgeon.graph import external
+from surgeon.graph import external, gate
 from surgeon.graph.reading import misnamed, read_bytes, what_lies_at
 from surgeon.graph.walk import all_graphs
 from surgeon.graph.weights import hash_tensors
@@ -85,6 +85,7 @@ def read_hashed(path: str | os.PathLike[str]) -> tuple[ModelProto, str]:
             where=where,
             remedy="pass an .onnx file that was exported with its graph",
         )
+    gate.check(model, where)
     external.attach(model, file)
     return model, digest.result()
 
@@ -107,12 +108,19 @@ class _HashedAside(Thread):
         return self._digest
 
 
-def check_model(model: ModelProto, where: str) -> None:
+def check_model(model: ModelProto, where: str, *, read: bool = False) -> None:
     """Refuse a graph that cannot mean anything: no opset, no outputs, weights left elsewhere.
+
+    Args:
+        model: the graph.
+        where: what messages call it.
+        read: it was read by `read_hashed`, and has passed the gate there.
 
     Raises:
         ModelError: saying which of these it is.
     """
+    if not read:
+        gate.check(model, where)
     outside = [
         tensor.name
         for tensor in external.all_tensors(model)

@@ -20,6 +20,26 @@ def is_half(model: ModelProto) -> bool:
     return any(tensor.data_type in HALVES for tensor in model.graph.initializer)
 
 
+def computes_half(model: ModelProto) -> bool:
+    """Say whether anything in a graph is half precision: a weight, an input, a cast, a constant."""
+    for graph in all_graphs(model.graph):
+        if any(tensor.data_type in HALVES for tensor in graph.initializer):
+            return True
+        if any(v.type.tensor_type.elem_type in HALVES for v in (*graph.input, *graph.output)):
+            return True
+        for node in graph.node:
+            for item in node.attribute:
+                if item.type == AttributeProto.TENSOR and item.t.data_type in HALVES:
+                    return True
+                if item.name in _NAMING_TYPES and item.i in HALVES:
+                    return True
+    return False
+
+
+_NAMING_TYPES = frozenset({"to", "dtype", "output_dtype"})
+"""Attributes that name an element type."""
+
+
 def widen(model: ModelProto) -> ModelProto:
     """Return a copy in which every float16 and bfloat16 tensor, value and cast is float32."""
     result = ModelProto()
@@ -35,7 +55,7 @@ def widen(model: ModelProto) -> ModelProto:
             for item in node.attribute:
                 if item.type == AttributeProto.TENSOR:
                     _widen(item.t)
-                elif item.name in ("to", "dtype", "output_dtype") and item.i in HALVES:
+                elif item.name in _NAMING_TYPES and item.i in HALVES:
                     item.i = TensorProto.FLOAT
     return result
 

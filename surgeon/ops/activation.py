@@ -101,10 +101,11 @@ def thresholded_relu(X: Tensor, *, alpha: float) -> Tensor:
 
 @op("Shrink")
 def shrink(input: Tensor, *, bias: float, lambd: float) -> Tensor:
-    """X + bias below −lambd, x − bias above lambd, else 0."""
-    zero = torch.zeros_like(input)
-    low = torch.where(input < -lambd, input + bias, zero)
-    return torch.where(input > lambd, input - bias, low).to(input.dtype)
+    """X + bias below −lambd, else x − bias above lambd, else 0."""
+    if input.dtype == torch.float16:
+        bias = float(np.float16(bias))
+    high = torch.where(input > lambd, input - bias, torch.zeros_like(input))
+    return torch.where(input < -lambd, input + bias, high).to(input.dtype)
 
 
 def _flat(input: Tensor, axis: int) -> Tensor:
@@ -165,13 +166,35 @@ def swiglu(A: Tensor, B: Tensor, *, alpha: float) -> Tensor:
     return A * torch.sigmoid(alpha * A) * B
 
 
-@op("Dropout")
+def _without_training(mask: Tensor, data: Tensor, dropped: Tensor) -> Tensor:
+    """Return the mask as it was before opset 12: nothing is kept where nothing is dropped."""
+    return torch.zeros_like(mask) if dropped is data else mask
+
+
+@op("Dropout", 1, 6, 7)
+def dropout_1(
+    data: Tensor, *, is_test: bool = False, ratio: float, training: bool, device: torch.device
+) -> tuple[Tensor, Tensor]:
+    """Dropout whose mask has the type of the data."""
+    dropped, mask = dropout(data, ratio, training=training, device=device)
+    return dropped, _without_training(mask, data, dropped).to(data.dtype)
+
+
+@op("Dropout", 10)
+def dropout_10(
+    data: Tensor, *, ratio: float, training: bool, device: torch.device
+) -> tuple[Tensor, Tensor]:
+    """Dropout whose mask is true where an element was kept, and false where none was dropped."""
+    dropped, mask = dropout(data, ratio, training=training, device=device)
+    return dropped, _without_training(mask, data, dropped)
+
+
+@op("Dropout", 12, 13, 22)
 def dropout(
     data: Tensor,
     ratio: float | Tensor | None = None,
     training_mode: bool | None = None,
     *,
-    is_test: bool = False,
     seed: int | None = None,
     training: bool,
     device: torch.device,

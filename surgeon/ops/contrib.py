@@ -22,7 +22,7 @@ from surgeon.ops.convolution import conv, conv_transpose
 from surgeon.ops.detection import grid_sample as grid_sample_onnx
 from surgeon.ops.indexing import unique as unique_onnx
 from surgeon.ops.linear import scale as scaled
-from surgeon.ops.normalization import layer_normalization, rms_normalization
+from surgeon.ops.normalization import by_root_mean_square, layer_normalization
 from surgeon.ops.pooling import average_pool, max_pool
 from surgeon.ops.products import multiply
 from surgeon.ops.quantized import (
@@ -177,6 +177,7 @@ def ms_layer_normalization(
     )
 
 
+@op("SimplifiedLayerNormalization", domain=_MS)
 def simplified_layer_normalization(
     X: Tensor,
     scale: Tensor,
@@ -184,13 +185,9 @@ def simplified_layer_normalization(
     axis: int = -1,
     epsilon: float = 1e-5,
     stash_type: int = 1,
-) -> Tensor:
-    """Division by the root mean square."""
-    return rms_normalization(X, scale, axis=axis, epsilon=epsilon, stash_type=stash_type)
-
-
-op("SimplifiedLayerNormalization")(simplified_layer_normalization)
-op("SimplifiedLayerNormalization", domain=_MS)(simplified_layer_normalization)
+) -> tuple[Tensor, Tensor]:
+    """Division by the root mean square, whose inverse is the second output."""
+    return by_root_mean_square(X, scale, axis, epsilon, stash_type)
 
 
 def _skip_sum(input: Tensor, skip: Tensor, bias: Tensor | None) -> Tensor:
@@ -207,11 +204,16 @@ def skip_layer_normalization(
     bias: Tensor | None = None,
     *,
     epsilon: float = 1e-12,
+    outputs: int,
 ) -> tuple[Tensor | None, ...]:
-    """Layer normalisation of a residual sum; the sum is the fourth output."""
+    """Layer normalisation of a residual sum; then its mean, inverse deviation, and the sum."""
     total = _skip_sum(input, skip, bias)
     normal = F.layer_norm(total, total.shape[-1:], gamma, beta, epsilon)
-    return normal, None, None, total
+    if outputs == 1:
+        return (normal,)
+    wide = _skip_sum(input.float(), skip.float(), None if bias is None else bias.float())
+    variance, mean = torch.var_mean(wide, -1, correction=0, keepdim=True)
+    return normal, mean, torch.rsqrt(variance + epsilon), total
 
 
 @op("SkipSimplifiedLayerNormalization", domain=_MS)
@@ -222,11 +224,14 @@ def skip_simplified_layer_normalization(
     bias: Tensor | None = None,
     *,
     epsilon: float = 1e-12,
-) -> tuple[Tensor | None, ...]:
-    """Root-mean-square normalisation of a residual sum; the sum is the fourth output."""
+) -> tuple[Tensor, ...]:
+    """Root-mean-square normalisation of a residual sum; the sum is the fourth output.
+
+    The mean, which nothing subtracts, is 0, as in ONNX Runtime.
+    """
     total = _skip_sum(input, skip, bias)
-    normal = rms_normalization(total, gamma, axis=-1, epsilon=epsilon, stash_type=1)
-    return normal, None, None, total
+    normal, inverse = by_root_mean_square(total, gamma, -1, epsilon)
+    return normal, torch.zeros_like(inverse), inverse, total
 
 
 @op("BiasAdd", domain=_MS)

@@ -53,12 +53,15 @@ def loop(
     condition, the carried values and one element of every scan output.
     """
     carried = list(v_initial)
+    takes = getattr(body, "takes", None) or ((), ())
     going = True if cond is None else _truth(cond)
     scans: list[list[Any]] | None = None
     number = 0
     while going and (M is None or number < M):
-        condition = torch.tensor(True, device=device)
-        results = body(torch.tensor(number, dtype=torch.int64, device=device), condition, *carried)
+        # Some exporters declare both as [1], and their bodies take them so.
+        condition = torch.full(takes[1], True, device=device)
+        iteration = torch.full(takes[0], number, dtype=torch.int64, device=device)
+        results = body(iteration, condition, *carried)
         going = _truth(results[0])
         carried = results[1 : 1 + len(carried)]
         parts = results[1 + len(carried) :]

@@ -6,6 +6,7 @@ What must not enter: shape arithmetic (`host`).
 from __future__ import annotations
 
 import math
+import re
 from typing import Any
 
 import ml_dtypes
@@ -244,12 +245,36 @@ def to_small_integer(value: Tensor, to: int) -> Tensor:
 def _from_strings(value: np.ndarray[Any, Any], to: int) -> Any:
     if to == TensorProto.STRING:
         return value
-    kind = onnx.helper.tensor_dtype_to_np_dtype(to)
-    numbers = [float(v) for v in value.flatten()]
-    if np.issubdtype(kind, np.integer):
-        numbers = [int(v) for v in value.flatten()]
-    array = np.array(numbers).astype(kind).reshape(value.shape)
-    return from_numpy(array)
+    kind = np.dtype(onnx.helper.tensor_dtype_to_np_dtype(to))
+    if kind.kind in "biu":
+        whole = np.array([_leading_integer(str(v)) for v in value.flatten()], np.int64)
+        return from_numpy(whole.reshape(value.shape).astype(kind))
+    numbers = np.array([_leading_number(str(v)) for v in value.flatten()], np.float64)
+    return from_numpy(numbers.reshape(value.shape).astype(kind))
+
+
+_INTEGER = re.compile(r"\s*([+-]?\d+)", re.ASCII)
+_NUMBER = re.compile(
+    r"\s*([+-]?)(inf(?:inity)?|nan|0x(?:[\da-f]+\.?[\da-f]*|\.[\da-f]+)(?:p[+-]?\d+)?"
+    r"|(?:\d+\.?\d*|\.\d+)(?:e[+-]?\d+)?)",
+    re.ASCII | re.IGNORECASE,
+)
+"""What C reads off the beginning of a text as a number; ONNX Runtime reads no further either."""
+
+
+def _leading_integer(text: str) -> int:
+    found = _INTEGER.match(text)
+    if found is None or not -(2**63) <= int(found[1]) < 2**63:
+        raise ValueError(f"{text!r} does not begin with an integer of 64 bits")
+    return int(found[1])
+
+
+def _leading_number(text: str) -> float:
+    found = _NUMBER.match(text)
+    if found is None:
+        raise ValueError(f"{text!r} does not begin with a number")
+    number = float.fromhex(found[2]) if found[2][:2].lower() == "0x" else float(found[2])
+    return -number if found[1] == "-" else number
 
 
 def _to_strings(value: Tensor, source: int) -> np.ndarray[Any, Any]:
@@ -261,7 +286,10 @@ def _to_strings(value: Tensor, source: int) -> np.ndarray[Any, Any]:
 
 
 def _text(value: Any) -> str:
-    """Write a number as the specification asks: plain or scientific, special values in words."""
+    """Write a number as ONNX Runtime does: plain or scientific, special values in words.
+
+    Eight significant digits, no zeros behind them.
+    """
     if isinstance(value, np.bool_):
         return str(int(value))
     if isinstance(value, np.floating):
@@ -269,6 +297,7 @@ def _text(value: Any) -> str:
             return "NaN"
         if np.isinf(value):
             return "INF" if value > 0 else "-INF"
+        return f"{value:.8g}"
     return str(value)
 
 

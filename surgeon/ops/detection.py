@@ -228,3 +228,20 @@ def grid_sample(
         X, grid.to(X.dtype), mode=kinds[mode], padding_mode=padding_mode,
         align_corners=align_corners,
     )  # fmt: skip
+
+
+@op("AffineGrid")
+def affine_grid(theta: Tensor, size: list[int], *, align_corners: bool) -> Tensor:
+    """Where in the input every place of the output lies: [n, (depth,) height, width, axes]."""
+    wide = theta if theta.dtype.itemsize > 2 else theta.float()
+    along = []
+    for count in size[2:]:
+        place = torch.arange(count, dtype=wide.dtype, device=theta.device)
+        if not align_corners:
+            along.append((2 * place + 1) / count - 1)
+        else:  # a single place lies at the end, as in ONNX Runtime
+            along.append(place * 2 / (count - 1) - 1 if count > 1 else place + 1)
+    axes = torch.meshgrid(*along, indexing="ij")
+    points = torch.stack([*reversed(axes), torch.ones_like(axes[0])], -1)
+    moved = points.flatten(0, -2) @ wide.transpose(1, 2)
+    return moved.reshape(theta.shape[0], *size[2:], len(along)).to(theta.dtype)

@@ -169,7 +169,8 @@ def layer_normalization(
     """Normalise over the axes from `axis` on, in the type `stash_type`."""
     axis %= X.dim()
     shape = list(X.shape[axis:])
-    stash = torch.promote_types(torch_dtype(stash_type), X.dtype)  # never less than X has
+    told = _stash(stash_type)
+    stash = torch.promote_types(told, X.dtype)  # never less than X has
     simple = Scale.shape == X.shape[axis:] and (B is None or B.shape == Scale.shape)
     # Under autocast X may come in half precision: torch's own computes in float32 all the same.
     cast = X.dtype != Scale.dtype == stash and is_autocast(X)
@@ -180,7 +181,12 @@ def layer_normalization(
     variance, mean = torch.var_mean(wide, axes, correction=0, keepdim=True)
     inverse = torch.rsqrt(variance + epsilon)
     normal = ((wide - mean) * inverse).to(X.dtype) * Scale
-    return (normal if B is None else normal + B), mean, inverse
+    return (normal if B is None else normal + B), mean.to(told), inverse.to(told)
+
+
+def _stash(number: int) -> torch.dtype:
+    """Return the type that sums are formed in; ONNX Runtime takes a file's 0 for float."""
+    return torch_dtype(number) if number else torch.float32
 
 
 @op("RMSNormalization")
@@ -188,10 +194,17 @@ def rms_normalization(
     X: Tensor, scale: Tensor, *, axis: int, epsilon: float, stash_type: int
 ) -> Tensor:
     """Divide by the root mean square over the axes from `axis` on."""
-    wide = X.to(torch.promote_types(torch_dtype(stash_type), X.dtype))
+    return by_root_mean_square(X, scale, axis, epsilon, stash_type)[0]
+
+
+def by_root_mean_square(
+    X: Tensor, scale: Tensor, axis: int, epsilon: float, stash_type: int = 1
+) -> tuple[Tensor, Tensor]:
+    """Divide by the root mean square; also return what was multiplied by instead."""
+    wide = X.to(torch.promote_types(_stash(stash_type), X.dtype))
     axes = list(range(axis % X.dim(), X.dim()))
     inverse = torch.rsqrt(wide.square().mean(axes, keepdim=True) + epsilon)
-    return (wide * inverse).to(X.dtype) * scale
+    return (wide * inverse).to(X.dtype) * scale, inverse
 
 
 def _group_normal(X: Tensor, groups: int, epsilon: float) -> Tensor:
@@ -217,7 +230,7 @@ def group_normalization(
     X: Tensor, scale: Tensor, bias: Tensor, *, epsilon: float, num_groups: int, stash_type: int
 ) -> Tensor:
     """Normalise groups of channels; scale and bias belong to a channel."""
-    wide = X.to(torch.promote_types(torch_dtype(stash_type), X.dtype))
+    wide = X.to(torch.promote_types(_stash(stash_type), X.dtype))
     normal = _group_normal(wide, num_groups, epsilon).to(X.dtype)
     rank = X.dim()
     return normal * _per_channel(scale, rank) + _per_channel(bias, rank)

@@ -229,10 +229,7 @@ def max_unpool(
         (n - 1) * s - b - e + k
         for n, s, b, e, k in zip(X.shape[2:], stride, begins, ends, kernel_shape, strict=True)
     ]
-    shape = [*X.shape[:2], *inferred]
+    # Indices address the output that is asked for, as in ONNX Runtime.
+    shape = [*X.shape[:2], *inferred] if output_shape is None else output_shape
     flat = torch.zeros(elements(shape), dtype=X.dtype, device=X.device)
-    small = flat.scatter(0, I.flatten(), X.flatten()).reshape(shape)
-    if output_shape is None:
-        return small
-    # Indices address the inferred shape; a larger output only adds zeros at the end.
-    return pad(small, [0] * rank, [w - n for w, n in zip(output_shape[2:], inferred, strict=True)])
+    return flat.scatter(0, I.flatten(), X.flatten()).reshape(shape)

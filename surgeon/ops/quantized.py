@@ -284,9 +284,13 @@ def qlinear_matmul(
     if a.is_floating_point():
         refuse("QLinearMatMul of 8-bit floats")
     total = torch.matmul(_centred(a, a_zero_point, -2), _centred(b, b_zero_point, -1))
-    rows = a_scale.reshape(-1, 1) if a_scale.dim() == 1 and a_scale.numel() > 1 else a_scale
-    multiplier = rows.float() * b_scale.float() / y_scale.float()
-    return requantize(total, multiplier, y_zero_point)
+    multiplier = _rows(a_scale).float() * b_scale.float() / _rows(y_scale).float()
+    return requantize(total, multiplier, _rows(y_zero_point))
+
+
+def _rows(parameter: Tensor) -> Tensor:
+    """Bring a scale or zero point with one element per row of a matrix to the shape of a column."""
+    return parameter.reshape(-1, 1) if parameter.dim() == 1 < parameter.numel() else parameter
 
 
 @op("QLinearConv")

@@ -28,13 +28,14 @@ def _mean(data: Tensor, axes: list[int], keepdims: bool) -> Tensor:
     if data.is_floating_point():
         return data.mean(axes, keepdim=keepdims)
     count = math.prod(data.shape[a] for a in axes)
-    return torch.div(data.sum(axes, keepdim=keepdims), count, rounding_mode="trunc")
+    return torch.div(_sum(data, axes, keepdims), count, rounding_mode="trunc")
 
 
 def _prod(data: Tensor, axes: list[int], keepdims: bool) -> Tensor:
+    wide = data.float() if data.dtype == torch.float16 else data
     for axis in sorted((a % data.dim() for a in axes), reverse=True):
-        data = data.prod(axis, keepdim=keepdims, dtype=data.dtype)
-    return data
+        wide = wide.prod(axis, keepdim=keepdims, dtype=wide.dtype)
+    return wide.to(data.dtype)
 
 
 def _max(data: Tensor, axes: list[int], keepdims: bool) -> Tensor:
@@ -85,7 +86,12 @@ def _log_sum(data: Tensor, axes: list[int], keepdims: bool) -> Tensor:
 def _log_sum_exp(data: Tensor, axes: list[int], keepdims: bool) -> Tensor:
     if data.is_floating_point():
         return data.logsumexp(axes, keepdim=keepdims)
-    return data.double().logsumexp(axes, keepdim=keepdims).to(data.dtype)
+    # As ONNX Runtime has it, whose exponentials are whole numbers too: those below the greatest
+    # element count for nothing.
+    greatest = data.amax(axes, keepdim=True)
+    count = (data == greatest).sum(axes, keepdim=True)
+    found = greatest + count.double().log().to(data.dtype)
+    return found if keepdims else found.squeeze(axes)
 
 
 def _reduction(function: Callable[[Tensor, list[int], bool], Tensor]) -> Callable[..., Tensor]:
@@ -110,7 +116,8 @@ def _reduction(function: Callable[[Tensor, list[int], bool], Tensor]) -> Callabl
             if narrow == torch.uint64 and function in {_max, _min}:
                 least = torch.iinfo(torch.int64).min
                 return (function(flip(data), axes, keepdims) ^ least).to(narrow)
-            return function(data.to(WIDER[narrow]), axes, keepdims).to(narrow)
+            wide = torch.float64 if function is _log_sum_exp else WIDER[narrow]
+            return function(data.to(wide), axes, keepdims).to(narrow)
         return function(data, axes, keepdims)
 
     return run

@@ -51,9 +51,13 @@ the steps that lead to its attribute `y`."""
 LEGACY_ATTRIBUTES: Final = frozenset({"consumed_inputs"})
 """Attributes of opset 1 that were hints to an allocator and never changed a result."""
 
-RUNTIME_ONLY: Final = frozenset({"SimplifiedLayerNormalization"})
-"""Operators that ONNX Runtime's optimiser writes into the empty domain, whose specification lacks
-them; they have no versions."""
+UNLISTED: Final = frozenset(
+    {"Affine", "Crop", "ImageScaler", "LayerNormalization", "MeanVarianceNormalization",
+     "ParametricSoftplus", "Scale", "ScaledTanh", "SimplifiedLayerNormalization",
+     "ThresholdedRelu"}
+)  # fmt: skip
+"""Operators that ONNX Runtime has in the empty domain from version 1 on, whose specification lacks
+them, or has them from a later version on."""
 
 FAMILIES: Final = (
     "elementwise",
@@ -79,6 +83,7 @@ FAMILIES: Final = (
     "text",
     "random",
     "contrib",
+    "unlisted",
     "classic",
 )
 """Modules of `surgeon.ops` that declare operators, by how common they are."""
@@ -218,13 +223,14 @@ def op(name: str, *versions: int, domain: str = "") -> Callable[[Function], Func
         known = schemas().get((domain, name))
         if known is None:
             ours = {"", "ai.onnx.ml", "ai.onnx.preview", "ai.onnx.preview.training"}
-            if domain in ours and not (not domain and name in RUNTIME_ONLY):
+            if domain in ours and not (not domain and name in UNLISTED):
                 raise DeclarationError(f"{place}: no such operator in onnx.defs")
             covered: Iterable[int] = versions or (0,)
         else:
             limit = AUDITED if not domain else sys.maxsize
             covered = versions or sorted(v for v in known if v <= limit)
-            unknown = sorted(set(covered) - set(known))
+            early = {1} if not domain and name in UNLISTED else set()
+            unknown = sorted(set(covered) - set(known) - early)
             if unknown:
                 raise DeclarationError(f"{place}: no versions {unknown}; there are {sorted(known)}")
         table = _declared.setdefault((domain, name), {})
@@ -234,7 +240,7 @@ def op(name: str, *versions: int, domain: str = "") -> Callable[[Function], Func
                 raise DeclarationError(
                     f"{place}: version {version} is already declared in {other.file}:{other.line}"
                 )
-            schema = known[version] if known is not None else None
+            schema = known.get(version) if known is not None else None
             table[version] = _describe(
                 domain, name, version, function, schema, (file, line), place=place
             )
@@ -376,7 +382,7 @@ def lookup(domain: str, name: str, opset: int) -> Operator | FunctionBody:
     known = schemas().get((domain, name), {})
     table = _declared.get((domain, name), {})
     since = max((v for v in known if v <= opset), default=0)
-    if not known:
+    if not since:
         since = max((v for v in table if v <= opset), default=-1)
     label = f"{domain or 'ai.onnx'} {name}"
     if since in table:

@@ -21,8 +21,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 _NEAREST: dict[str, Callable[[Tensor], Tensor]] = {
-    "round_prefer_floor": lambda x: torch.ceil(x - 0.5),
-    "round_prefer_ceil": lambda x: torch.floor(x + 0.5),
+    "round_prefer_floor": lambda x: torch.floor(x) + (x - torch.floor(x) > 0.5),
+    "round_prefer_ceil": lambda x: torch.floor(x) + (x - torch.floor(x) >= 0.5),
     "floor": torch.floor,
     "ceil": torch.ceil,
 }
@@ -35,16 +35,16 @@ def _coordinates(
     scale: float,
     roi: tuple[float, float],
     device: torch.device,
-    *,
-    fractional: bool,
 ) -> Tensor:
     """Return where in the input every output element of one axis lies.
 
-    `fractional`: the resized length is scale · size even where that is no whole number, as the
-    specification has it since version 19; before, ONNX Runtime's whole number counts.
+    The resized length is ONNX Runtime's whole number, also where scale · size is none; since
+    version 19 the specification has the fraction. At a scale of 1 every element stays in its place.
     """
-    length = size * scale if fractional else wanted
     x = torch.arange(wanted, dtype=torch.float32, device=device)
+    scale = single(scale)
+    if scale == 1:
+        return x
     if mode == "half_pixel":
         return (x + 0.5) / scale - 0.5
     if mode == "pytorch_half_pixel":
@@ -52,16 +52,16 @@ def _coordinates(
     if mode == "asymmetric":
         return x / scale
     if mode == "align_corners":
-        return x * (size - 1) / (length - 1) if length > 1 else x * 0
+        return x * (size - 1) / (wanted - 1) if wanted > 1 else x * 0
     if mode == "tf_half_pixel_for_nn":
         return (x + 0.5) / scale
     if mode == "half_pixel_symmetric":
-        adjustment = wanted / (scale * size)
-        return size / 2 * (1 - adjustment) + (x + 0.5) / scale - 0.5
+        adjustment = single(wanted / single(scale * size))
+        return single(size / 2 * single(1 - adjustment)) + (x + 0.5) / scale - 0.5
     if mode == "tf_crop_and_resize":
         start, end = roi
         if wanted > 1:
-            return start * (size - 1) + x * ((end - start) * (size - 1) / (wanted - 1))
+            return single(start * (size - 1)) + x * single(end - start) * (size - 1) / (wanted - 1)
         return x * 0 + 0.5 * (start + end) * (size - 1)
     return refuse(f"coordinate_transformation_mode={mode!r} is not in the specification")
 
@@ -162,10 +162,11 @@ def _resize(
     cubic_coeff_a: float = -0.75,
     exclude_outside: bool = False,
     extrapolation_value: float = 0.0,
-    fractional: bool = False,
 ) -> Tensor:
     if mode not in {"nearest", "linear", "cubic"}:
         refuse(f"mode={mode!r} is not in the specification")
+    if [data.shape[axis] for axis in axes] == sizes:
+        return data  # ONNX Runtime copies, whatever scales and region of interest say
     cropped = transformation == "tf_crop_and_resize"
     if not cropped:
         kept = [
@@ -179,26 +180,25 @@ def _resize(
             axes = [axes[i] for i in kept]
             sizes = [sizes[i] for i in kept]
             scales = [scales[i] for i in kept]
-        elif kept:
-            axes, sizes, scales = axes[-2:], sizes[-2:], scales[-2:]
         else:
-            return data
+            axes, sizes, scales = axes[-2:], sizes[-2:], scales[-2:]
     if not antialias and not exclude_outside and not cropped:
         fast = _torch_mode(
             data, axes, sizes, scales, mode, transformation, nearest_mode, cubic_coeff_a
         )
         if fast is not None:
             return F.interpolate(data, sizes, mode=fast[0], align_corners=fast[1])
+    if antialias and data.dtype == torch.int8:
+        refuse("Resize of int8 with antialias, of which ONNX Runtime makes negative numbers 0")
     dtype = data.dtype
     work = data if mode == "nearest" or data.is_floating_point() else data.float()
     outside: list[tuple[int, Tensor]] = []
     rank = len(axes)
-    for i, (axis, wanted, scale) in enumerate(zip(axes, sizes, scales, strict=True)):
+    for i in reversed(range(rank)):
+        axis, wanted, scale = axes[i], sizes[i], scales[i]
         size = data.shape[axis]
         span = (roi[i], roi[i + rank]) if roi and cropped else (0.0, 1.0)
-        where = _coordinates(
-            transformation, size, wanted, scale, span, data.device, fractional=fractional
-        )
+        where = _coordinates(transformation, size, wanted, scale, span, data.device)
         if cropped:
             outside.append((axis, (where < 0) | (where > size - 1)))
         if mode == "nearest":
@@ -212,15 +212,25 @@ def _resize(
                 work, axis, where, scale, mode, antialias=antialias,
                 cubic_coeff_a=cubic_coeff_a, exclude_outside=exclude_outside,
             )  # fmt: skip
+            if antialias and not dtype.is_floating_point:
+                work = _fitting(work.abs().add(0.5).copysign(work), dtype).to(work.dtype)
     for axis, beyond in outside:
         view = [1] * data.dim()
         view[axis] = -1
         fill = torch.full_like(work, extrapolation_value)
         work = torch.where(beyond.reshape(view), fill, work)
-    if work.dtype != dtype and not dtype.is_floating_point:
+    return _fitting(work, dtype)
+
+
+def _fitting(values: Tensor, dtype: torch.dtype) -> Tensor:
+    """Return interpolated values in the input's type: of integers what stands before the point.
+
+    ONNX Runtime rounds them only where it smooths (`antialias`), and then after every axis.
+    """
+    if values.dtype != dtype and not dtype.is_floating_point:
         limits = torch.iinfo(dtype)
-        work = work.round().clamp(limits.min, limits.max)
-    return work.to(dtype)
+        values = values.trunc().clamp(limits.min, limits.max)
+    return values.to(dtype)
 
 
 def scaled(size: int, scale: float) -> int:
@@ -247,19 +257,19 @@ def resize_10(X: Tensor, scales: list[float], *, mode: str) -> Tensor:
     """Resize every axis; sampling is asymmetric, nearest rounds down (up where it shrinks)."""
     sizes = [scaled(n, s) for n, s in zip(X.shape, scales, strict=True)]
     kind = "linear" if mode == "bilinear" else mode
-    if kind == "nearest":
+    if kind == "nearest" and sizes != list(X.shape):
         for axis, (size, scale) in enumerate(zip(sizes, scales, strict=True)):
-            X = _resize(
-                X, [axis], [size], [scale], None, mode=kind, transformation="asymmetric",
-                nearest_mode="ceil" if scale < 1 else "floor",
-            )  # fmt: skip
+            where = _coordinates("asymmetric", X.shape[axis], size, scale, (0.0, 1.0), X.device)
+            index = where.ceil() if scale < 1 else where.floor()
+            X = X.index_select(axis, index.clamp(0, X.shape[axis] - 1).to(torch.int64))
         return X
     return _resize(
         X, list(range(X.dim())), sizes, scales, None, mode=kind, transformation="asymmetric"
     )
 
 
-def _resize_any(
+@op("Resize", 11, 13, 18, 19)
+def resize(
     X: Tensor,
     roi: list[float] | None = None,
     scales: list[float] | None = None,
@@ -274,18 +284,19 @@ def _resize_any(
     keep_aspect_ratio_policy: str = "stretch",
     mode: str,
     nearest_mode: str,
-    fractional: bool = False,
 ) -> Tensor:
+    """Resize axes to sizes or by scales."""
     rank = X.dim()
-    by_size = bool(sizes)
     along = list(range(rank)) if axes is None else [a % rank for a in axes]
     have = [X.shape[a] for a in along]
     if sizes:
         if keep_aspect_ratio_policy != "stretch":
             choose = min if keep_aspect_ratio_policy == "not_larger" else max
             common = choose(w / n for w, n in zip(sizes, have, strict=True))
-            factors = [common] * len(have)
-            sizes = [math.floor(common * n + 0.5) for n in have]
+            # Axes counted from the end keep their sizes here: ONNX Runtime does not find them.
+            counted = [a >= 0 for a in axes or along]
+            factors = [common if here else 1.0 for here in counted]
+            sizes = [math.floor(f * n + 0.5) for f, n in zip(factors, have, strict=True)]
         else:
             factors = [w / n if n else 1.0 for w, n in zip(sizes, have, strict=True)]
     elif scales:
@@ -309,60 +320,4 @@ def _resize_any(
         cubic_coeff_a=cubic_coeff_a,
         exclude_outside=exclude_outside,
         extrapolation_value=extrapolation_value,
-        fractional=fractional and not by_size,
     )
-
-
-@op("Resize", 11, 13, 18)
-def resize_11(
-    X: Tensor,
-    roi: list[float] | None = None,
-    scales: list[float] | None = None,
-    sizes: list[int] | None = None,
-    *,
-    antialias: bool = False,
-    axes: list[int] | None = None,
-    coordinate_transformation_mode: str,
-    cubic_coeff_a: float,
-    exclude_outside: bool,
-    extrapolation_value: float,
-    keep_aspect_ratio_policy: str = "stretch",
-    mode: str,
-    nearest_mode: str,
-) -> Tensor:
-    """Resize axes to sizes or by scales."""
-    return _resize_any(
-        X, roi, scales, sizes, antialias=antialias, axes=axes,
-        coordinate_transformation_mode=coordinate_transformation_mode,
-        cubic_coeff_a=cubic_coeff_a, exclude_outside=exclude_outside,
-        extrapolation_value=extrapolation_value,
-        keep_aspect_ratio_policy=keep_aspect_ratio_policy, mode=mode, nearest_mode=nearest_mode,
-    )  # fmt: skip
-
-
-@op("Resize", 19)
-def resize(
-    X: Tensor,
-    roi: list[float] | None = None,
-    scales: list[float] | None = None,
-    sizes: list[int] | None = None,
-    *,
-    antialias: bool,
-    axes: list[int] | None,
-    coordinate_transformation_mode: str,
-    cubic_coeff_a: float,
-    exclude_outside: bool,
-    extrapolation_value: float,
-    keep_aspect_ratio_policy: str,
-    mode: str,
-    nearest_mode: str,
-) -> Tensor:
-    """Resize axes to sizes or by scales; lengths in coordinates may be fractions."""
-    return _resize_any(
-        X, roi, scales, sizes, antialias=antialias, axes=axes,
-        coordinate_transformation_mode=coordinate_transformation_mode,
-        cubic_coeff_a=cubic_coeff_a, exclude_outside=exclude_outside,
-        extrapolation_value=extrapolation_value,
-        keep_aspect_ratio_policy=keep_aspect_ratio_policy, mode=mode, nearest_mode=nearest_mode,
-        fractional=True,
-    )  # fmt: skip

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from surgeon.ops.convert import torch_dtype
-from surgeon.ops.registry import op
+from surgeon.ops.registry import op, refuse
 
 
 def _inverse(value: Tensor, length: int | None, axis: int) -> Tensor:
@@ -30,9 +30,11 @@ def _dft(input: Tensor, length: int | None, axis: int, *, inverse: bool, oneside
     value = torch.view_as_complex(work.contiguous()) if complex_input else work.squeeze(-1)
     if inverse and onesided:
         size = length if length is not None else 2 * (value.shape[axis] - 1)
+        if size // 2 + 1 != value.shape[axis]:
+            refuse(f"an inverse onesided DFT of {value.shape[axis]} bins to a length of {size}")
         result = torch.fft.irfft(value, size, axis).unsqueeze(-1)
     elif inverse:
-        result = torch.view_as_real(_inverse(value, length, axis))
+        result = torch.view_as_real(_inverse(value, length, axis).resolve_conj())
     elif onesided and not complex_input:
         result = torch.view_as_real(torch.fft.rfft(value, length, axis))
     else:
@@ -77,7 +79,12 @@ def stft(
     *,
     onesided: bool,
 ) -> Tensor:
-    """Fourier transforms of windowed frames: signal [n, length, 1 or 2] → [n, frames, bins, 2]."""
+    """Fourier transforms of windowed frames: signal [n, length, 1 or 2] → [n, frames, bins, 2].
+
+    A signal [n, length] is real.
+    """
+    if signal.dim() == 2:
+        signal = signal.unsqueeze(-1)
     length = frame_length or (window.shape[0] if window is not None else signal.shape[1])
     frames = signal.unfold(1, length, frame_step).transpose(2, 3)
     if window is not None:

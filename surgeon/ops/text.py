@@ -65,13 +65,25 @@ def string_normalizer(
 def string_split(
     X: Strings, *, delimiter: str | None, maxsplit: int | None
 ) -> tuple[Strings, Tensor]:
-    """Split every string, filled up with empty ones; also return how many parts each has."""
+    """Split every string, filled up with empty ones; also return how many parts each has.
+
+    An empty string has no part; without a delimiter, blanks part, as ONNX Runtime has it.
+    """
     most = -1 if maxsplit is None else maxsplit
-    parts = [str(text).split(delimiter or None, most) for text in X.flatten()]
+    parts = [_parts(str(text), delimiter, most) for text in X.flatten()]
     width = max((len(p) for p in parts), default=0)
     table = np.array([p + [""] * (width - len(p)) for p in parts], dtype=object)
     counts = torch.tensor([len(p) for p in parts], dtype=torch.int64)
     return table.reshape(*X.shape, width), counts.reshape(tuple(X.shape))
+
+
+def _parts(text: str, delimiter: str | None, most: int) -> list[str]:
+    if delimiter:
+        return text.split(delimiter, most) if text else []
+    text = text.strip(" ")
+    if most == 0 or not text:
+        return [text] if text else []
+    return re.split(" +", text, maxsplit=max(most, 0))
 
 
 @op("RegexFullMatch")

@@ -29,6 +29,8 @@ SAMPLES = 3
 
 def random_array(kind: int, shape: tuple[int, ...], random: np.random.Generator) -> NDArray[Any]:
     """Return random values of an ONNX element type: normal floats, integers 0 or 1, booleans."""
+    if kind == TensorProto.UNDEFINED:
+        raise ModelError("a graph input is no tensor, and cannot be made up")
     dtype = helper.tensor_dtype_to_np_dtype(kind)
     if kind == TensorProto.STRING:
         return np.full(shape, "a", object)
@@ -146,7 +148,10 @@ def prove_batch(
     """
     infos: list[TensorInfo] = input_infos(fixed)
     axes = {info.name: info.batch_axis for info in infos}
-    singles = [random_feeds(fixed, sizes, seed, constants) for seed in range(SAMPLES)]
+    try:
+        singles = [random_feeds(fixed, sizes, seed, constants) for seed in range(SAMPLES)]
+    except ModelError as error:
+        return False, error.message
     for feeds in singles:
         # What has no batch axis is the same for every sample.
         feeds.update({k: v for k, v in singles[0].items() if axes.get(k) is None})
@@ -163,6 +168,8 @@ def prove_batch(
         joint = many.run(together, [output])[0]
     except SurgeonError as error:
         return False, error.message
+    if not all(isinstance(part, np.ndarray) for part in (*apart, joint)):
+        return False, f"the output {output!r} is no tensor"
     alike = len({part.shape for part in apart}) == 1 and joint.ndim == apart[0].ndim
     axis = next(
         (a for a in range(joint.ndim) if alike and joint.shape[a] == SAMPLES * apart[0].shape[a]),

@@ -14,6 +14,7 @@ import torch
 from onnx.backend.base import Backend, BackendRep, Device, DeviceType, namedtupledict
 
 from surgeon.errors import UsageError
+from surgeon.graph import gate
 from surgeon.ops import convert
 from surgeon.tune.module import GraphModule, to_module
 
@@ -79,6 +80,7 @@ class SurgeonBackend(Backend):
         if not cls.supports_device(device):
             raise UsageError(f"device {device!r} is not supported", remedy="use CPU or CUDA")
         parsed = Device(device)
+        gate.check(model, "the model")
         name = cls.devices[parsed.type]
         place = torch.device(name, parsed.device_id) if name == "cuda" else torch.device(name)
         module = to_module(model, roles={})

@@ -118,6 +118,7 @@ class Program:
         constants: tensors computed or read when the program was built, by name.
         captures: for a subgraph, names it reads from around it.
         declared: for a subgraph, shape (0 where unknown) and dtype of every output.
+        takes: for a subgraph, the ones that the shape of every input consists of, if it does.
     """
 
     inputs: tuple[str, ...]
@@ -127,6 +128,7 @@ class Program:
     constants: Mapping[str, Tensor] = field(default_factory=dict)
     captures: tuple[str, ...] = ()
     declared: tuple[tuple[tuple[int, ...], torch.dtype], ...] = ()
+    takes: tuple[tuple[int, ...], ...] = ()
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Program:
         return self  # immutable; the tensors live in the module
@@ -585,7 +587,12 @@ class _Scope:
         inner.renamed = dict(self.renamed)
         inner.add_initializers(graph, top=False)
         program = inner.finish(graph, tuple(i.name for i in graph.input))
-        return replace(program, declared=tuple(_declared(o.type.tensor_type) for o in graph.output))
+        shapes = (_declared(i.type.tensor_type)[0] for i in graph.input)
+        return replace(
+            program,
+            declared=tuple(_declared(o.type.tensor_type) for o in graph.output),
+            takes=tuple(shape if set(shape) == {1} else () for shape in shapes),
+        )
 
     def _fold(self, step: Step) -> bool:
         """Run a step whose inputs are all constants; return whether its results were kept."""
@@ -777,6 +784,7 @@ class Subgraph:
         self.captured = {name: outer[name] for name in program.captures}
         self.context = context
         self.declared = program.declared
+        self.takes = program.takes
 
     def __call__(self, *inputs: Any) -> list[Any]:
         """Run the subgraph; see `run`."""

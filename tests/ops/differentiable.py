@@ -57,8 +57,8 @@ ONLY: Final = {
 """Inputs with a gradient, of operators where not every float input has one."""
 
 SINGLE: Final = frozenset(
-    {"DynamicQuantizeMatMul", "FeatureVectorizer", "LinearAttention", "LinearClassifier",
-     "LinearRegressor", "Normalizer", "SVMClassifier", "SVMRegressor", "Scaler"}
+    {"DynamicQuantizeMatMul", "FeatureVectorizer", "LayerNormalization", "LinearAttention",
+     "LinearClassifier", "LinearRegressor", "Normalizer", "SVMClassifier", "SVMRegressor", "Scaler"}
 )  # fmt: skip
 """Operators computed in float32 by their definition, so that differences are coarser."""
 
