@@ -822,7 +822,8 @@ def evaluate(
             where=model.where,
             remedy="evaluate a file written by `surgeon finetune`",
         )
-    unknown = [label for label in samples.classes if label not in labels]
+    index = {label: code for code, label in enumerate(labels)}
+    unknown = [label for label in samples.classes if label not in index]
     if unknown and not ignore_unknown:
         raise DataError(
             f"{len(unknown)} labels of the data are not known to the file: "
@@ -831,7 +832,7 @@ def evaluate(
             remedy="--ignore-unknown drops their samples",
         )
     told = samples.labels or []
-    chosen = np.asarray([i for i, label in enumerate(told) if label in labels], np.int64)
+    chosen = np.asarray([i for i, label in enumerate(told) if label in index], np.int64)
     if not len(chosen):
         raise DataError(
             "no sample has a label the file knows",
@@ -842,12 +843,14 @@ def evaluate(
     probabilities, rows, notes = ran.answers.scores, ran.rows, list(ran.notes)
     if len(rows):
         notes += judged(ran.answers, labels, model)
-    index = {label: code for code, label in enumerate(labels)}
     codes = np.asarray([index[told[row]] for row in rows], np.int64)
     predicted = probabilities.argmax(axis=1)
     scored = metrics.score(probabilities, codes)
     scored["top5"] = metrics.top5(probabilities, codes)
     samples_scored = scored.pop("samples")
+    table, too_large = None, [f"{len(labels):,} classes: no confusion matrix"]
+    if len(labels) <= metrics.MOST_CONFUSED:
+        table, too_large = metrics.confusion(codes, predicted, len(labels)), []
     return {
         "path": model.where,
         "samples": samples_scored,
@@ -855,10 +858,10 @@ def evaluate(
         "labels": labels,
         "metrics": scored,
         "per_class": metrics.per_class(labels, codes, predicted),
-        "confusion": metrics.confusion(codes, predicted, len(labels)),
+        "confusion": table,
         "providers": list(ran.providers),
         "seconds": time.perf_counter() - started,
-        "warnings": [*skip_notes(samples), *notes],
+        "warnings": [*skip_notes(samples), *notes, *too_large],
     }
 
 

@@ -62,7 +62,7 @@ def show(screen: Screen, body: Mapping[str, Any]) -> None:
             ],
         )
         screen.line()
-        rows = zip(labels, body["confusion"], strict=True)
+        rows = zip(labels, body["confusion"] or [], strict=bool(body["confusion"]))
         screen.table(("true \\ predicted", *labels), [(label, *row) for label, row in rows])
     else:
         screen.line(f"{len(labels)} classes: -v shows each, --json has the confusion matrix")

@@ -12,6 +12,10 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 
+MOST_CONFUSED = 2000
+"""Classes up to which a confusion matrix is made: its size grows with their square."""
+
+
 def softmax(logits: NDArray[Any]) -> NDArray[np.float64]:
     """Return probabilities [n, classes] of logits, computed in float64."""
     shifted = np.asarray(logits, np.float64)

@@ -122,6 +122,23 @@ def relative_error(a: NDArray[Any], b: NDArray[Any]) -> float:
     return float(np.abs(left - right).max() / max(float(np.abs(right).max()), 1e-6))
 
 
+def rounding_of_head(features: NDArray[Any], weight: NDArray[Any], bias: NDArray[Any]) -> float:
+    """Return how far float32 sums may be off, relative to the largest logit as `relative_error`.
+
+    Σ|w·x| times twice the spacing of float32 at 1: where features have means of hundreds of
+    spreads, summands of thousands cancel to a logit of ten, and the order of the sum shows.
+
+    Args:
+        features: [n, d], what the head reads.
+        weight: [classes, d].
+        bias: [classes].
+    """
+    x, w, b = (np.asarray(values, np.float64) for values in (features, weight, bias))
+    summands = float((np.abs(x) @ np.abs(w).T + np.abs(b)).max(initial=0.0))
+    largest = float(np.abs(x @ w.T + b).max(initial=0.0))
+    return 2 * float(np.finfo(np.float32).eps) * summands / max(largest, 1e-6)
+
+
 def prove_batch(
     fixed: ModelProto,
     freed: ModelProto,

@@ -11,19 +11,20 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
+from onnx import helper, numpy_helper
 
 from surgeon.errors import CheckError
 from surgeon.graph import precision as halves
 from surgeon.graph.frontier import split as split_graph
 from surgeon.graph.weights import roles
 from surgeon.runtime.metrics import score, softmax
-from surgeon.runtime.observe import relative_error
+from surgeon.runtime.observe import relative_error, rounding_of_head
 from surgeon.runtime.proof import fill_batch, make_proof, seeded_input
 from surgeon.runtime.proof import golden_samples as make_golden
 from surgeon.runtime.sessions import open_session
 from surgeon.runtime.stream import Runner
 from surgeon.tune.module import to_module
-from surgeon.tune.run import Run, Trained, runtime_device
+from surgeon.tune.run import Run, Trained, head_names, runtime_device
 from surgeon.tune.stepwise import Agreement, compare, quantised_values
 
 if TYPE_CHECKING:
@@ -120,6 +121,14 @@ def prove(
             f"{rounded.optimised:.0e} relative from the graph computed as written; the metrics are "
             "those of the optimised ones"
         )
+    if not worst <= bound and rounded is None:
+        lost = _rounding(run, tuned, feeds)
+        if lost > bound:
+            bound = lost
+            trained.notes.append(
+                "features with means far larger than their spread: float32 sums of the head are "
+                f"exact to {lost:.0e} of the largest logit, which is the bound here"
+            )
     if not worst <= bound:
         raise CheckError(
             f"torch and ONNX Runtime differ by {worst:.2e} relative, the bound is {bound:.0e}",
@@ -135,6 +144,24 @@ def prove(
         | ({} if rounded is None else {"quantised": asdict(rounded)}),
         golden=make_golden(tuned, session, real, constants, sizes, ranges),
     )
+
+
+def _rounding(run: Run, model: ModelProto, feeds: Sequence[Mapping[str, Any]]) -> float:
+    """Return what float32 may lose where the head sums up, on these feeds; see `observe`."""
+    weight, bias = head_names(model)
+    gemm = next(node for node in model.graph.node if weight in node.input)
+    shown = type(model)()
+    shown.CopyFrom(model)
+    del shown.graph.output[:]
+    shown.graph.output.append(helper.make_empty_tensor_value_info(gemm.input[0]))
+    session = open_session(shown, device="cpu", threads=run.threads)
+    features = np.concatenate([session.run(one, [gemm.input[0]])[0] for one in feeds])
+    values = {
+        tensor.name: numpy_helper.to_array(tensor)
+        for tensor in model.graph.initializer
+        if tensor.name in (weight, bias)
+    }
+    return rounding_of_head(features, values[weight], values[bias])
 
 
 def parity(
