@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from surgeon.errors import DataError, SurgeonError
+from surgeon.graph.apart import doubtful_nodes
 from surgeon.graph.intake import LIMITS, read_intake
 from surgeon.graph.moments import add_moments
 from surgeon.graph.taps import add_taps, late_cut
@@ -226,6 +227,7 @@ class _Bench:
         self._cut = late_cut(anatomy)
         self._taps = add_taps(anatomy, [self._cut])
         self._moments = add_moments(self._taps.model, anatomy.shapes)
+        self._doubtful = bool(doubtful_nodes(anatomy.model, anatomy.shapes))
         self._activation = None if anatomy.head is None else anatomy.head.activation
 
     def try_out(
@@ -240,7 +242,7 @@ class _Bench:
         outputs = dict.fromkeys([*self._taps.outputs, *filter(None, [self._taps.head]), *heard])
         found = extract(
             self._taps.model, list(outputs), samples, chosen, device=self._device,
-            threads=self._threads, where=self._where,
+            threads=self._threads, where=self._where, doubtful=self._doubtful,
         )  # fmt: skip
         labels = codes[found.rows]
         values = found.array(self._taps.outputs[0])

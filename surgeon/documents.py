@@ -126,6 +126,7 @@ def frontier_body(front: Any) -> dict[str, Any]:
         ],
         "nodes_frozen": front.nodes_frozen,
         "nodes_trained": front.nodes_trained,
+        "one_by_one": False,
         "cache": None,
     }
 

@@ -25,7 +25,7 @@ from surgeon.graph.weights import quantized_weights, roles, sizes, to_array
 from surgeon.records import Change, Encoding, Plan, Preprocess
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
 
     from numpy.typing import NDArray
 
@@ -291,14 +291,20 @@ class Model:
         envelope.put(proto, envelope.PROOF, None)
         return self.with_proto(proto, before=self.before or self.proto)
 
-    def save(self, path: str | os.PathLike[str], *, force: bool = False) -> Path:
-        """Write the file atomically.
+    def save(
+        self,
+        path: str | os.PathLike[str],
+        *,
+        force: bool = False,
+        check: Callable[[Path], None] | None = None,
+    ) -> Path:
+        """Write the file atomically, where `check` of the written file raises nothing.
 
         Raises:
             OutputError: it exists (without `force`) or cannot be written.
             EnvironmentLacksError: the disk is full.
         """
-        return files.save_model(self.proto, path, force=force)
+        return files.save_model(self.proto, path, force=force, check=check)
 
     def document(self, out: str | os.PathLike[str] | None = None) -> dict[str, Any]:
         """Return the body of the `operate` document."""

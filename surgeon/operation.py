@@ -44,6 +44,7 @@ from surgeon.errors import (
 )
 from surgeon.graph import cuts as graph_cuts
 from surgeon.graph import encodings, envelope, files
+from surgeon.graph.apart import take_one
 from surgeon.graph.head import add_head
 from surgeon.graph.quantized import INTEGERS, dequantize
 from surgeon.graph.weights import same_values, write_back
@@ -204,7 +205,9 @@ def check(
     plugins: Plugins | None = None,
 ) -> dict[str, Any]:
     """Return the body of `check`: everything that will not load, convert or train, all at once."""
+    from surgeon.runtime.neighbours import require_steady
     from surgeon.runtime.observe import require_runs
+    from surgeon.runtime.proof import seeded_input
     from surgeon.tune.preflight import examine
 
     model = load(path).with_output(output)
@@ -233,6 +236,14 @@ def check(
                 "a new head is put at the cut; `surgeon cuts MODEL` lists the cuts",
             )
         )
+    try:
+        require_steady(
+            patient.proto,
+            patient.inputs,
+            lambda: [seeded_input(patient.proto, seed, sizes=patient.sizes) for seed in (0, 1)],
+        )
+    except ModelError as error:
+        findings.append(Finding("error", "unsteady", error.message, error.remedy, node=error.where))
     load_operators(patient.proto, plugins)
     trainable = patient.trainable if case is not None and patient is not model else None
     findings += examine(patient.proto, trainable, patient.roles())
@@ -468,6 +479,7 @@ def finetune(
         SurgeonError: of the kind that fits; nothing is left half-written.
     """
     from surgeon.data.labels import check_trainable
+    from surgeon.runtime.neighbours import require_steady
     from surgeon.runtime.sessions import choose_device
     from surgeon.tune import proving, stages
     from surgeon.tune.run import Run, clean, head_names
@@ -572,6 +584,13 @@ def finetune(
     if advised is not None:
         body["advice"] = advised.brief()
         body["warnings"] += [*advised.warnings, *([detected.note] if detected else [])]
+    require_steady(
+        patient.proto,
+        patient.inputs,
+        lambda: [
+            one for one in map(samples.load, range(min(samples.n, 3))) if isinstance(one, dict)
+        ],
+    )
     if dry_run:
         return _dry(patient, body, clock)
     checkpoint = None if out is None else resumption.folder_of(out)
@@ -601,6 +620,12 @@ def finetune(
     if patient.plan.init == "random" and not goes_on:  # what `operate` writes is drawn anew
         operated = draw_anew(patient, patient.plan, head_names(operated), seed)
     changed = _changed(operated, tuned)
+    if trained.alone:
+        tuned = take_one(tuned)
+        trained.notes.append(
+            "the file takes one sample at a time: its batch is fixed at 1, as the samples of a "
+            "batch would change each other's answers"
+        )
     envelope.put(tuned, envelope.LABELS, labels)
     body["warnings"] += envelope.relabel(tuned, labels)
     plan = patient.plan
@@ -616,9 +641,15 @@ def finetune(
     proof = proving.prove(run, tuned, trained, golden_samples=golden_samples, constants=constants)
     envelope.put(tuned, envelope.PROOF, proof)
     result = replace(patient.with_proto(tuned), plan=plan)
-    metrics = proving.measure(run, tuned, trained, limit=TRAIN_METRICS)
-    if out is not None:
-        result.save(out, force=force)
+    metrics: dict[str, Any] = {}
+
+    def judge(path: Path | None) -> None:
+        metrics.update(proving.measure(run, tuned, trained, limit=TRAIN_METRICS, path=path))
+
+    if out is None:
+        judge(None)
+    else:
+        result.save(out, force=force, check=judge)
         body["sha256"] = files.sha256_file(out)
         if trained.stopped == "interrupt":
             resumption.note_delivered(out)

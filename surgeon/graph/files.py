@@ -20,7 +20,7 @@ from surgeon.graph.walk import all_graphs
 from surgeon.graph.weights import hash_tensors
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
     from onnx import ModelProto, TensorProto
 
@@ -186,13 +186,26 @@ def check_output(path: str | os.PathLike[str], *, force: bool = False) -> Path:
     return file
 
 
-def save_model(model: ModelProto, path: str | os.PathLike[str], *, force: bool = False) -> Path:
+def save_model(
+    model: ModelProto,
+    path: str | os.PathLike[str],
+    *,
+    force: bool = False,
+    check: Callable[[Path], None] | None = None,
+) -> Path:
     """Write a model atomically: temporary files beside it, then renames.
 
     A model past protobuf's 2 GB keeps its weights in `NAME.data` beside it, and so does one whose
     weights lie outside already (see `external.INLINE_TOTAL`). They are copied tensor by tensor,
     by the operating system where they come from a file, and are not forced to the disk as the graph
     is. If anything fails, both files are what they were.
+
+    Args:
+        model: what to write.
+        path: where to.
+        force: overwrite.
+        check: given the path of the written file before it takes its place; what it raises keeps
+            it from doing so.
 
     Raises:
         OutputError: see `check_output`; or `NAME.data` exists.
@@ -216,13 +229,20 @@ def save_model(model: ModelProto, path: str | os.PathLike[str], *, force: bool =
                 light, pieces = _laid_out(model, beside.name)
                 _write_graph(light, part)
                 _write_weights(pieces, scratch / beside.name)
+                _checked(part, check)
                 _put_in_place([(scratch / beside.name, beside), (part, file)], scratch)
             else:
                 _write_graph(external.loaded(model), part)
+                _checked(part, check)
                 part.replace(file)
     except OSError as error:
         raise write_error(error, file) from error
     return file
+
+
+def _checked(part: Path, check: Callable[[Path], None] | None) -> None:
+    if check is not None:
+        check(part)
 
 
 def _lies_apart(model: ModelProto) -> bool:

@@ -12,25 +12,17 @@ from dataclasses import dataclass
 from math import prod
 from typing import TYPE_CHECKING
 
-from onnx import ModelProto, ValueInfoProto, numpy_helper
+from onnx import ModelProto, ValueInfoProto
 
 from surgeon.graph.cuts import id_of
 from surgeon.graph.shapes import Shapes, make_value, tensor_info
-from surgeon.graph.walk import FLOATS, attribute, data_inputs, producers, reads
+from surgeon.graph.walk import FLOATS, data_inputs, producers, reads
 from surgeon.graph.weights import quantized_weights
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Mapping
-
-    from onnx import NodeProto, TensorProto
+    from collections.abc import Collection
 
     from surgeon.records import TensorInfo
-
-UNSAFE = frozenset(
-    {"RandomNormal", "RandomNormalLike", "RandomUniform", "RandomUniformLike", "Bernoulli",
-     "Multinomial"}
-)  # fmt: skip
-"""Random operators: what they make may not be cached, so the frontier lies in front of them."""
 
 
 @dataclass(frozen=True)
@@ -74,14 +66,8 @@ def split(
     if not keep_weightless and _weightless_front(model, learning):
         behind = {id_of(node) for node in graph.node}
         learning |= {name for node in graph.node for name in node.output if name}
-    constants = {t.name: t for t in graph.initializer}
-    constants |= {
-        node.output[0]: value.t
-        for node in graph.node
-        if node.op_type == "Constant" and (value := attribute(node, "value")) is not None
-    }
     for node in graph.node:
-        if learning.intersection(reads(node)) or _is_unsafe(node, constants):
+        if learning.intersection(reads(node)):
             behind.add(id_of(node))
             learning |= {name for name in node.output if name}
     makers = producers(graph)
@@ -114,17 +100,6 @@ def split(
         len(frozen.graph.node) if frozen is not None else 0,
         len(trained.graph.node),
     )
-
-
-def _is_unsafe(node: NodeProto, constants: Mapping[str, TensorProto]) -> bool:
-    """Say whether a node is random, or mixes the samples of a batch, when it is only run."""
-    if node.op_type == "Dropout" and len(node.input) > 2 and node.input[2]:
-        training = constants.get(node.input[2])
-        return training is None or bool(numpy_helper.to_array(training).any())
-    if node.op_type == "BatchNormalization":
-        mode = attribute(node, "training_mode")
-        return mode is not None and mode.i == 1
-    return node.op_type in UNSAFE
 
 
 def _weightless_front(model: ModelProto, trainable: set[str]) -> bool:

@@ -19,6 +19,7 @@ import onnx
 from onnx import ModelProto, NodeProto, TensorProto
 
 from surgeon.errors import ModelError, UnsupportedError
+from surgeon.graph.integer_head import IntegerLayer, integer_layer
 from surgeon.graph.normalize import rename
 from surgeon.graph.shapes import data_values, make_value
 from surgeon.graph.walk import (
@@ -119,6 +120,11 @@ class _Step:
 def _walk_back(step: _Step, scene: _Scene) -> OldHead | None:
     while (node := scene.makers.get(step.name)) is not None:
         kind = node.op_type
+        layer = integer_layer(node, scene.makers, scene.weights)
+        if layer is not None:
+            if step.rectified and step.activation not in CLASSIFYING:
+                return None
+            return _integer_head(layer, step, scene)
         if kind in TREES:
             return OldHead(kind, node.input[0], (), None, None, step.output)
         if kind in WEIGHTED:
@@ -219,6 +225,13 @@ def softmax_in_parts(node: NodeProto, makers: Mapping[str, NodeProto]) -> str | 
         return str(top.input[0])
     peak = _behind_moves(shifted.input[1], makers)
     return str(shifted.input[0]) if peak is not None and peak.op_type == "ReduceMax" else None
+
+
+def _integer_head(layer: IntegerLayer, step: _Step, scene: _Scene) -> OldHead:
+    added = None if step.bias is None else _origin(step.bias, scene.weights, scene.makers)
+    names = (*layer.weights, *([added] if added else []))
+    form = f"{layer.form}+Add" if step.bias and layer.form == "MatMul" else layer.form
+    return OldHead(form, layer.input, names, layer.classes, step.activation, step.output)
 
 
 def _head(

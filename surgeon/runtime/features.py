@@ -25,6 +25,7 @@ from surgeon.data.ahead import work_ahead
 from surgeon.errors import CheckError, DataError, EnvironmentLacksError
 from surgeon.graph.envelope import structure_hash
 from surgeon.graph.weights import hash_tensors
+from surgeon.runtime import neighbours
 from surgeon.runtime.sessions import choose_device, runtime_version
 from surgeon.runtime.stream import Chunk, Runner
 
@@ -35,10 +36,7 @@ if TYPE_CHECKING:
     from surgeon.data.samples import Samples
     from surgeon.runtime.sessions import Device
 
-FORMAT = 1  # raise it when the meaning of an entry changes
-PER_SAMPLE_BOUND = 1e-4  # relative error between a batch of n and n batches of one
-PER_SAMPLE_BOUND_HALF = 1e-2  # the same where values are float16
-_PROBED = 2  # samples of the per-sample check: enough to have another neighbour
+FORMAT = 2  # raise it when the meaning of an entry changes
 _NO_ROOM = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 _SAFETENSORS = {
     "float16": "F16",
@@ -76,6 +74,7 @@ class Features:
         shapes: shape of one row of each tensor, without the sample axis (−1 = open); tensors that
             are the same for every sample are not among them.
         axes: where the sample axis stands in the graph.
+        alone: whether every sample was run by itself, as those of a batch change each other.
         notes: what the user should be told.
     """
 
@@ -90,6 +89,7 @@ class Features:
     shapes: dict[str, tuple[int, ...]]
     axes: dict[str, int]
     notes: tuple[str, ...] = ()
+    alone: bool = False
     _maps: dict[str, NDArray[Any]] = field(default_factory=dict, repr=False)
     _dtypes: dict[str, str] = field(default_factory=dict, repr=False)
     _constants: dict[str, NDArray[Any]] = field(default_factory=dict, repr=False)
@@ -206,6 +206,7 @@ def extract(
     batch: int | None = None,
     limit_bytes: int | None = None,
     faster: Faster | None = None,
+    doubtful: bool = True,
     progress: Progress | None = None,
     where: str | None = None,
 ) -> Features:
@@ -227,11 +228,13 @@ def extract(
             and the features are computed again whenever they are read. None = no limit.
         faster: chooses what computes features that are kept, in the place of the Runner that has
             checked them; what it says of itself belongs into `key_parts`.
+        doubtful: whether its operators give reason to fear that samples of a batch change each
+            other's values (`surgeon.graph.apart`); more is run to find out, then.
         progress: called with (samples done, samples in all).
         where: what messages call the model.
 
     Raises:
-        CheckError: the outputs of a sample depend on its batch, so that they may not be cached.
+        CheckError: the outputs of a sample depend on its batch, which is fixed; or on chance.
         DataError: data that do not fit, or more than 5 % of the samples unreadable.
         ModelError: ONNX Runtime refuses the graph.
         EnvironmentLacksError: disk, memory or the provider is missing; nothing is left behind.
@@ -274,7 +277,7 @@ def extract(
         where=where,
     )
     choose = None if faster is None else (lambda: faster(runner, frozen, chosen))
-    return _Extraction(runner, entry, chosen, progress, choose).go(limit_bytes)
+    return _Extraction(runner, entry, chosen, progress, choose, doubtful=doubtful).go(limit_bytes)
 
 
 def cache_root() -> Path:
@@ -326,7 +329,11 @@ class _Extraction:
         indices: NDArray[np.int64],
         progress: Progress | None,
         choose: Callable[[], Streamer] | None,
+        *,
+        doubtful: bool,
     ) -> None:
+        self.doubtful = doubtful
+        self.alone: str | None = None
         self.runner = runner
         self.streamer: Streamer = runner
         self.choose = choose
@@ -338,7 +345,7 @@ class _Extraction:
         self.shapes: dict[str, tuple[int, ...]] = {}
 
     def go(self, limit: int | None) -> Features:
-        probed = self._probe()
+        probed = self._examine()
         self.dtypes = {name: rows.dtype for name, rows in probed.items()}
         self.shapes = {name: rows.shape[1:] for name, rows in probed.items()}
         unknown = [name for name, dtype in self.dtypes.items() if dtype.name not in _SAFETENSORS]
@@ -360,49 +367,21 @@ class _Extraction:
         )
         return each * len(self.indices)
 
-    def _probe(self) -> dict[str, NDArray[Any]]:
-        """Check on the first samples that a batch of n is n batches of one; return the rows."""
-        start = 0
-        while start < len(self.indices):
-            part = self.indices[start : start + _PROBED]
-            batch = self.samples.read(part)
-            start += len(part)
-            if not len(batch.indices):
-                continue
-            together = self.runner.run(batch.feeds, len(batch.indices))
-            if len(batch.indices) > 1 and self.runner.fixed_batch != 1:
-                self._compare(batch.indices, together)
-            return together
-        raise DataError(
-            "not one sample can be read",
-            where=self.samples.names[int(self.indices[0])],
-            remedy="check the format of the pictures",
-        )
-
-    def _compare(self, indices: NDArray[np.int64], together: dict[str, NDArray[Any]]) -> None:
-        """Run each sample among copies of itself: a batch of the same size, other neighbours.
-
-        A batch of one would be no fair comparison: a runtime sums in another order there, and a
-        normalization that cancels makes that visible without any mixing of samples.
-        """
-        for row, index in enumerate(indices):
-            copies = self.samples.batch([int(index)] * len(indices))
-            among = self.runner.run(copies, len(indices))
-            for name, rows in together.items():
-                if among[name].shape[1:] != rows.shape[1:]:
-                    raise _depends_on_batch(name, None)
-                measured = _relative_error(rows[row], among[name][row])
-                half = rows.dtype == np.float16 or self._has_half_inputs()
-                bound = PER_SAMPLE_BOUND_HALF if half else PER_SAMPLE_BOUND
-                if not measured <= bound:
-                    raise _depends_on_batch(name, measured)
-
-    def _has_half_inputs(self) -> bool:
-        return any(element == "float16" for element, _ in self.runner.session.inputs.values())
+    def _examine(self) -> dict[str, NDArray[Any]]:
+        """Find out whether samples may share a batch; return the rows of one of them."""
+        rows, found = neighbours.examine(self.runner, self.indices, doubtful=self.doubtful)
+        if found is not None:
+            if self.runner.fixed_batch:
+                raise found.error()
+            self.runner.run_one_by_one()
+            self.choose = None  # the others compute in batches
+            self.alone = f"{found.said}: features are computed one sample at a time"
+        return rows
 
     def _recompute(self, size: int, limit: int | None) -> Features:
         notes = [
             *self.runner.notes,
+            *([self.alone] if self.alone else []),
             f"features would take {size} bytes (limit {limit}): they are computed again when read",
         ]
         return Features(
@@ -417,6 +396,7 @@ class _Extraction:
             shapes=self.shapes,
             axes=self.entry.axes,
             notes=tuple(notes),
+            alone=self.alone is not None,
             _constants=self.entry.constants,
             _source=self.runner,
         )
@@ -503,6 +483,7 @@ class _Extraction:
             "rows": int(kept.sum()),
             "samples": len(kept),
             "providers": list(self.streamer.providers),
+            "alone": self.alone,
             "tensors": {
                 name: {
                     "dtype": dtype.name,
@@ -708,7 +689,8 @@ class _Entry:
             stored={name: tensors[name]["stored"] for name in self.outputs},
             shapes={name: tuple(tensors[name]["shape"]) for name in self.outputs},
             axes=self.axes,
-            notes=tuple(notes),
+            notes=(*notes, *([about["alone"]] if about["alone"] else [])),
+            alone=about["alone"] is not None,
             _maps=maps,
             _constants=self.constants,
             _dtypes={name: tensors[name]["dtype"] for name in self.outputs},
@@ -785,32 +767,6 @@ def _write_error(error: OSError, folder: Path, size: int) -> EnvironmentLacksErr
         where=str(folder),
         remedy="set SURGEON_CACHE to a folder that can be written",
     )
-
-
-def _depends_on_batch(name: str, measured: float | None) -> CheckError:
-    told = "its shape" if measured is None else f"its values by {measured:.2g}"
-    return CheckError(
-        f"{name!r} depends on which samples share a batch ({told}): it may not be cached",
-        where=f"tensor {name!r}",
-        remedy="choose a cut in front of what mixes the samples (`surgeon cuts` lists them)",
-    )
-
-
-def _relative_error(a: NDArray[Any], b: NDArray[Any]) -> float:
-    """Return max|a−b| / max(max|b|, 1e-6) in float64; 0 for equal values of any type.
-
-    A NaN in both at the same place is equal: that is the data's fault, not the batch's.
-    """
-    if np.array_equal(a, b):
-        return 0.0
-    if a.dtype.kind not in "fiu" or not a.size:
-        return float("inf")
-    x, y = a.astype(np.float64), b.astype(np.float64)
-    differ = (x != y) & ~(np.isnan(x) & np.isnan(y))
-    if not differ.any():
-        return 0.0
-    largest = np.abs(y[np.isfinite(y)]).max(initial=1e-6)
-    return float(np.abs(x[differ] - y[differ]).max() / largest)
 
 
 def _ranges(indices: NDArray[np.int64]) -> list[list[int]]:

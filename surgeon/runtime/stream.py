@@ -215,6 +215,29 @@ class Runner:
             self._shrink(half)
             return self._run_parts(feeds, count, half)
 
+    def run_whole(self, feeds: Mapping[str, NDArray[Any]], count: int) -> dict[str, NDArray[Any]]:
+        """Run feeds of `count` samples in one run, whatever `batch` is; a fixed batch is filled.
+
+        Raises:
+            OutOfMemoryError: they do not fit into memory together.
+        """
+        return self._run_once(feeds, count)
+
+    def rows_of(
+        self, feeds: Mapping[str, NDArray[Any]], rows: Sequence[int] | NDArray[np.int64]
+    ) -> dict[str, NDArray[Any]]:
+        """Return the feeds of some samples of a batch, in this order."""
+        chosen = np.asarray(rows, np.int64)
+        axes = {name: self._infos[name].batch_axis for name in feeds}
+        return {
+            name: value if (axis := axes[name]) is None else np.take(value, chosen, axis)
+            for name, value in feeds.items()
+        }
+
+    def run_one_by_one(self) -> None:
+        """Run every sample alone from now on: the graph mixes those of a batch."""
+        self.batch, self.grows = 1, False
+
     def _read_and_run(self, indices: NDArray[np.int64], position: int) -> Chunk:
         batch: Batch = self.samples.read(indices)
         positions = positions_of(indices, batch.failures, position)

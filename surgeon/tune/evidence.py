@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from surgeon.errors import DataError
+from surgeon.graph.apart import doubtful_nodes
 from surgeon.graph.content import add_content
 from surgeon.graph.preprocess import infer_layout
 from surgeon.graph.taps import add_taps, choose_cuts
@@ -166,6 +167,7 @@ def measure(
     found = extract(
         taps.model, names, samples, run, device=device, threads=threads,
         cache_dir=cache_dir, progress=progress, where=where,
+        doubtful=bool(doubtful_nodes(anatomy.model, anatomy.shapes)),
     )  # fmt: skip
     passed = time.perf_counter()
     judged = np.isin(found.rows, looked_at)

@@ -10,10 +10,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from surgeon.errors import DataError
+from surgeon.graph.apart import doubtful_nodes
 from surgeon.records import as_json
 from surgeon.runtime.features import extract
 from surgeon.tune.augment import Views
-from surgeon.tune.engines import engine_for
+from surgeon.tune.engines import BOUNDS, HALF_BOUND, engine_for
 from surgeon.tune.head import torch_threads
 from surgeon.tune.run import Run, Trained, runtime_device
 
@@ -23,6 +24,10 @@ if TYPE_CHECKING:
     from surgeon.data.samples import Samples
     from surgeon.graph.frontier import Frontier
     from surgeon.runtime.features import Features
+
+
+QUANTISED_SLACK = 0.05
+"""Share of the summed magnitudes by which logits behind quantised values may differ."""
 
 
 def features_of(
@@ -51,6 +56,7 @@ def features_of(
         threads=run.threads,
         limit_bytes=run.cache_limit,
         faster=engines,
+        doubtful=bool(front.frozen and doubtful_nodes(front.frozen, run.patient.anatomy().shapes)),
         progress=lambda done, total: run.say("features", done, total),
         where=None if run.patient.path is None else str(run.patient.path),
     )
@@ -78,12 +84,27 @@ def view_features(
     return values, wanted % run.samples.n
 
 
+def slack_of(run: Run, front: Frontier, features: Features) -> float:
+    """Return how far logits may lie from the features' by rounding, relative to all that is summed.
+
+    Beside a tie a last digit moves a quantised value by a whole step.
+    """
+    kinds = set() if front.frozen is None else {node.op_type for node in front.frozen.graph.node}
+    if any("Quantize" in kind or kind.startswith(("QLinear", "Q")) for kind in kinds):
+        return QUANTISED_SLACK
+    stored = set(features.stored.values())
+    half = "float16" in stored and any(t.dtype != "float16" for t in front.tensors)
+    engines = BOUNDS[run.precision] if run.device != "cpu" else BOUNDS["float32"]
+    return max(run.patient.bound, engines, HALF_BOUND if half else 0.0)
+
+
 def note_frontier(front: Frontier, features: Features | None, result: Trained) -> None:
     """Write down where the graph was split, and what computed the features."""
     cache = None
     if features is not None:
         result.providers = features.providers
         result.notes += [note for note in features.notes if note not in result.notes]
+        result.alone |= features.alone
         cache = {
             "path": None if features.path is None else str(features.path),
             "bytes": features.bytes,
@@ -95,6 +116,7 @@ def note_frontier(front: Frontier, features: Features | None, result: Trained) -
         ],
         "nodes_frozen": front.nodes_frozen,
         "nodes_trained": front.nodes_trained,
+        "one_by_one": result.alone,
         "cache": cache,
     }
 

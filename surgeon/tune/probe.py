@@ -12,15 +12,24 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
+from surgeon.errors import UnsupportedError
 from surgeon.graph.frontier import split as split_graph
 from surgeon.runtime.metrics import score_told, softmax
 from surgeon.tune.device import is_out_of_memory
-from surgeon.tune.frozen import features_of, note_frontier, require_finite, rows_of, view_features
+from surgeon.tune.frozen import (
+    features_of,
+    note_frontier,
+    require_finite,
+    rows_of,
+    slack_of,
+    view_features,
+)
 from surgeon.tune.head import solve
 from surgeon.tune.run import (
     Probe,
     Run,
     Trained,
+    head_input,
     head_names,
     stored_type,
     torch_device,
@@ -29,7 +38,9 @@ from surgeon.tune.run import (
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
+    from onnx import ModelProto
 
+    from surgeon.graph.frontier import Frontier
     from surgeon.records import Stage
     from surgeon.tune.head import HeadSolution
 
@@ -52,7 +63,7 @@ def solve_head(run: Run, stage: Stage, result: Trained, *, refit: bool = False) 
     result.seconds_features += time.perf_counter() - started
     note_frontier(front, features, result)
     started = time.perf_counter()
-    name = front.tensors[0].name
+    name = _features_of_head(front, current)
     parts = rows_of(run, features)
     values = features.array(name)
     values = values.reshape(len(values), -1)
@@ -105,7 +116,7 @@ def solve_head(run: Run, stage: Stage, result: Trained, *, refit: bool = False) 
     order = parts["validation"][np.argsort(features.rows[parts["validation"]])]
     return Probe(
         found, scores, cross, features.rows[order], values[order], solution.weight, solution.bias,
-        refitted=refit,
+        slack_of(run, front, features), refitted=refit,
     )  # fmt: skip
 
 
@@ -132,6 +143,22 @@ def _outside(
         return None
     told = np.exp(-solution.out_of_fold_loss[rows])
     return score_told(predicted, told, codes) | {"method": "cross-validated"}
+
+
+def _features_of_head(front: Frontier, model: ModelProto) -> str:
+    """Return the name of the features that the head reads; they are what is solved on.
+
+    Raises:
+        UnsupportedError: samples cannot be told apart in them, so that they are not kept.
+    """
+    name = head_input(model)
+    if [tensor.name for tensor in front.tensors] != [name]:
+        raise UnsupportedError(
+            "the features of the new head cannot be divided into samples",
+            where=f"tensor {name!r}",
+            remedy="choose another cut (`surgeon cuts` lists them)",
+        )
+    return name
 
 
 def _solved(

@@ -17,18 +17,19 @@ from surgeon.errors import CheckError
 from surgeon.graph import precision as halves
 from surgeon.graph.frontier import split as split_graph
 from surgeon.graph.weights import roles
-from surgeon.runtime.metrics import score, softmax
+from surgeon.runtime.metrics import score, score_told, softmax
 from surgeon.runtime.observe import relative_error, rounding_of_head
 from surgeon.runtime.proof import fill_batch, make_proof, seeded_input
 from surgeon.runtime.proof import golden_samples as make_golden
 from surgeon.runtime.sessions import open_session
 from surgeon.runtime.stream import Runner
 from surgeon.tune.module import to_module
-from surgeon.tune.run import Run, Trained, head_names, runtime_device
+from surgeon.tune.run import Believed, Run, Trained, head_names, runtime_device
 from surgeon.tune.stepwise import Agreement, compare, quantised_values
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
+    from pathlib import Path
 
     from numpy.typing import NDArray
     from onnx import ModelProto
@@ -36,13 +37,35 @@ if TYPE_CHECKING:
     from surgeon.runtime.sessions import Session
 
 
-def measure(run: Run, tuned: ModelProto, trained: Trained, *, limit: int) -> dict[str, Any]:
+SPOT = 32
+"""Samples on which the file is compared where ONNX Runtime has run the same graph over all."""
+
+
+def measure(
+    run: Run, tuned: ModelProto, trained: Trained, *, limit: int, path: Path | None = None
+) -> dict[str, Any]:
     """Return validation, test and train metrics of the tuned file by ONNX Runtime.
 
-    Where only the head was trained they follow from the features. Otherwise the file is run over
-    validation and test samples, and over at most `limit` training samples.
+    The file is run over the validation samples, whatever was computed before. Where only the head
+    was trained, the other figures follow from the features; otherwise it is run over test samples,
+    and over at most `limit` training samples.
+
+    Args:
+        run: what was trained on what.
+        tuned: the graph.
+        trained: what training gave.
+        limit: training samples that are run.
+        path: the written file; None = there is none, the graph in memory is run.
+
+    Raises:
+        CheckError: what the file gives is not what training computed.
     """
     scores = dict(trained.scores)
+    found = _judge_file(run, path or tuned, tuned, trained)
+    stated = scores.get("validation", {})
+    # What is cross-validated says more of a head that has seen these samples.
+    if found is not None and stated is not None and "method" not in stated:
+        scores["validation"] = found
     random = np.random.default_rng(run.seed)
     some = run.parts.train
     if len(some) > limit:
@@ -59,32 +82,96 @@ def measure(run: Run, tuned: ModelProto, trained: Trained, *, limit: int) -> dic
     return scores
 
 
+def _judge_file(
+    run: Run, file: ModelProto | Path, tuned: ModelProto, trained: Trained
+) -> dict[str, Any] | None:
+    """Compare the file with what training computed; return its validation metrics if all were run.
+
+    Raises:
+        CheckError: they differ by more than rounding explains.
+    """
+    rows = run.parts.validation
+    known = next((one.rows for one in trained.believed if one.by_runtime), None)
+    if known is not None:
+        some = known[np.unique(np.linspace(0, len(known) - 1, SPOT).astype(np.int64))]
+        rows = np.unique(np.concatenate([some, *(one.rows[:SPOT] for one in trained.believed)]))
+    output = tuned.graph.output[0].name
+    predicted, told, judged = [], [], []
+    for logits, samples in run_part(run, file, rows, trained, output=output):
+        for one in trained.believed:
+            _compare(one, logits, samples)
+        probabilities = softmax(logits)
+        judged.append(run.codes[samples])
+        predicted.append(probabilities.argmax(axis=1))
+        told.append(probabilities[np.arange(len(samples)), judged[-1]])
+    if known is not None or not judged:
+        return None
+    return score_told(np.concatenate(predicted), np.concatenate(told), np.concatenate(judged))
+
+
+def _compare(believed: Believed, logits: NDArray[np.float64], rows: NDArray[np.int64]) -> None:
+    """Compare what the file gives for samples with what was computed, as far as it was.
+
+    Raises:
+        CheckError: they differ by more than rounding explains.
+    """
+    _, mine, theirs = np.intersect1d(rows, believed.rows, return_indices=True)
+    if not len(mine):
+        return
+    wanted, slack = believed.at(theirs)
+    apart = np.abs(logits[mine] - wanted)
+    if not (apart <= slack).all():
+        raise CheckError(
+            f"the file gives other logits than training computed: they differ by {apart.max():.2g} "
+            f"(the largest is {np.abs(wanted).max():.2g}, rounding explains {np.max(slack):.2g})",
+            where="validation samples",
+            remedy="nothing was written; report the model's operators",
+        )
+
+
 def _score_part(
     run: Run, model: ModelProto, indices: NDArray[np.int64], result: Trained
 ) -> dict[str, Any] | None:
-    predicted = predict_part(run, model, indices, result)
-    return None if predicted is None else score(predicted[0], run.codes[predicted[1]])
+    predicted = predict_part(run, model, indices, result, output=model.graph.output[0].name)
+    return None if predicted is None else score(softmax(predicted[0]), run.codes[predicted[1]])
 
 
 def predict_part(
-    run: Run, model: ModelProto, indices: NDArray[np.int64], result: Trained
+    run: Run,
+    model: ModelProto | Path,
+    indices: NDArray[np.int64],
+    result: Trained,
+    *,
+    output: str,
 ) -> tuple[NDArray[np.float64], NDArray[np.int64]] | None:
-    """Return probabilities by ONNX Runtime and the samples they are of; None without any."""
-    if not len(indices):
+    """Return logits by ONNX Runtime and the samples they are of; None without any."""
+    found = list(run_part(run, model, indices, result, output=output))
+    if not found:
         return None
-    output = model.graph.output[0].name
+    logits, rows = zip(*found, strict=True)
+    return np.concatenate(logits), np.concatenate(rows)
+
+
+def run_part(
+    run: Run,
+    model: ModelProto | Path,
+    indices: NDArray[np.int64],
+    result: Trained,
+    *,
+    output: str,
+) -> Iterator[tuple[NDArray[np.float64], NDArray[np.int64]]]:
+    """Give logits by ONNX Runtime and the samples they are of, some at a time."""
+    if not len(indices):
+        return
     runner = Runner(
         model, run.samples, outputs=[output], device=runtime_device(run), threads=run.threads
     )
-    logits, rows = [], []
+    if result.alone:
+        runner.run_one_by_one()
     for chunk in runner.stream(indices):
-        if len(chunk.positions):  # not where none of them can be read
-            logits.append(np.asarray(chunk.outputs[output], np.float64))
-            rows.append(indices[chunk.positions])
+        if len(chunk.positions):
+            yield np.asarray(chunk.outputs[output], np.float64), indices[chunk.positions]
     result.notes += [note for note in runner.notes if note not in result.notes]
-    if not logits:
-        return None
-    return softmax(np.concatenate(logits)), np.concatenate(rows)
 
 
 def prove(

@@ -8,6 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 from onnx import helper
 
 from surgeon.errors import UsageError
@@ -19,10 +20,9 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
     from pathlib import Path
 
-    import numpy as np
     import torch
     from numpy.typing import NDArray
-    from onnx import ModelProto
+    from onnx import ModelProto, NodeProto
 
     from surgeon.data.samples import Samples
     from surgeon.data.splits import Splits
@@ -76,6 +76,36 @@ class Run:
 
 
 @dataclass(frozen=True)
+class Believed:
+    """What the file must give, by what was computed before it was written.
+
+    Attributes:
+        rows: validation samples, ascending.
+        at: gives, for positions in `rows`, logits [k, classes] and how far the file's may lie from
+            them.
+        by_runtime: whether ONNX Runtime computed them, from the same graph and weights; then the
+            file need not be run over all samples once more.
+    """
+
+    rows: NDArray[np.int64]
+    at: Callable[[NDArray[np.int64]], tuple[NDArray[np.float64], Any]]
+    by_runtime: bool = False
+
+    @classmethod
+    def of(
+        cls,
+        rows: NDArray[np.int64],
+        logits: NDArray[np.float64],
+        bound: float,
+        *,
+        by_runtime: bool = False,
+    ) -> Believed:
+        """Return what stands in a table, with a bound relative to its largest logit."""
+        slack = bound * max(float(np.abs(logits).max(initial=0.0)), 1e-6)
+        return cls(rows, lambda positions: (logits[positions], slack), by_runtime)
+
+
+@dataclass(frozen=True)
 class Probe:
     """A solved head.
 
@@ -87,6 +117,7 @@ class Probe:
         features: what the head reads of them, [rows, d].
         weight: [classes, d], as solved; `bias` [classes] likewise.
         refitted: whether it was fitted to the validation samples, too.
+        share: of the summed magnitudes by which the file's logits may differ by rounding.
     """
 
     tensors: dict[str, NDArray[Any]]
@@ -96,12 +127,25 @@ class Probe:
     features: NDArray[Any]
     weight: NDArray[np.float32]
     bias: NDArray[np.float32]
+    share: float
     refitted: bool = False
 
     @property
     def probabilities(self) -> NDArray[np.float64]:
         """Of the validation samples, [rows, classes]; made anew each time, as they may be many."""
         return softmax(self.features @ self.weight.T + self.bias)
+
+    @property
+    def believed(self) -> Believed:
+        """What the file must give for the validation samples if this head is delivered."""
+        weight, bias = self.weight.astype(np.float64), self.bias.astype(np.float64)
+
+        def at(positions: NDArray[np.int64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+            values = self.features[positions].astype(np.float64)
+            summed = np.abs(values) @ np.abs(weight.T) + np.abs(bias)
+            return values @ weight.T + bias, self.share * summed.max(axis=1, keepdims=True)
+
+        return Believed(self.rows, at)
 
 
 @dataclass
@@ -121,6 +165,9 @@ class Trained:
         cross: cross-validated metrics of the solved head on the training samples, or None.
         probe: the first solved head, kept as a candidate.
         stepped: whether weights that were trained by gradient are among the tensors.
+        believed: what the file must give for validation samples.
+        alone: whether samples of a batch change each other, so that each is run by itself and the
+            file takes one at a time.
         guard: the `guard` object of the document: tuned against probe; None where there was
             nothing to compare.
         race: the `race` object of the document; None where there was none.
@@ -139,6 +186,8 @@ class Trained:
     cross: dict[str, Any] | None = None
     probe: Probe | None = None
     stepped: bool = False
+    believed: list[Believed] = field(default_factory=list)
+    alone: bool = False
     guard: dict[str, Any] | None = None
     race: dict[str, Any] | None = None
     device: str = "cpu"
@@ -154,9 +203,20 @@ class Trained:
 
 def head_names(model: ModelProto) -> tuple[str, str]:
     """Return the names of the new head's weight and bias: inputs of the Gemm that makes logits."""
+    node = _head_node(model)
+    return node.input[1], node.input[2]
+
+
+def head_input(model: ModelProto) -> str:
+    """Return the name of the features that the new head reads."""
+    return str(_head_node(model).input[0])
+
+
+def _head_node(model: ModelProto) -> NodeProto:
     for node in reversed(model.graph.node):
         if node.op_type == "Gemm" and node.output[0] == model.graph.output[0].name:
-            return node.input[1], node.input[2]
+            found: NodeProto = node
+            return found
     raise UsageError(
         "the graph does not end in a Gemm head",
         where="graph output",

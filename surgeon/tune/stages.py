@@ -11,15 +11,27 @@ import numpy as np
 import torch
 
 from surgeon.errors import DataError, UsageError
+from surgeon.graph.apart import doubtful_nodes
 from surgeon.graph.files import sha256_model
 from surgeon.records import SOLVE_HEAD, TRAIN_ALL, Init, Stage
-from surgeon.runtime.metrics import score
+from surgeon.runtime import neighbours
+from surgeon.runtime.metrics import score, softmax
 from surgeon.runtime.proof import tuned_names
 from surgeon.runtime.sessions import choose_device
+from surgeon.runtime.stream import Runner
 from surgeon.tune import guard
 from surgeon.tune.probe import solve_head
 from surgeon.tune.proving import predict_part
-from surgeon.tune.run import Run, Trained, head_names, stage_names, torch_device, with_tensors
+from surgeon.tune.run import (
+    Believed,
+    Run,
+    Trained,
+    head_names,
+    runtime_device,
+    stage_names,
+    torch_device,
+    with_tensors,
+)
 from surgeon.tune.tuning import fit_stage, race_stage
 
 if TYPE_CHECKING:
@@ -41,6 +53,8 @@ def train(run: Run) -> Trained:
     stages = _stages(run)
     start: Init = "pretrained" if run.patient.tuned else plan.init
     fresh, vain = True, []
+    if any(stage.method != "solve" for stage in stages):
+        _examine_neighbours(run, result)
     if stages[0].method != "solve" and not run.drawn:
         _probe_aside(run, result)
     for number, stage in enumerate(stages):
@@ -71,6 +85,32 @@ def train(run: Run) -> Trained:
     if all(stage.method == "solve" for stage in stages):
         result.notes += _in_vain(run, device)
     return result
+
+
+def _examine_neighbours(run: Run, result: Trained) -> None:
+    """Find out whether the whole network mixes the samples of a batch: each then passes alone.
+
+    Raises:
+        CheckError: it does, and takes no sample alone.
+    """
+    proto, shapes = run.patient.proto, run.patient.anatomy().shapes
+    nodes = doubtful_nodes(proto, shapes)
+    if not nodes:
+        return
+    runner = Runner(
+        proto,
+        run.samples,
+        outputs=[proto.graph.output[0].name],
+        device=runtime_device(run),
+        threads=run.threads,
+    )
+    _, found = neighbours.examine(runner, run.parts.train, doubtful=True)
+    if found is None:
+        return
+    if runner.fixed_batch:
+        raise found.error()
+    result.alone = True
+    result.notes.append(f"{found.said}: it is trained one sample at a time, which takes longer")
 
 
 def _in_vain(run: Run, device: torch.device) -> list[str]:
@@ -164,6 +204,7 @@ def _solve_stage(run: Run, stage: Stage, result: Trained) -> None:
     result.scores, result.cross = solved.scores, solved.cross
     only_head = set(run.patient.trainable) <= set(solved.tensors)
     result.delivered = "tuned" if only_head or result.stepped else "probe"
+    result.believed = [solved.believed]
 
 
 def _probe_aside(run: Run, result: Trained) -> None:
@@ -181,19 +222,25 @@ def _guard(run: Run, result: Trained) -> None:
         return
     if result.stepped:
         tuned = with_tensors(run.patient.proto, result.tensors)
-        predicted = predict_part(run, tuned, probe.rows, result)
+        output = tuned.graph.output[0].name
+        predicted = predict_part(run, tuned, probe.rows, result, output=output)
         if predicted is None:
             return
-        probabilities, rows = predicted
+        logits, rows = predicted
+        probabilities = softmax(logits)
         known = np.searchsorted(probe.rows, rows)
         compared = guard.compare(
-            probe.probabilities[known], probabilities, run.codes[rows], expected=run.expected
+            probe.probabilities[known],
+            probabilities,
+            run.codes[rows],
+            expected=run.expected,
         )
         result.guard = compared.as_dict()
         # Who asked for random weights by name gets them, and is told what they cost.
         asked = run.patient.plan is not None and run.patient.plan.init == "random"
         if compared.better or asked:
             result.scores = {"validation": score(probabilities, run.codes[rows])}
+            result.believed.append(Believed.of(rows, logits, run.patient.bound, by_runtime=True))
             if not compared.better:
                 result.notes.append(compared.warning)
             return
@@ -202,3 +249,4 @@ def _guard(run: Run, result: Trained) -> None:
         return
     result.tensors, result.delivered = dict(probe.tensors), "probe"
     result.scores, result.cross = probe.scores, probe.cross
+    result.believed = [probe.believed]

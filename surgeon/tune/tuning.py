@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import torch
 
 from surgeon.graph import precision as halves
 from surgeon.graph.cuts import first_use
@@ -21,13 +22,23 @@ from surgeon.graph.initialization import scheme
 from surgeon.graph.weights import roles
 from surgeon.runtime.proof import tuned_names
 from surgeon.tune import arrays, batches, race
+from surgeon.tune.device import arithmetic
 from surgeon.tune.fit import fit
 from surgeon.tune.frozen import features_of, note_frontier, rows_of
 from surgeon.tune.head import torch_threads
 from surgeon.tune.initialize import draw_all, randomize
 from surgeon.tune.module import tensors, to_module
-from surgeon.tune.run import Run, Trained, head_names, stage_names, stored_type, with_tensors
+from surgeon.tune.run import (
+    Believed,
+    Run,
+    Trained,
+    head_names,
+    stage_names,
+    stored_type,
+    with_tensors,
+)
 from surgeon.tune.settings import FitResult, FitSettings, Progress
+from surgeon.tune.stepwise import quantised_values
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -40,6 +51,12 @@ if TYPE_CHECKING:
     from surgeon.runtime.features import Features
 
 
+BELIEVED = 32
+"""Validation samples whose logits by torch are compared with those of the written file."""
+TORCH_SLACK = 10
+"""Times the bound of parity by which they may differ: batches are summed in other orders."""
+
+
 @dataclass(frozen=True)
 class Ready:
     """The trained part of a stage, converted: what `fit` takes."""
@@ -49,6 +66,8 @@ class Ready:
     names: list[str]
     train: Any
     validation: Any
+    judged: NDArray[np.int64]
+    """the samples of `validation`, by position"""
 
 
 def fit_stage(
@@ -152,16 +171,17 @@ def _open(
     trained = halves.widen(front.trained) if half else front.trained
     module = to_module(trained, roles=roles(trained), quantized=names)
     shapes = patient.anatomy().shapes
-    if shapes.batches[0] == shapes.batches[1]:
+    if like is None:
+        begun = time.perf_counter()
+        *sets, features = _batches(run, front, module.input_names, widen=half)
+        result.seconds_features += time.perf_counter() - begun
+        note_frontier(front, features, result)
+    else:
+        sets = [like.train, like.validation, like.judged]
+    if result.alone or shapes.batches[0] == shapes.batches[1]:
         axes = [info.batch_axis for info in front.tensors]
-        batches.keep_batch(module, shapes.batches[0], axes)
-    if like is not None:
-        return Ready(module, trained, names, like.train, like.validation)
-    begun = time.perf_counter()
-    train_set, validation_set, features = _batches(run, front, module.input_names, widen=half)
-    result.seconds_features += time.perf_counter() - begun
-    note_frontier(front, features, result)
-    return Ready(module, trained, names, train_set, validation_set)
+        batches.keep_batch(module, 1 if result.alone else shapes.batches[0], axes)
+    return Ready(module, trained, names, *sets)
 
 
 def _settings(run: Run, stage: Stage, start: race.Start, seconds: float | None) -> FitSettings:
@@ -246,10 +266,32 @@ def _fit(
 def _take(run: Run, ready: Ready, result: Trained) -> None:
     """Take a trained module's weights as what is delivered so far."""
     result.delivered, result.stepped, result.scores = "tuned", True, {}
+    result.believed = _believed(run, ready)
     wanted = set(tuned_names(run.patient.proto, ready.names))
     for name, value in tensors(ready.module).items():
         if name in wanted:
             result.tensors[name] = arrays.to_array(value).astype(stored_type(run, name))
+
+
+def _believed(run: Run, ready: Ready) -> list[Believed]:
+    """Return what the trained module gives for some validation samples.
+
+    Where values are quantised, each step is compared instead (`surgeon.tune.stepwise`).
+    """
+    if ready.validation is None or quantised_values(ready.graph):
+        return []
+    count = min(ready.validation.n, BELIEVED)
+    module = ready.module.eval()
+    device = next(module.parameters()).device
+    inputs = ready.validation.load(np.arange(count))
+    inputs = tuple(None if value is None else value.to(device) for value in inputs)
+    if hasattr(ready.validation, "prepare"):
+        inputs = ready.validation.prepare(inputs)
+    with torch_threads(run.threads), torch.no_grad(), arithmetic(device, exact=True):
+        logits = module(*inputs).double().cpu().numpy()
+    rows = ready.judged[:count]
+    order = np.argsort(rows)
+    return [Believed.of(rows[order], logits[order], TORCH_SLACK * run.patient.bound)]
 
 
 def _drawn(run: Run) -> dict[str, NDArray[Any]]:
@@ -262,7 +304,8 @@ def _drawn(run: Run) -> dict[str, NDArray[Any]]:
 
 def _batches(
     run: Run, front: Frontier, inputs: Sequence[str], *, widen: bool
-) -> tuple[Any, Any, Features | None]:
+) -> tuple[Any, Any, NDArray[np.int64], Features | None]:
+    """Return what is trained on, what is judged on and the samples of it, and the features."""
     if front.frozen is not None:
         features = features_of(run, front)
         rows = rows_of(run, features)
@@ -275,7 +318,8 @@ def _batches(
             )
             for part in ("train", "validation")
         ]
-        return sets[0], sets[1] if sets[1].n else None, features
+        judged = features.rows[rows["validation"]]
+        return sets[0], sets[1] if sets[1].n else None, judged, features
     parts = {"train": run.parts.train, "validation": run.parts.validation}
     if run.samples.is_images:
         pictures = batches.Pictures(run.samples, run.progress)
@@ -285,14 +329,14 @@ def _batches(
             batches.PictureBatches(pictures, readable[part], run.codes, inputs, applied)
             for part, applied in (("train", strength), ("validation", "none"))
         ]
-        return found[0], found[1] if found[1].n else None, None
+        return found[0], found[1] if found[1].n else None, readable["validation"], None
     values = [
         batches.ValueBatches(
             batches.of_samples(run.samples, rows), run.codes[rows], inputs, widen=widen
         )
         for rows in parts.values()
     ]
-    return values[0], values[1] if values[1].n else None, None
+    return values[0], values[1] if values[1].n else None, parts["validation"], None
 
 
 def _scale(run: Run, ready: Ready) -> None:

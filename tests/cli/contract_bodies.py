@@ -151,6 +151,7 @@ BODIES = {
             "tensors": [{"name": "/pool", "shape": ["n", 8], "dtype": "float"}],
             "nodes_frozen": 3,
             "nodes_trained": 1,
+            "one_by_one": False,
             "cache": {"path": "features", "bytes": 3200, "hit": False},
         },
         "trained_parameters": 27,

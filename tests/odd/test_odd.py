@@ -15,7 +15,7 @@ import torch
 from onnx import TensorProto, helper, numpy_helper
 
 import surgeon
-from surgeon.errors import CheckError, ModelError, UnsupportedError
+from surgeon.errors import ModelError, UnsupportedError
 
 TUNED = [name for name in make.ODD if not name.startswith("opset_")]
 INVALID_FOR_RUNTIME = {"unsorted_nodes"}
@@ -215,21 +215,22 @@ def test_a_model_without_its_external_data_is_refused():
     assert error.value.remedy
 
 
-def test_samples_that_decide_for_each_other_are_refused():
+def test_samples_that_decide_for_each_other_pass_one_by_one():
     """An If whose condition sums over the batch: no sample has a value of its own."""
     model = make.same_names_in_subgraphs()
     node = next(node for node in model.graph.node if node.op_type == "Abs")
     node.op_type = "Neg"
     threshold = next(t for t in model.graph.initializer if t.name == "threshold")
     threshold.CopyFrom(numpy_helper.from_array(np.float32(0), "threshold"))
-    with pytest.raises(CheckError, match="which samples share a batch") as error:
-        surgeon.finetune(model, data_for(model), case="small-similar", device="cpu", threads=1)
-    assert error.value.where == "tensor 'features'"
-    assert "in front of what mixes the samples" in error.value.remedy
-    early = surgeon.finetune(
-        model, data_for(model), case="small-similar", cut="h", device="cpu", threads=1
-    )
-    assert surgeon.verify(early.model).passed
+    data = data_for(model)
+    outcome = surgeon.finetune(model, data, case="small-similar", device="cpu", threads=1)
+    assert {
+        value.type.tensor_type.shape.dim[0].dim_value for value in outcome.model.proto.graph.input
+    } == {1}
+    assert outcome.document()["frontier"]["one_by_one"]
+    assert surgeon.verify(outcome.model).passed
+    early = surgeon.finetune(model, data, case="small-similar", cut="h", device="cpu", threads=1)
+    assert not early.document()["frontier"]["one_by_one"]
 
 
 @pytest.mark.parametrize("wrong", [["N", 5, 1], ["N", 7]])

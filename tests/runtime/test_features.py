@@ -15,7 +15,7 @@ from safetensors.numpy import load_file
 from surgeon.data import open_data
 from surgeon.errors import CheckError, DataError, EnvironmentLacksError
 from surgeon.records import TensorInfo
-from surgeon.runtime import features, stream
+from surgeon.runtime import neighbours, stream
 from surgeon.runtime.features import cache_root, clear, extract, list_entries
 from surgeon.runtime.sessions import OutOfMemoryError, Session
 
@@ -132,15 +132,17 @@ def test_a_broken_entry_is_never_used(harm, numbers, doubled, run):
     assert run(doubled, ["y"], samples).hit
 
 
-def test_a_graph_that_mixes_its_batch_is_refused(numbers, build, run, tmp_path):
+def test_a_graph_that_mixes_its_batch_gets_samples_one_by_one(numbers, build, run):
+    samples, x = numbers
     model = build(
         "g (float[N,4] x) => (float[N,4] y) "
-        "{ m = ReduceMean <axes=[0], keepdims=1> (x) y = Sub(x, m) }"
+        "{ m = ReduceMax <axes=[0], keepdims=1> (x) y = Add(x, m) }"
     )
-    with pytest.raises(CheckError, match="depends on which samples share a batch") as caught:
-        run(model, ["y"], numbers[0])
-    assert "'y'" in str(caught.value)
-    assert not list((tmp_path / "cache").glob("*"))
+    for hit in (False, True):
+        found = run(model, ["y"], samples)
+        assert (found.hit, found.alone) == (hit, True)
+        assert any("one sample at a time" in note for note in found.notes)
+        np.testing.assert_array_equal(found.array("y"), 2 * x)
 
 
 @pytest.mark.parametrize("size", [1, 5, 64])
@@ -384,7 +386,7 @@ def test_a_run_is_filled_by_the_size_of_its_inputs(numbers, doubled, build):
 
 
 def test_relative_error_of_odd_values():
-    error = features._relative_error
+    error = neighbours.relative_error
     assert error(np.array([1.0, 2.0]), np.array([1.0, 2.0])) == 0
     assert error(np.array([1.0, np.nan]), np.array([1.0, 1.0])) != 0
     assert error(np.array([True]), np.array([False])) == float("inf")
