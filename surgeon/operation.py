@@ -631,7 +631,8 @@ def finetune(
     plan = patient.plan
     assert plan is not None
     if trained.race is not None:  # the file says which start its weights come from
-        plan = replace(plan, init=trained.race["winner"])
+        won = trained.race["winner"] if trained.delivered == "tuned" else "pretrained"
+        plan = replace(plan, init=won)
         body["plan"]["init"] = plan.init
         envelope.put(tuned, envelope.PLAN, envelope.get(tuned, envelope.PLAN) | {"init": plan.init})
     if pre is not None:

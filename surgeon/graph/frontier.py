@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from math import prod
 from typing import TYPE_CHECKING
 
-from onnx import ModelProto, ValueInfoProto
+from onnx import ModelProto, TensorProto, ValueInfoProto
 
 from surgeon.graph.cuts import id_of
 from surgeon.graph.shapes import Shapes, make_value, tensor_info
@@ -103,7 +103,12 @@ def split(
 
 
 def _weightless_front(model: ModelProto, trainable: set[str]) -> bool:
-    """Say whether no frozen weight works in front of the first trainable one."""
+    """Say whether no frozen weight works in front of the first trainable one.
+
+    What reads text stays in front: torch has none.
+    """
+    if any(value.type.tensor_type.elem_type == TensorProto.STRING for value in model.graph.input):
+        return False
     weights = {
         tensor.name
         for tensor in model.graph.initializer

@@ -9,6 +9,7 @@ the file can rewrite its proof.
 from __future__ import annotations
 
 import base64
+import json
 import zlib
 from typing import TYPE_CHECKING, Any
 
@@ -128,8 +129,16 @@ def fill_batch(model: ModelProto, feeds: Mapping[str, NDArray[Any]]) -> Feeds:
 
 
 def encode(values: NDArray[Any]) -> dict[str, Any]:
-    """Return an array as JSON: element type, shape, and its bytes (zlib, base64)."""
+    """Return an array as JSON: element type, shape, and its bytes (zlib, base64).
+
+    The bytes of text are those of a JSON list.
+    """
     data = np.ascontiguousarray(values)
+    if data.dtype.kind in "OUS":
+        texts = [_text(item) for item in data.reshape(-1).tolist()]
+        listed = json.dumps(texts, ensure_ascii=False).encode("utf-8", "surrogateescape")
+        packed = base64.b64encode(zlib.compress(listed, 9)).decode()
+        return {"dtype": "string", "shape": list(data.shape), "zlib_base64": packed}
     packed = base64.b64encode(zlib.compress(data.tobytes(), 9)).decode()
     return {"dtype": str(data.dtype), "shape": list(data.shape), "zlib_base64": packed}
 
@@ -142,11 +151,18 @@ def decode(document: Mapping[str, Any]) -> NDArray[Any]:
     """
     try:
         data = zlib.decompress(base64.b64decode(document["zlib_base64"]))
+        if document["dtype"] == "string":
+            texts = json.loads(data.decode("utf-8", "surrogateescape"))
+            return np.array(texts, dtype=object).reshape(document["shape"])
         return np.frombuffer(data, np.dtype(document["dtype"])).reshape(document["shape"])
     except (KeyError, ValueError, TypeError, zlib.error) as error:
         raise ModelError(
             "a golden input of the proof cannot be read", where="surgeon.proof", remedy=REMEDY
         ) from error
+
+
+def _text(item: object) -> str:
+    return item.decode("utf-8", "surrogateescape") if isinstance(item, bytes) else str(item)
 
 
 REMEDY = "the file was changed after training; get it again from where it was made"

@@ -32,7 +32,7 @@ from surgeon.tune.run import (
     torch_device,
     with_tensors,
 )
-from surgeon.tune.tuning import fit_stage, race_stage
+from surgeon.tune.tuning import drawn, fit_stage, race_stage
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -71,9 +71,13 @@ def train(run: Run) -> Trained:
         fresh = False
         if result.stopped in ("nan", "interrupt", "budget"):
             break
-    if start == "random" and not result.stepped:
-        result.tensors, result.delivered = {}, "start"  # what was drawn has led nowhere
-    _guard(run, result)
+    # Who asks for random weights by name gets them, and is told what they cost.
+    asked = plan.init == "random" and not run.patient.tuned
+    if asked and not result.stepped:  # what was drawn has led nowhere
+        result.tensors = {} if run.drawn else drawn(run)
+        result.delivered, result.scores, result.cross = "start", {}, None
+        result.believed = []
+    _guard(run, result, asked=asked)
     result.notes += [
         f"stage {name!r} did not improve on what it started from; "
         f"the {result.delivered} is delivered"
@@ -215,12 +219,12 @@ def _probe_aside(run: Run, result: Trained) -> None:
         result.notes.append(f"there is no probe to compare with: {error.message}")
 
 
-def _guard(run: Run, result: Trained) -> None:
+def _guard(run: Run, result: Trained, *, asked: bool) -> None:
     """Deliver the probe if what was tuned is not better than it on the validation samples."""
     probe = result.probe
-    if probe is None or (result.stepped and not len(probe.rows)):
+    if probe is None or ((result.stepped or asked) and not len(probe.rows)):
         return
-    if result.stepped:
+    if result.stepped or asked:
         tuned = with_tensors(run.patient.proto, result.tensors)
         output = tuned.graph.output[0].name
         predicted = predict_part(run, tuned, probe.rows, result, output=output)
@@ -236,8 +240,6 @@ def _guard(run: Run, result: Trained) -> None:
             expected=run.expected,
         )
         result.guard = compared.as_dict()
-        # Who asked for random weights by name gets them, and is told what they cost.
-        asked = run.patient.plan is not None and run.patient.plan.init == "random"
         if compared.better or asked:
             result.scores = {"validation": score(probabilities, run.codes[rows])}
             result.believed.append(Believed.of(rows, logits, run.patient.bound, by_runtime=True))

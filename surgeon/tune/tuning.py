@@ -14,11 +14,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
+from surgeon.errors import UnsupportedError
 from surgeon.graph import precision as halves
 from surgeon.graph.cuts import first_use
 from surgeon.graph.frontier import Frontier
 from surgeon.graph.frontier import split as split_graph
 from surgeon.graph.initialization import scheme
+from surgeon.graph.walk import label, reads
 from surgeon.graph.weights import roles
 from surgeon.runtime.proof import tuned_names
 from surgeon.tune import arrays, batches, race
@@ -89,7 +91,7 @@ def fit_stage(
     """
     anew = start == "random" and fresh
     if anew:
-        result.tensors = _drawn(run)
+        result.tensors = drawn(run)
     ready = _open(run, stage, result.tensors, result)
     if anew:
         _scale(run, ready)
@@ -113,7 +115,7 @@ def race_stage(
     opened: dict[race.Start, Ready] = {}
     legs: dict[race.Start, FitResult] = {}
     for start in race.STARTS:
-        values = result.tensors if start == "pretrained" else _drawn(run)
+        values = result.tensors if start == "pretrained" else drawn(run)
         ready = _open(run, stage, values, result, like=opened.get("pretrained"))
         if ready.validation is None:
             result.notes.append("no race of two starts: there are no samples to judge them by")
@@ -132,7 +134,7 @@ def race_stage(
     found = race.Race(legs["pretrained"], legs.get("random"))
     winner, ready, leg = found.winner, opened[found.winner], legs[found.winner]
     if winner == "random":
-        result.tensors = _drawn(run)
+        result.tensors = drawn(run)
     improved = winner == "random" or leg.improved
     if improved:
         _take(run, ready, result)
@@ -167,6 +169,7 @@ def _open(
     names = stage_names(run, stage)
     current = with_tensors(patient.proto, values)
     front = split_graph(current, names, patient.anatomy().shapes, keep_weightless=False)
+    _require_numbers(front)
     half = halves.is_half(front.trained)
     trained = halves.widen(front.trained) if half else front.trained
     module = to_module(trained, roles=roles(trained), quantized=names)
@@ -182,6 +185,25 @@ def _open(
         axes = [info.batch_axis for info in front.tensors]
         batches.keep_batch(module, 1 if result.alone else shapes.batches[0], axes)
     return Ready(module, trained, names, *sets)
+
+
+def _require_numbers(front: Frontier) -> None:
+    """Refuse to train behind a value that torch cannot hold.
+
+    Raises:
+        UnsupportedError: naming a node that reads it.
+    """
+    for info in front.tensors:
+        if info.dtype not in ("string", "undefined"):
+            continue
+        node = next(n for n in front.trained.graph.node if info.name in reads(n))
+        raise UnsupportedError(
+            f"{label(node)} reads {info.name!r} ({info.dtype}) behind or beside a weight that is "
+            "trained; torch holds tensors of numbers only",
+            where=f"tensor {info.name!r}",
+            remedy="train the head only (`--case small-similar`), or a case that trains what lies "
+            "behind this node",
+        )
 
 
 def _settings(run: Run, stage: Stage, start: race.Start, seconds: float | None) -> FitSettings:
@@ -294,7 +316,7 @@ def _believed(run: Run, ready: Ready) -> list[Believed]:
     return [Believed.of(rows[order], logits[order], TORCH_SLACK * run.patient.bound)]
 
 
-def _drawn(run: Run) -> dict[str, NDArray[Any]]:
+def drawn(run: Run) -> dict[str, NDArray[Any]]:
     """Draw every weight that is trained anew; the head has its random weights already."""
     proto, trainable = run.patient.proto, run.patient.trainable
     names = [n for n in tuned_names(proto, trainable) if n not in head_names(proto)]
