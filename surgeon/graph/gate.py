@@ -90,7 +90,7 @@ class _Gate:
     def __init__(self, model: ModelProto, where: str) -> None:
         self.model = model
         self.where = where
-        self.local: set[tuple[str, str]] = set()
+        self.local: dict[tuple[str, str], tuple[int, int]] = {}
         self.versions: dict[str, int] = {}
 
     def at(self, what: str) -> str:
@@ -163,7 +163,9 @@ class _Gate:
     def functions(self) -> None:
         """Refuse functions that call themselves, or that unfold into a graph without end."""
         table = {(f.domain, f.name, f.overload): f for f in self.model.functions}
-        self.local = {(f.domain, f.name) for f in self.model.functions}
+        self.local = {
+            (f.domain, f.name): (len(f.input), len(f.output)) for f in self.model.functions
+        }
         sizes: dict[tuple[str, str, str], int] = {}
 
         def called(nodes: Iterable[NodeProto]) -> Iterator[tuple[tuple[str, str, str], NodeProto]]:
@@ -251,7 +253,12 @@ class _Gate:
             for item in node.attribute:
                 self._attribute(item, f"{told(node, index)}, attribute {item.name!r}")
             self._as_specified(node, where)
-            for _, inner in subgraphs(node):
+            for name, inner in subgraphs(node):
+                if node.op_type == "If" and len(inner.output) != len(node.output):
+                    raise _refusal(
+                        f"{name} makes {len(inner.output)} values, the node {len(node.output)}",
+                        where,
+                    )
                 self.graph(inner, depth + 1)
 
     def _attribute(self, item: AttributeProto, what: str) -> None:
@@ -277,16 +284,23 @@ class _Gate:
 
     def _as_specified(self, node: NodeProto, where: str) -> None:
         """Refuse what the operator's own schema excludes, as ONNX Runtime does when it loads."""
+        if not node.output:
+            raise _refusal("a node makes nothing", where)
         domain = "" if node.domain in STANDARD else node.domain
-        if (node.domain, node.op_type) in self.local:
+        local = self.local.get((node.domain, node.op_type))
+        if local is not None:
+            taken, made = local
+            if len(node.input) > taken or len(node.output) > made:
+                raise _refusal(
+                    f"the function {node.op_type} has {taken} inputs and {made} outputs; the node "
+                    f"has {len(node.input)} and {len(node.output)}",
+                    where,
+                )
             return
         newest = defs.onnx_opset_version()
-        schema = (
-            None if domain else _schema(node.op_type, min(self.versions.get("", newest), newest))
-        )
+        version = min(self.versions.get("", newest), newest)
+        schema = None if domain else _schema(node.op_type, version)
         if schema is None:
-            if not node.output:
-                raise _refusal("a node makes nothing", where)
             return
         given = len(node.input)
         if not schema.min_input <= given <= schema.max_input:

@@ -48,7 +48,14 @@ def normalize(model: ModelProto) -> tuple[ModelProto, tuple[Change, ...]]:
     _check_values(result.graph)
     if result.functions:
         counts["local function inlined"] = len(result.functions)
-        result = inline_local_functions(result)
+        try:
+            result = inline_local_functions(result)
+        except (RuntimeError, ValueError) as error:
+            raise ModelError(
+                f"the functions of the model cannot be put into its graph: {error}",
+                where=", ".join(repr(function.name) for function in model.functions[:5]),
+                remedy="the file is damaged; export it again",
+            ) from error
     graph = result.graph
     counts["sparse initializer made dense"] = sum(_densify(g) for g in all_graphs(graph))
     counts["initializer stated twice"] = sum(_state_once(g) for g in all_graphs(graph))

@@ -134,4 +134,6 @@ def all_names(graph: GraphProto) -> set[str]:
 def label(node: NodeProto) -> str:
     """Return how messages call a node: its name, or else its operator and first output."""
     kind = f"{node.domain}::{node.op_type}" if node.domain else node.op_type
-    return f"{kind} node {node.name!r}" if node.name else f"{kind} node making {node.output[0]!r}"
+    if node.name:
+        return f"{kind} node {node.name!r}"
+    return f"{kind} node making {next((name for name in node.output if name), '')!r}"

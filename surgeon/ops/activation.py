@@ -102,10 +102,9 @@ def thresholded_relu(X: Tensor, *, alpha: float) -> Tensor:
 @op("Shrink")
 def shrink(input: Tensor, *, bias: float, lambd: float) -> Tensor:
     """X + bias below −lambd, else x − bias above lambd, else 0."""
-    if input.dtype == torch.float16:
-        bias = float(np.float16(bias))
-    high = torch.where(input > lambd, input - bias, torch.zeros_like(input))
-    return torch.where(input < -lambd, input + bias, high).to(input.dtype)
+    wide = input.float() if input.dtype == torch.float16 else input  # the bias is a float
+    high = torch.where(wide > lambd, wide - bias, torch.zeros_like(wide))
+    return torch.where(wide < -lambd, wide + bias, high).to(input.dtype)
 
 
 def _flat(input: Tensor, axis: int) -> Tensor:
