@@ -186,7 +186,7 @@ class Model:
         if "sketch" not in self._studied:
             known = {**_picture_sizes(self), **self.sizes}
             self._studied["sketch"] = study(
-                self.proto, observe=_observer(None), known=known, output=self.output
+                self.proto, observe=observer(None), known=known, output=self.output
             )
         sketch: Anatomy = self._studied["sketch"]
         return sketch
@@ -382,7 +382,7 @@ def _picture_sizes(model: Model) -> dict[str, int]:
     }
 
 
-def _observer(constants: Mapping[str, NDArray[Any]] | None) -> Observe:
+def observer(constants: Mapping[str, NDArray[Any]] | None) -> Observe:
     """Return what runs a graph to see shapes, with constant inputs as they are."""
 
     def observe(proto: onnx.ModelProto, sizes: Mapping[str, tuple[int, ...]]) -> Any:
@@ -397,7 +397,7 @@ def _study(
     model: Model, constants: Mapping[str, NDArray[Any]] | None
 ) -> tuple[Anatomy, str | None]:
     """Understand a graph, freeing its batch if the freed graph computes the same."""
-    observe = _observer(constants)
+    observe = observer(constants)
     infos = input_infos(model.proto)
     known = {**_picture_sizes(model), **model.sizes}
     fixed = fixed_batch(infos)

@@ -63,7 +63,7 @@ from surgeon.inputs import (
     split_samples,
     without,
 )
-from surgeon.model import Model, load
+from surgeon.model import Model, load, observer
 from surgeon.outcome import Outcome, Prediction, Verification
 from surgeon.planning import (
     decide,
@@ -80,6 +80,7 @@ from surgeon.planning import (
     resolve_trainable,
     settle_start,
     start_only,
+    truncate,
 )
 from surgeon.records import (
     Evidence,
@@ -331,8 +332,8 @@ def operate(
         require_runs_at_all(model)
     tensor = graph_cuts.resolve(anatomy, decided.cut, default=anatomy.late)
     taps = resolve_taps(anatomy, decided, tensor)
-    truncated = graph_cuts.keep_only(anatomy.model, [*taps, tensor], anatomy.shapes)
-    values = [*taps, tensor]
+    part = truncate(anatomy, [*taps, tensor], decided.head.pool, observer(constants))
+    truncated, values, shapes = part.model, list(part.values), part.shapes
     for place, value in enumerate(values):
         if shapes.dtype(value) in INTEGERS:
             truncated, values[place], shapes = dequantize(truncated, anatomy.model, value, shapes)
@@ -348,7 +349,7 @@ def operate(
         decided,
         cut=tensor,
         depth=graph_cuts.depth_of(anatomy, tensor),
-        head=replace(decided.head, taps=taps),
+        head=replace(decided.head, taps=taps, pool="token" if part.picked else decided.head.pool),
         classes=classes,
         dropped_outputs=tuple(name for name in dropped if name != anatomy.output),
         dropped_inputs=(*model.bound_inputs, *dropped_inputs(model, proto)),
@@ -371,7 +372,7 @@ def operate(
         notes.append("--init random: only what is trained starts anew, here the new head alone")
     if plan.dropped_outputs:
         notes.append(f"other outputs were dropped: {', '.join(plan.dropped_outputs)}")
-    notes += output_notes(anatomy, proto)
+    notes += [*part.notes, *output_notes(anatomy, proto)]
     chosen_early = cut is None and tensor == anatomy.early != anatomy.late
     far = graph_cuts.far_away(anatomy, "early" if chosen_early else cut or decided.cut, tensor)
     notes += [far] if far else []
@@ -381,8 +382,9 @@ def operate(
         source_sha256=model.file_sha256,
         plan=plan,
         notes=tuple(notes),
-        removed_nodes=len(anatomy.model.graph.node) - (len(proto.graph.node) - len(added)),
-        added_nodes=len(added),
+        removed_nodes=len(anatomy.model.graph.node)
+        - (len(proto.graph.node) - len(added) - part.picked),
+        added_nodes=len(added) + part.picked,
     )
 
 

@@ -5,7 +5,7 @@ The case is a plugin and pure; everything it says is checked here before the cor
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +17,7 @@ from surgeon.errors import (
 )
 from surgeon.graph import cuts as graph_cuts
 from surgeon.graph import envelope
+from surgeon.graph.picks import pick_again, picks
 from surgeon.graph.schema import opsets
 from surgeon.graph.taps import choose_cuts
 from surgeon.graph.walk import all_graphs, data_inputs
@@ -32,11 +33,12 @@ from surgeon.records import (
 
 if TYPE_CHECKING:
     import os
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     import onnx
 
     from surgeon.graph.cuts import Anatomy
+    from surgeon.graph.shapes import Observe, Shapes
     from surgeon.model import Model
     from surgeon.plugin.manager import Plugins
     from surgeon.records import CutPoint
@@ -184,7 +186,58 @@ def resolve_taps(anatomy: Anatomy, plan: Plan, cut: str) -> tuple[str, ...]:
     names = {graph_cuts.resolve(anatomy, tap) for tap in plan.head.taps} - {cut}
     depths = {name: graph_cuts.depth_of(anatomy, name) for name in names}
     end = graph_cuts.depth_of(anatomy, cut)
-    return tuple(sorted((n for n in names if depths[n] < end), key=lambda n: (depths[n], n)))
+    taps = sorted((n for n in names if depths[n] < end), key=lambda n: (depths[n], n))
+    if cut == anatomy.end and anatomy.head is not None:
+        # Heads whose scores were averaged read values that lie side by side.
+        taps += [n for n in anatomy.head.also if n in anatomy.shapes.batch_axes and n not in taps]
+    return tuple(taps)
+
+
+@dataclass(frozen=True)
+class Truncated:
+    """A graph up to the values a new head reads.
+
+    Attributes:
+        model: the graph.
+        values: what the head reads, the cut last.
+        shapes: of all values.
+        picked: nodes that were added to pick the old head's token.
+        notes: what people should know.
+    """
+
+    model: onnx.ModelProto
+    values: tuple[str, ...]
+    shapes: Shapes
+    picked: int = 0
+    notes: tuple[str, ...] = ()
+
+
+def truncate(anatomy: Anatomy, values: Sequence[str], pool: str, observe: Observe) -> Truncated:
+    """Drop what lies behind the values a head reads.
+
+    Where the old head scored every token and one token's scores were picked, that token is picked
+    at the old head's input, in place of the mean over all.
+    """
+    *taps, cut = values
+    notes: tuple[str, ...] = ()
+    if cut == anatomy.end and pool == "mean" and picks(anatomy):
+        again = pick_again(anatomy, values, observe=observe)
+        if again is not None:
+            model, value, shapes = again
+            added = sum(node.output[0] not in anatomy.links.makers for node in model.graph.node)
+            said = "the old head gave one token's scores: the new one reads that token"
+            return Truncated(model, (*taps, value), shapes, added, (said,))
+        said = (
+            "the old head gave some tokens' scores, and how they were picked is not understood: "
+            "the new one reads the mean of all tokens"
+        )
+        notes = (said,)
+    also = () if anatomy.head is None or cut != anatomy.end else anatomy.head.also
+    if also:
+        said = f"the scores of {len(also) + 1} heads were averaged: the new one reads what all read"
+        notes = (f"{said}: {', '.join([*also, cut])}",)
+    model = graph_cuts.keep_only(anatomy.model, values, anatomy.shapes)
+    return Truncated(model, tuple(values), anatomy.shapes, 0, notes)
 
 
 def settle_start(plan: Plan, patient: Model, head: tuple[str, str]) -> tuple[Plan, str | None]:

@@ -59,7 +59,8 @@ class OldHead:
 
     `form` is Gemm, MatMul+Add, MatMul, Conv, or the operator's own name; `activation` is what
     follows it (Softmax, LogSoftmax, Sigmoid) or None; `output` is the graph output it feeds.
-    `also` are the inputs of further heads whose scores are averaged with this one's.
+    `also` are the inputs of further heads whose scores are averaged with this one's. `scores` is
+    what the weighted operator makes, `passed` the values from there to the output, in order.
     """
 
     form: str
@@ -69,6 +70,8 @@ class OldHead:
     activation: str | None
     output: str
     also: tuple[str, ...] = ()
+    scores: str = ""
+    passed: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -78,14 +81,15 @@ class Head:
     Attributes:
         kind: name of the head (`gemm`); plugins may offer others through `surgeon_heads`.
         pool: how the axes that are neither batch nor channel collapse: `mean`, `max`, `first`,
-            `last`, or `flatten` (kept, all values enter the Gemm).
+            `last`, or `flatten` (kept, all values enter the Gemm). A plan says `token` afterwards
+            where the mean gave way to the token that the old head's scores were picked from.
         taps: values in front of the cut that the Gemm reads too, each pooled alike, by ascending
             depth, the cut last: tensor names or `@x`, which the core resolves to names. Those as
             deep as the cut or deeper are left out, so that `--cut` shortens any plan.
     """
 
     kind: str = "gemm"
-    pool: Literal["mean", "max", "first", "last", "flatten"] = "mean"
+    pool: Literal["mean", "max", "first", "last", "flatten", "token"] = "mean"
     taps: tuple[str, ...] = ()
 
     @classmethod

@@ -115,6 +115,7 @@ class _Step:
     bias: str | None = None
     reduced: bool = False
     joined: bool = False
+    passed: tuple[str, ...] = ()
 
 
 def _walk_back(step: _Step, scene: _Scene) -> OldHead | None:
@@ -130,14 +131,15 @@ def _walk_back(step: _Step, scene: _Scene) -> OldHead | None:
         if kind in WEIGHTED:
             if step.rectified and step.activation not in CLASSIFYING:
                 return None
-            return _head(
+            head = _head(
                 node, step.output, scene.weights, scene.makers, scene.data, step.activation,
                 step.bias,
             )  # fmt: skip
+            return head and replace(head, scores=step.name, passed=step.passed)
         further = _pass(node, step, scene)
         if further is None:
             return _average(node, step, scene)
-        step = further
+        step = replace(further, passed=(step.name, *step.passed))
     return None
 
 
