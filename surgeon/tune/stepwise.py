@@ -2,8 +2,8 @@
 
 Sums of floats differ in their last digit from one engine to the other; beside a tie such a digit
 moves a value by a whole step of int8, and everything behind it by per cents. So torch goes on from
-ONNX Runtime's own numbers behind every QuantizeLinear, and what is compared is each of them, and
-the logits that follow from the last. The reference computes the operators as written: ONNX
+ONNX Runtime's own numbers behind every quantisation, and what is compared is each of them, and the
+logits that follow from the last. The reference computes the operators as written: ONNX
 Runtime's optimised integer kernels are a third opinion, which is reported, not judged (theirs
 overflow in 32 bits where a bias was saturated). What must not enter: training, files.
 """
@@ -42,7 +42,8 @@ class Agreement:
     """How torch and ONNX Runtime agree on a quantising graph.
 
     Attributes:
-        relative: error of the logits, from the same quantised values.
+        relative: error of the logits, from the same quantised values; and of scales that follow
+            from the range of what is quantised.
         values: quantised values compared.
         differing: how many of them differ.
         steps: by how many steps at most.
@@ -63,8 +64,18 @@ class Agreement:
 
 
 def quantised_values(model: ModelProto) -> list[str]:
-    """Return what the QuantizeLinear nodes of a graph make."""
-    return [node.output[0] for node in model.graph.node if node.op_type == "QuantizeLinear"]
+    """Return what the nodes of a graph make that round to integers.
+
+    Of a DynamicQuantizeLinear its scale and zero point, too: they are rounded from the range of
+    the values.
+    """
+    found = []
+    for node in model.graph.node:
+        if node.op_type == "DynamicQuantizeLinear":
+            found += node.output
+        elif node.op_type in ("QuantizeLinear", "QGemm") or node.op_type.startswith("QLinear"):
+            found.append(node.output[0])
+    return [name for name in found if name]
 
 
 def compare(
@@ -96,6 +107,7 @@ def compare(
     optimised = open_session(model, device="cpu", threads=threads)
     counts = np.zeros(2, np.int64)
     steps = 0
+    scales = 0.0
     logits: list[NDArray[Any]] = []
     references: list[NDArray[Any]] = []
     deployed: list[NDArray[Any]] = []
@@ -104,14 +116,14 @@ def compare(
         judge = _Judge(wanted, set(quantised), output)
         observe(module, [as_tensor(wanted[name]) for name in module.input_names], judge.seen)
         counts += (judge.values, judge.differing)
-        steps = max(steps, judge.steps)
+        steps, scales = max(steps, judge.steps), max(scales, judge.scales)
         assert judge.logits is not None
         logits.append(judge.logits)
         references.append(wanted[output])
         deployed.append(optimised.run(one, [output])[0])
     reference = np.concatenate(references)
     return Agreement(
-        relative=relative_error(np.concatenate(logits), reference),
+        relative=max(relative_error(np.concatenate(logits), reference), scales),
         values=int(counts[0]),
         differing=int(counts[1]),
         steps=steps,
@@ -125,16 +137,25 @@ class _Judge:
     def __init__(self, wanted: Feeds, quantised: set[str], output: str) -> None:
         self.wanted, self.quantised, self.output = wanted, quantised, output
         self.values = self.differing = self.steps = 0
+        self.scales = 0.0
         self.logits: NDArray[Any] | None = None
 
     def seen(self, step: Step, environment: dict[str, Any]) -> None:
-        for name in step.outputs:
-            if name in self.quantised:
-                reference = torch.from_numpy(np.array(self.wanted[name]))
-                apart = (environment[name].to(torch.int64) - reference.to(torch.int64)).abs()
-                self.values += apart.numel()
-                self.differing += int((apart > 0).sum())
-                self.steps = max(self.steps, int(apart.max()) if apart.numel() else 0)
-                environment[name] = reference
-            elif name == self.output:
-                self.logits = environment[name].float().numpy()
+        judged = [name for name in step.outputs if name in self.quantised]
+        made = [environment[name] for name in judged]
+        wanted = [torch.from_numpy(np.array(self.wanted[name])) for name in judged]
+        environment.update(zip(judged, wanted, strict=True))
+        if len(judged) == 3:
+            self.scales = max(self.scales, relative_error(made[1].numpy(), wanted[1].numpy()))
+            # Integers count from the zero point, which may round the other way, too.
+            made, wanted = ([x[0].to(torch.int64) - x[2], x[2]] for x in (made, wanted))
+        for got, reference in zip(made, wanted, strict=True):
+            if reference.is_floating_point():
+                self.scales = max(self.scales, relative_error(got.numpy(), reference.numpy()))
+                continue
+            apart = (got.to(torch.int64) - reference.to(torch.int64)).abs()
+            self.values += apart.numel()
+            self.differing += int((apart > 0).sum())
+            self.steps = max(self.steps, int(apart.max()) if apart.numel() else 0)
+        if self.output in step.outputs:
+            self.logits = environment[self.output].float().numpy()
