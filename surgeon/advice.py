@@ -7,6 +7,7 @@ that is measured too. What must not enter: training, and surgery.
 
 from __future__ import annotations
 
+import json
 import time
 from dataclasses import dataclass, field, replace
 from math import erf, log2, sqrt
@@ -138,7 +139,8 @@ class Advice:
         detected: how that was measured, where nothing said it.
         looked_at: samples in the pass.
         labels: the labels of the data, in order.
-        seconds: of the pass, the probes, the preprocessing's measurement, and in all.
+        seconds: of understanding the model, opening the data, measuring the preprocessing, the
+            pass, the probes, latency and findings, and in all.
         warnings: what the user should be told.
         findings: what was found in the data.
     """
@@ -174,6 +176,18 @@ class Advice:
         )
 
     @property
+    def saves(self) -> dict[str, Any] | None:
+        """What giving `--preprocess` saves next time, where it had to be measured; else None."""
+        if self.detected is None or not self.detected.samples:
+            return None
+        said = encodings.as_document(self.detected.preprocess, brief=True)
+        said.pop("source", None)
+        return {
+            "option": f"--preprocess '{json.dumps(said)}'",
+            "seconds": self.seconds.get("preprocess", 0.0),
+        }
+
+    @property
     def expected(self) -> float | None:
         """Cross-validated accuracy of the probe where the plan cuts, or None: not looked at."""
         chosen = (item.accuracy for item in self.candidates if item.chosen)
@@ -207,6 +221,7 @@ class Advice:
             "preprocess": {
                 "used": None if how is None else encodings.as_document(how, brief=True),
                 "measured": None if self.detected is None else self.detected.as_dict(),
+                "saves": self.saves,
             },
             "findings": [as_json(finding) for finding in self.findings],
             "providers": list(self.providers),
@@ -270,6 +285,7 @@ def advise(
     check_numbers(seed=seed, threads=threads)
     started = time.perf_counter()
     model = load(model).with_output(output)
+    loaded = time.perf_counter() - started
     pre = find_preprocess(
         model, preprocess, size, tokenizer=tokenizer, max_length=max_length, audio=audio
     )
@@ -286,16 +302,20 @@ def advise(
     bound = model.with_constants(constants)
     data = without(data, set(bound.bound_inputs) | gone_inputs(model))
     constants = {i.name: constants[i.name] for i in bound.inputs if i.name in constants}
+    opening = time.perf_counter()
     samples = open_samples(data, bound, pre, label_column, constants, validation)
     check_trainable(samples.labels or [])
     first = samples.load(0)
+    opened = time.perf_counter() - opening
     model = bound.sized_like(first) if isinstance(first, dict) else bound
     found = choose(
         model, samples, init=init, seed=int(seed), validation=validation, device=device,
         threads=threads, constants=constants, latency=True, open_all=True, progress=progress,
         plugins=plugins,
     )  # fmt: skip
-    times = {"preprocess": 0.0 if detected is None else detected.seconds, **found.seconds}
+    times = {"preprocess": 0.0 if detected is None else detected.seconds, "data": opened}
+    times |= found.seconds
+    times["model"] += loaded
     notes = [*samples.notes, *found.warnings, *([] if detected is None else [detected.note])]
     notes += model.anatomy(constants).notes
     return replace(
@@ -349,7 +369,9 @@ def choose(
     from surgeon.tune import evidence as measuring
     from surgeon.tune.findings import examine, to_compare
 
+    understanding = time.perf_counter()
     anatomy = model.anatomy(constants)
+    understood = time.perf_counter() - understanding
     labels = list(samples.classes)
     codes = label_codes(samples, labels)
     parts = split_samples(samples, codes, validation, seed, labels)
@@ -361,12 +383,15 @@ def choose(
         seed=seed,
         device=device,
         threads=threads,
-        progress=None if progress is None else lambda done, all_: progress("advice", done, all_),
+        progress=progress,
         where=model.where,
         compared=to_compare(samples, parts, codes, seed),
     )
     examining = time.perf_counter()
+    say = progress or _silent
+    say("faults of the data", 0, 1)
     findings = examine(samples, codes, labels, parts, measured, seed=seed, open_all=open_all)
+    say("faults of the data", 1, 1)
     examined = time.perf_counter() - examining
     best, at, similar = _compare(measured.probes)
     parameters = measured.probes[at].cut.parameters
@@ -400,7 +425,7 @@ def choose(
     )
     started = time.perf_counter()
     latencies = (
-        _latencies(anatomy, samples, measured, device, threads, model.where) if latency else {}
+        _latencies(anatomy, samples, measured, device, threads, model.where, say) if latency else {}
     )
     timed = time.perf_counter() - started
     return Advice(
@@ -415,7 +440,12 @@ def choose(
         path=model.where,
         preprocess=samples.preprocess,
         providers=measured.providers,
-        seconds={**measured.seconds, "latency": timed, "findings": examined},
+        seconds={
+            "model": understood,
+            **measured.seconds,
+            "latency": timed,
+            "findings": examined,
+        },
         warnings=measured.notes,
         findings=findings,
     )
@@ -556,18 +586,24 @@ def _latencies(
     device: Any,
     threads: int | None,
     where: str | None,
+    say: Report,
 ) -> dict[str, float]:
     """Return seconds of one sample alone to the pooled value of each cut, by tensor."""
     from surgeon.runtime.latency import measure_latency
 
     feeds = samples.read(measured.rows[:1]).feeds
-    return {
-        item.cut.tensor: measure_latency(
+    found: dict[str, float] = {}
+    for item in measured.probes:
+        found[item.cut.tensor] = measure_latency(
             add_taps(anatomy, [item.cut], head=False).model, feeds, device=device, threads=threads,
             where=where,
-        )
-        for item in measured.probes
-    }  # fmt: skip
+        )  # fmt: skip
+        say("latency of each cut", len(found), len(measured.probes))
+    return found
+
+
+def _silent(*_: Any, **__: Any) -> None:
+    """Say nothing."""
 
 
 def _per_class(best: Probe, codes: NDArray[np.int64], labels: Sequence[str]) -> dict[str, float]:

@@ -94,6 +94,7 @@ def show(screen: Screen, body: Mapping[str, Any]) -> None:
             )
             for row in body["candidates"]
         ],
+        gives_way=("size", "latency", "multiply-adds"),
     )
     screen.line()
     measured = body["preprocess"]["measured"]
@@ -112,11 +113,27 @@ def show(screen: Screen, body: Mapping[str, Any]) -> None:
             "preprocessing": None
             if measured is None
             else f"{measured['name']}, {measured['sure']:.0%} sure",
-            "seconds": f"{seconds['total']:.1f} (preprocessing {seconds['preprocess']:.1f}, "
-            f"pass {seconds['pass']:.1f}, probes {seconds['probes']:.1f}, "
-            f"latency {seconds['latency']:.1f}, findings {seconds['findings']:.1f})",
+            "seconds": _seconds(seconds),
+            "saved by": None
+            if not body["preprocess"].get("saves")
+            else f"{body['preprocess']['saves']['option']} "
+            f"({body['preprocess']['saves']['seconds']:.1f} s less next time)",
         }
     )
+
+
+PARTS = {
+    "model": "understanding the model", "data": "opening the data",
+    "preprocess": "measuring the preprocessing", "pass": "features", "probes": "linear probes",
+    "latency": "latency", "findings": "faults of the data",
+}  # fmt: skip
+
+
+def _seconds(seconds: Mapping[str, float]) -> str:
+    """Write where the time went, the longest first."""
+    parts = sorted(((seconds.get(name) or 0, text) for name, text in PARTS.items()), reverse=True)
+    told = ", ".join(f"{text} {took:.1f}" for took, text in parts if took >= 0.05)
+    return f"{seconds['total']:.1f}" + (f" ({told})" if told else "")
 
 
 def _show_preprocess(screen: Screen, measured: Mapping[str, Any]) -> None:

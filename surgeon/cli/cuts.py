@@ -50,6 +50,7 @@ def show(screen: Screen, body: Mapping[str, Any]) -> None:
             )
             for cut in body["cuts"]
         ],
+        gives_way=("size", "parameters", "multiply-adds"),
     )
     screen.line(f"{len(body['cuts'])} cuts; whole model to {body['output']}: {many(body['macs'])}")
     if timed:

@@ -61,7 +61,7 @@ def show(screen: Screen, body: Mapping[str, Any]) -> None:
         for row in body["operators"]
     ]
     if rows:
-        screen.table((*columns, "nodes") if body["path"] else columns, rows)
+        screen.table((*columns, "nodes") if body["path"] else columns, rows, gives_way=("where",))
     counts = body["counts"]
     screen.line(
         f"{counts['native']} native, {counts['function']} by their definition, "

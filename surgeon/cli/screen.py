@@ -53,16 +53,47 @@ class Screen:
         )  # fmt: skip
 
     def table(
-        self, columns: Sequence[str], rows: Iterable[Sequence[Any]], *, title: str | None = None
+        self,
+        columns: Sequence[str],
+        rows: Iterable[Sequence[Any]],
+        *,
+        title: str | None = None,
+        gives_way: Sequence[str] = (),
     ) -> None:
-        """Write a table; columns of numbers are aligned to the right."""
+        """Write a table; columns of numbers are aligned to the right.
+
+        On a terminal too narrow for all, the columns of `gives_way` are left out in their order
+        while that is so.
+        """
         values = [list(row) for row in rows]
+        gone = self._left_out(columns, values, gives_way)
+        kept = [place for place, name in enumerate(columns) if name not in gone]
+        columns = [columns[place] for place in kept]
+        values = [[row[place] for place in kept] for row in values]
         numeric = [all(_is_number(row[index]) for row in values) for index in range(len(columns))]
         texts = [[cell(value) for value in row] for row in values]
         if self.terminal:
             self._rich_table(columns, texts, numeric, title)
+            if gone:
+                self.line(f"left out for want of columns: {', '.join(gone)} (--json has them)")
         else:
             self._plain_table(columns, texts, numeric, title)
+
+    def _left_out(
+        self, columns: Sequence[str], rows: list[list[Any]], gives_way: Sequence[str]
+    ) -> list[str]:
+        """Return the columns that a terminal has no room for."""
+        if not self.terminal:
+            return []
+        lines = [list(columns), *([cell(value) for value in row] for row in rows)]
+        widths = {name: max(len(line[i]) for line in lines) for i, name in enumerate(columns)}
+        gone: list[str] = []
+        for name in (name for name in gives_way if name in widths):
+            if sum(widths.values()) + 2 * (len(widths) - 1) <= self.width:
+                break
+            del widths[name]
+            gone.append(name)
+        return gone
 
     def _plain_table(
         self,

@@ -52,6 +52,7 @@ def show(screen: Screen, body: Mapping[str, Any]) -> None:
             )
             for one in body["checks"]
         ],
+        gives_way=("bound", "measured") if body["passed"] else (),
     )
     verdict = "passed" if body["passed"] else "FAILED"
     screen.line(f"{verdict} on {', '.join(body['providers'] or ('no provider',))}")

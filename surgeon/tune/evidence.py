@@ -119,6 +119,10 @@ class Measured:
     content: NDArray[Any] | None = field(repr=False, default=None)
 
 
+def _silent(*_: Any) -> None:
+    """Say nothing."""
+
+
 def measure(
     anatomy: Anatomy,
     samples: Samples,
@@ -131,7 +135,7 @@ def measure(
     device: str | Device = "auto",
     threads: int | None = None,
     cache_dir: Path | None = None,
-    progress: Callable[[int, int], None] | None = None,
+    progress: Callable[[str, int, int], None] | None = None,
     where: str | None = None,
     compared: Ints | None = None,
 ) -> Measured:
@@ -148,7 +152,7 @@ def measure(
         device: `auto`, `cpu`, `cuda`, `cuda:N`.
         threads: CPU threads of the pass.
         cache_dir: where the pass is kept; None = the user's cache.
-        progress: called with (samples done, samples in all).
+        progress: called as `progress(stage, done, total)`.
         where: what messages call the model.
         compared: more samples to run, for their features alone: no probe sees them.
 
@@ -164,10 +168,12 @@ def measure(
     content = _content_of(taps.model, samples)
     names = list(dict.fromkeys([*taps.outputs, *filter(None, [taps.head, content])]))
     run = looked_at if compared is None else np.union1d(looked_at, compared)
+    say = progress or _silent
     found = extract(
         taps.model, names, samples, run, device=device, threads=threads,
-        cache_dir=cache_dir, progress=progress, where=where,
+        cache_dir=cache_dir, where=where,
         doubtful=bool(doubtful_nodes(anatomy.model, anatomy.shapes)),
+        progress=lambda done, total: say(f"features at {len(chosen)} cuts", done, total),
     )  # fmt: skip
     passed = time.perf_counter()
     judged = np.isin(found.rows, looked_at)
@@ -180,6 +186,7 @@ def measure(
         projected.append(project(values, seed))
         width = int(np.prod(values.shape[1:]))
         probes.append(probe(projected[-1], labels, cut, width, seed=seed, repetitions=repetitions))
+        say("linear probes", len(probes), len(taps.cuts))
     best = max(range(len(probes)), key=lambda at: (probes[at].accuracy, -at))
     curve = learning_curve(projected[best], labels, seed, repetitions=repetitions)
     leep = None

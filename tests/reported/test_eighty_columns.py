@@ -69,3 +69,17 @@ def test_nothing_is_wrapped_where_there_is_no_terminal():
     plain = Screen(io.StringIO())
     plain.facts({"name": "word " * 40})
     assert len(plain.stream.getvalue().splitlines()) == 1
+
+
+def test_columns_give_way_in_their_order_where_there_is_no_room(screen):
+    name = "/backbone/layer4/layer4.1/conv2/Conv_output_0"
+    columns = ("depth", "tensor", "shape", "parameters", "size", "")
+    rows = [("@0.5000", name, "batch×512×7×7", "11.17 M", "44.7 MB", "late")]
+    screen.table(columns, rows, gives_way=("size", "parameters"))
+    written = lines(screen)
+    assert any(name in line and "late" in line for line in written)  # on one line, in one piece
+    assert "44.7 MB" not in "".join(written)
+    assert "size" in written[-1]
+    screen.stream.truncate(0)
+    screen.table(columns[:2], [("@0.5000", "short")], gives_way=("tensor",))
+    assert "short" in screen.stream.getvalue()
