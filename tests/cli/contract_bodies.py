@@ -177,7 +177,6 @@ BODIES = {
         ],
         "delivered": "tuned",
         "stopped": None,
-        "resumed": None,
         "seconds": {"total": 3.0, "features": 2.0, "train": 0.5, "write": 0.5},
         "proof": PROOF,
     },
