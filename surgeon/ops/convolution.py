@@ -37,6 +37,8 @@ def conv(
         refuse(f"kernel_shape {kernel_shape} contradicts the weight's {kernel}")
     stride, dilation = strides or [1] * rank, dilations or [1] * rank
     begins, ends = window_pads(auto_pad, pads, X.shape[2:], kernel, stride, dilation)
+    if auto_pad.startswith("SAME"):  # where the step is longer than the window, nothing is cropped
+        begins, ends = ([max(b, 0) for b in side] for side in (begins, ends))
     convolve = _CONV.get(rank)
     if convolve is None:
         if rank == 0:
@@ -81,6 +83,8 @@ def conv_transpose(
             else [n * s for n, s in zip(size, stride, strict=True)]
         )
         totals = [f - w for f, w in zip(full, wanted, strict=True)]
+        if not output_shape:  # a window shorter than its step is not lengthened
+            totals = [max(t, 0) for t in totals]
         begins = [t // 2 if auto_pad == "SAME_UPPER" else t - t // 2 for t in totals]
         ends = [t - b for t, b in zip(totals, begins, strict=True)]
     elif auto_pad == "VALID":

@@ -44,10 +44,11 @@ def window_pads(
         refuse(f"auto_pad={auto_pad!r} is not in the specification")
     begins, ends = [], []
     for n, k, s, d in zip(size, kernel, strides, dilations, strict=True):
-        total = max((-(-n // s) - 1) * s + (k - 1) * d + 1 - n, 0)
-        small, large = total // 2, total - total // 2
-        begins.append(small if auto_pad == "SAME_UPPER" else large)
-        ends.append(large if auto_pad == "SAME_UPPER" else small)
+        # Negative where the step is longer than the window: pooling in ONNX Runtime then crops.
+        total = (-(-n // s) - 1) * s + (k - 1) * d + 1 - n
+        half = total + (auto_pad == "SAME_LOWER")
+        begins.append(half // 2 if half >= 0 else -(-half // 2))
+        ends.append(total - begins[-1])
     return begins, ends
 
 

@@ -55,6 +55,9 @@ def _reach(
     ]
 
 
+# `auto_pad` pads as if the window had no gaps (`[1] * rank`), as ONNX Runtime does.
+
+
 def _plain(begins: list[int], ends: list[int], kernel: list[int]) -> bool:
     """Tell whether torch's own padding does it: equal on both sides, at most half the window."""
     return begins == ends and all(0 <= 2 * b <= k for b, k in zip(begins, kernel, strict=True))
@@ -77,7 +80,7 @@ def max_pool(
     rank = len(kernel_shape)
     size = list(X.shape[2:])
     stride, dilation = strides or [1] * rank, dilations or [1] * rank
-    begins, ends = window_pads(auto_pad, pads, size, kernel_shape, stride, dilation)
+    begins, ends = window_pads(auto_pad, pads, size, kernel_shape, stride, [1] * rank)
     pool = _MAX.get(rank)
     if pool is None:
         refuse(f"MaxPool over {rank} axes")
@@ -147,7 +150,7 @@ def average_pool(
     rank = len(kernel_shape)
     size = list(X.shape[2:])
     stride, dilation = strides or [1] * rank, dilations or [1] * rank
-    begins, ends = window_pads(auto_pad, pads, size, kernel_shape, stride, dilation)
+    begins, ends = window_pads(auto_pad, pads, size, kernel_shape, stride, [1] * rank)
     pool = _AVERAGE.get(rank)
     if pool is not None and _plain(begins, ends, kernel_shape) and set(dilation) == {1}:
         return pool(X, kernel_shape, stride, begins, ceil_mode, count_include_pad)
@@ -182,7 +185,7 @@ def lp_pool(
     rank = len(kernel_shape)
     size = list(X.shape[2:])
     stride, dilation = strides or [1] * rank, dilations or [1] * rank
-    begins, ends = window_pads(auto_pad, pads, size, kernel_shape, stride, dilation)
+    begins, ends = window_pads(auto_pad, pads, size, kernel_shape, stride, [1] * rank)
     counts = _windows(size, kernel_shape, stride, dilation, begins, ends, ceil_mode)
     reach = _reach(counts, size, kernel_shape, stride, dilation, begins)
     powers = pad(X.abs() ** p, begins, reach)

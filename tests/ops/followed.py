@@ -45,6 +45,11 @@ FOLLOWED: Final = {
 }
 """{operator: what ONNX Runtime does}"""
 
+FOLLOWED["MaxPool, AveragePool, LpPool with `auto_pad` SAME"] = (
+    "pads as if the window had no gaps (`dilations`); crops where the step is longer than it"
+)
+FOLLOWED["ConvTranspose with `auto_pad` SAME"] = "a window shorter than its step is not lengthened"
+
 HEAD: Final = """## Where ONNX Runtime is followed
 
 It is what runs a file where the file is used. Where it and the specification differ, its value is

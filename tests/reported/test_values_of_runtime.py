@@ -296,3 +296,20 @@ def test_gradients_pass_where_values_were_changed() -> None:
     surgeon.to_torch(model)(x).sum().backward()
     assert x.grad is not None
     assert x.grad.eq(1).all()
+
+
+@pytest.mark.parametrize("auto_pad", ["SAME_UPPER", "SAME_LOWER"])
+@pytest.mark.parametrize("op", ["MaxPool", "AveragePool", "LpPool"])
+def test_pools_that_pad_by_themselves(op: str, auto_pad: str) -> None:
+    values = np.random.default_rng(0).standard_normal((1, 2, 7, 6)).astype(np.float32)
+    for kernel, step, gap in (([3, 2], [1, 3], [2, 1]), ([1, 2], [3, 1], [1, 1])):
+        options = {"kernel_shape": kernel, "strides": step, "dilations": gap}
+        agree(*one(op, 22, [values], auto_pad=auto_pad, **options))
+
+
+@pytest.mark.parametrize("auto_pad", ["SAME_UPPER", "SAME_LOWER"])
+def test_convolutions_with_steps_longer_than_the_window(auto_pad: str) -> None:
+    rng = np.random.default_rng(0)
+    values, weight = (rng.standard_normal(s).astype(np.float32) for s in ((1, 4, 6), (4, 4, 1)))
+    agree(*one("Conv", 13, [values, weight], auto_pad=auto_pad, strides=[3]))
+    agree(*one("ConvTranspose", 13, [values, weight], auto_pad=auto_pad, strides=[2]))
