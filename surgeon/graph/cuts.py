@@ -157,9 +157,8 @@ def study(
     several = None
     if output is None and len(floats) > 1:
         why = "its head is the deepest" if head else "it needs most of the network"
-        several = (
-            f"of the outputs {', '.join(floats)} {chosen} counts: {why}; --output takes another"
-        )
+        listed = ", ".join(floats)
+        several = f"{chosen} counts of the outputs {listed}: {why}; --output takes another"
     return Anatomy(
         model, shapes, head, chosen, end, tuple(cuts), per_sample_work, work, missing, several
     )
