@@ -14,7 +14,7 @@ from surgeon.errors import SurgeonError, UnknownNameError, UnsupportedError
 from surgeon.graph import cuts as graph_cuts
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
 
     from numpy.typing import NDArray
 
@@ -46,6 +46,7 @@ def run_samples(
     threads: int | None,
     progress: Report | None,
     indices: NDArray[np.int64] | None = None,
+    constants: Mapping[str, NDArray[Any]] | None = None,
 ) -> Ran:
     """Run a network over samples and read what its output says."""
     from surgeon.graph.ending import ending, reading
@@ -53,9 +54,11 @@ def run_samples(
     from surgeon.runtime.stream import Runner
 
     output, classifier, told = answering(model)
-    end = ending(model.proto, output)
+    proto, held = model.as_it_runs(constants)
+    told = (*told, *filter(None, [held]))
+    end = ending(proto, output)
     runner = Runner(
-        reading(model.proto, end.value), samples, outputs=[end.value], device=device,
+        reading(proto, end.value), samples, outputs=[end.value], device=device,
         threads=threads, batch=batch, where=model.where,
     )  # fmt: skip
     chosen = np.arange(samples.n) if indices is None else indices

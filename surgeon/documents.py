@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
     from surgeon.data.samples import Samples
     from surgeon.data.splits import Splits
+    from surgeon.graph.cuts import Anatomy
     from surgeon.model import Model
 
     Source = str | os.PathLike[str] | onnx.ModelProto | Model
@@ -176,7 +177,7 @@ def size_notes(pre: Preprocess | Encoding | None) -> list[str]:
     return [f"the tokenizer takes {encodings.tokenizer_bytes(pre):,} bytes of the file"]
 
 
-def notes_of(model: Model) -> list[str]:
+def notes_of(model: Model, anatomy: Anatomy | None = None) -> list[str]:
     """Return what people should know of a model: its notes, its batch, which head it has."""
-    found = [*model.notes, *filter(None, [model.batch_note]), *model.anatomy().notes]
-    return list(dict.fromkeys(found))
+    anatomy = anatomy or model.anatomy()
+    return list(dict.fromkeys([*model.notes, *filter(None, [anatomy.batch_note]), *anatomy.notes]))

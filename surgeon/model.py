@@ -10,16 +10,15 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import onnx
 
 from surgeon import shown
-from surgeon.errors import UsageError
+from surgeon.errors import SurgeonError, UsageError
 from surgeon.graph import envelope, files
-from surgeon.graph.batch import free_batch, free_batch_stepwise
-from surgeon.graph.cuts import Anatomy, study
 from surgeon.graph.normalize import normalize
 from surgeon.graph.precision import computes_half
-from surgeon.graph.shapes import fixed_batch, input_infos, input_sizes, output_infos
+from surgeon.graph.shapes import input_infos, output_infos
 from surgeon.graph.walk import data_inputs
 from surgeon.graph.weights import quantized_weights, roles, sizes, to_array
 from surgeon.records import Change, Encoding, Plan, Preprocess
@@ -29,8 +28,8 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
+    from surgeon.graph.cuts import Anatomy
     from surgeon.graph.quantized_weights import QuantizedWeight
-    from surgeon.graph.shapes import Observe
     from surgeon.records import CutPoint, TensorInfo
 
 HALF_BOUND, BOUND = 1e-2, 1e-4
@@ -71,7 +70,7 @@ class Model:
     removed_nodes: int = 0
     added_nodes: int = 0
     before: onnx.ModelProto | None = None
-    _studied: dict[str, Any] = field(default_factory=dict, repr=False)
+    _studied: dict[Any, Any] = field(default_factory=dict, repr=False)
 
     def __repr__(self) -> str:
         """Return what it is, in a few lines."""
@@ -173,30 +172,58 @@ class Model:
         """Understand the graph; a fixed batch is freed where that is proven.
 
         The result's `model` is the graph everything further should use.
+
+        Args:
+            constants: values of inputs that are the same for every sample, used where the graph
+                must be run to be understood.
         """
-        if "anatomy" not in self._studied:
-            self._studied["anatomy"], self._studied["note"] = _study(self, constants)
-        anatomy: Anatomy = self._studied["anatomy"]
+        from surgeon.runtime.settle import settle
+
+        given = {name: np.asarray(value) for name, value in (constants or {}).items()}
+        key = ("anatomy", *sorted((n, str(v.dtype), v.shape, _bytes(v)) for n, v in given.items()))
+        if key not in self._studied:
+            known = {**_picture_sizes(self), **self.sizes}
+            self._studied[key] = settle(
+                self.proto, known, given or None, self.bound, output=self.output
+            )
+        anatomy: Anatomy = self._studied[key]
         return anatomy
 
     def sketch(self) -> Anatomy:
         """Understand the graph as it is: a fixed batch stays, and nothing is run to prove more."""
-        if "anatomy" in self._studied:
-            return self.anatomy()
+        from surgeon.runtime.settle import sketch
+
         if "sketch" not in self._studied:
             known = {**_picture_sizes(self), **self.sizes}
-            self._studied["sketch"] = study(
-                self.proto, observe=observer(None), known=known, output=self.output
-            )
-        sketch: Anatomy = self._studied["sketch"]
-        return sketch
+            self._studied["sketch"] = sketch(self.proto, known, self.output)
+        found: Anatomy = self._studied["sketch"]
+        return found
+
+    def as_it_runs(
+        self, constants: Mapping[str, NDArray[Any]] | None = None
+    ) -> tuple[onnx.ModelProto, str | None]:
+        """Return the graph with its batch pinned where constants hold it, and what to say of it.
+
+        Files written here say of their batch what is true; of others it is tried only where
+        something in the graph looks as if it held the batch.
+        """
+        from surgeon.graph.batch import held_sizes, pinned
+
+        if self.plan is not None or not held_sizes(self.proto, self.sizes):
+            return self.proto, None
+        try:
+            held = self.anatomy(constants).held
+        except SurgeonError:  # what cannot be understood can still be run
+            held = None
+        if held is None:
+            return self.proto, None
+        note = f"the batch is declared open and held at {held} by constants: runs are of {held}"
+        return pinned(self.proto, held), note
 
     @property
     def batch_note(self) -> str | None:
         """What became of a fixed batch: freed, or why it stays; None where it is free."""
-        self.anatomy()
-        note: str | None = self._studied["note"]
-        return note
+        return self.anatomy().batch_note
 
     def roles(self) -> dict[str, str]:
         """Return {float initializer: parameter, statistics, setting or constant}."""
@@ -382,45 +409,5 @@ def _picture_sizes(model: Model) -> dict[str, int]:
     }
 
 
-def observer(constants: Mapping[str, NDArray[Any]] | None) -> Observe:
-    """Return what runs a graph to see shapes, with constant inputs as they are."""
-
-    def observe(proto: onnx.ModelProto, sizes: Mapping[str, tuple[int, ...]]) -> Any:
-        from surgeon.runtime.observe import observe_shapes
-
-        return observe_shapes(proto, sizes, constants)
-
-    return observe
-
-
-def _study(
-    model: Model, constants: Mapping[str, NDArray[Any]] | None
-) -> tuple[Anatomy, str | None]:
-    """Understand a graph, freeing its batch if the freed graph computes the same."""
-    observe = observer(constants)
-    infos = input_infos(model.proto)
-    known = {**_picture_sizes(model), **model.sizes}
-    fixed = fixed_batch(infos)
-    if fixed is None:
-        return study(model.proto, observe=observe, known=known, output=model.output), None
-    from surgeon.runtime.observe import prove_batch
-
-    measured = ""
-    for free in (free_batch, free_batch_stepwise):
-        freed = free(model.proto)
-        if freed is None:
-            continue
-        candidate, claim = freed
-        anatomy = study(candidate, observe=observe, known=known, output=model.output)
-        proven, measured = prove_batch(
-            model.proto,
-            candidate,
-            input_sizes(infos, fixed, known=known),
-            anatomy.end,
-            bound=model.bound,
-            constants=constants,
-        )
-        if proven:
-            return anatomy, f"{claim}; proven against single batches: {measured}"
-    kept = study(model.proto, observe=observe, known=known, output=model.output)
-    return kept, f"the batch stays fixed at {fixed}: {measured}"
+def _bytes(value: NDArray[Any]) -> bytes:
+    return repr(value.tolist()).encode() if value.dtype.hasobject else value.tobytes()

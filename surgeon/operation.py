@@ -63,9 +63,10 @@ from surgeon.inputs import (
     split_samples,
     without,
 )
-from surgeon.model import Model, load, observer
+from surgeon.model import Model, load
 from surgeon.outcome import Outcome, Prediction, Verification
 from surgeon.planning import (
+    batch_as_tried,
     decide,
     draw_anew,
     dropped_inputs,
@@ -122,14 +123,14 @@ def inspect(path: Source, *, output: str | None = None) -> dict[str, Any]:
     preprocess = find_preprocess(model)
     batch = fixed_batch(model.inputs)
     sketch = model.sketch()
-    notes = [f"the batch is fixed at {batch}"] if batch is not None else []
+    note = sketch.batch_note if batch is None else f"the batch is fixed at {batch}"
     return {
         "path": model.where,
         "bytes": model.path.stat().st_size if model.path else model.proto.ByteSize(),
         "sha256": model.file_sha256,
         **describe(model.stored or model.proto, sketch),
         "preprocess": None if preprocess is None else encodings.as_document(preprocess, brief=True),
-        "warnings": [*model.notes, *notes, *sketch.notes],
+        "warnings": [*model.notes, *filter(None, [note]), *sketch.notes],
     }
 
 
@@ -157,7 +158,8 @@ def cuts(
     """
     model = load(path).with_output(output)
     constants = constant_inputs(model, inputs)
-    anatomy = model.anatomy(constants or None)
+    model = model.with_constants(constants)
+    anatomy = model.anatomy(constants)
     listed = [as_json(cut) for cut in anatomy.cuts]
     if timed:
         from surgeon.runtime.latency import time_cuts
@@ -175,7 +177,7 @@ def cuts(
         "late": anatomy.late,
         "early": anatomy.early,
         "cuts": listed,
-        "warnings": notes_of(model),
+        "warnings": notes_of(model, anatomy),
     }
 
 
@@ -332,6 +334,8 @@ def operate(
         require_runs_at_all(model)
     tensor = graph_cuts.resolve(anatomy, decided.cut, default=anatomy.late)
     taps = resolve_taps(anatomy, decided, tensor)
+    from surgeon.runtime.settle import observer
+
     part = truncate(anatomy, [*taps, tensor], decided.head.pool, observer(constants))
     truncated, values, shapes = part.model, list(part.values), part.shapes
     for place, value in enumerate(values):
@@ -367,7 +371,10 @@ def operate(
     preprocess = find_preprocess(model)
     if preprocess is not None and start is None:
         envelope.put(proto, envelope.PREPROCESS, encodings.as_document(preprocess))
-    notes = [*model.notes, *filter(None, [model.batch_note, no_race]), *anatomy.notes]
+    batch_note = anatomy.batch_note
+    if batch_note is not None:
+        proto, batch_note = batch_as_tried(model, proto, batch_note, constants)
+    notes = [*model.notes, *filter(None, [batch_note, no_race]), *anatomy.notes]
     if plan.init == "random" and decided.trainable == "head":
         notes.append("--init random: only what is trained starts anew, here the new head alone")
     if plan.dropped_outputs:
@@ -786,7 +793,7 @@ def predict(
         samples = open_data(given, model.inputs, constants=fixed, labelled=False)
     else:
         samples = open_inputs(given, model.inputs, preprocess=pre, constants=fixed)
-    ran = run_samples(model, samples, batch, device, threads, progress)
+    ran = run_samples(model, samples, batch, device, threads, progress, constants=fixed)
     labels = model.labels
     if labels is not None and len(ran.rows) and len(labels) != ran.answers.scores.shape[1]:
         labels = None
@@ -873,7 +880,7 @@ def evaluate(
             where=str(data)[:200],
             remedy=f"it knows {', '.join(map(repr, labels[:10]))}",
         )
-    ran = run_samples(model, samples, batch, device, threads, progress, chosen)
+    ran = run_samples(model, samples, batch, device, threads, progress, chosen, fixed)
     probabilities, rows, notes = ran.answers.scores, ran.rows, list(ran.notes)
     if len(rows):
         notes += judged(ran.answers, labels, model)

@@ -33,9 +33,10 @@ from surgeon.records import (
 
 if TYPE_CHECKING:
     import os
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     import onnx
+    from numpy.typing import NDArray
 
     from surgeon.graph.cuts import Anatomy
     from surgeon.graph.shapes import Observe, Shapes
@@ -281,6 +282,27 @@ def start_only(model: Model, start: str) -> Model:
     removed = len(anatomy.model.graph.node) - len(proto.graph.node)
     plan = Plan(case="start", cut=start, depth=graph_cuts.depth_of(anatomy, start), trainable=())
     return replace(model.with_proto(proto), plan=plan, removed_nodes=removed)
+
+
+def batch_as_tried(
+    model: Model, proto: onnx.ModelProto, note: str, constants: Mapping[str, NDArray[Any]]
+) -> tuple[onnx.ModelProto, str]:
+    """Try an operated file whose batch was made free; pin its batch where that does not hold.
+
+    Returns:
+        The file, and what is true of its batch.
+    """
+    from surgeon.graph.batch import pinned
+    from surgeon.graph.shapes import fixed_batch, input_infos
+    from surgeon.runtime.settle import try_written
+
+    if fixed_batch(input_infos(proto)) is not None:
+        return proto, note
+    why = try_written(proto, model.sizes, constants, model.bound)
+    if why is None:
+        return proto, note
+    held = fixed_batch(model.inputs) or 1
+    return pinned(proto, held), f"the batch stays fixed at {held}: the operated file: {why}"
 
 
 def require_runs_at_all(model: Model) -> None:

@@ -6,13 +6,13 @@ Whether the candidate computes the same, sample by sample, is proven by `surgeon
 
 from __future__ import annotations
 
-from itertools import count
 from math import prod
 from typing import TYPE_CHECKING
 
 import numpy as np
-from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
+from onnx import ModelProto, numpy_helper
 
+from surgeon.graph.rebatch import SYMBOL, Rewriter
 from surgeon.graph.shapes import (
     Concrete,
     data_values,
@@ -28,14 +28,12 @@ from surgeon.graph.weights import to_array
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from onnx import GraphProto
-
     from surgeon.records import TensorInfo
 
-SYMBOL = "batch"
 
-
-def free_batch(model: ModelProto) -> tuple[ModelProto, str] | None:
+def free_batch(
+    model: ModelProto, known: Mapping[str, int] | None = None
+) -> tuple[ModelProto, str] | None:
     """Return (candidate with a symbolic batch, claim), or None where the batch is free already.
 
     The claim, which the caller proves, is that a batch of n gives what n single ones give.
@@ -44,7 +42,7 @@ def free_batch(model: ModelProto) -> tuple[ModelProto, str] | None:
     fixed = fixed_batch(infos)
     if fixed is None:
         return None
-    shapes = infer(skeleton(model), input_sizes(infos, fixed))
+    shapes = infer(skeleton(model), input_sizes(infos, fixed, known=known))
     candidate = _with_free_ends(model, infos, fixed)
     patched = _free_reshapes(candidate, shapes, fixed)
     claim = f"the fixed batch of {fixed} was made free ({patched} Reshape targets rewritten)"
@@ -69,192 +67,69 @@ def _with_free_ends(model: ModelProto, infos: list[TensorInfo], fixed: int) -> M
     return candidate
 
 
-GROWTH = 3
-"""How many times larger the batch is at which a candidate's shapes are compared."""
-
-
-def free_batch_stepwise(model: ModelProto) -> tuple[ModelProto, str] | None:
+def free_batch_stepwise(
+    model: ModelProto, known: Mapping[str, int] | None = None
+) -> tuple[ModelProto, str] | None:
     """Return a (candidate, claim) made place by place, for graphs that `free_batch` gets wrong.
 
-    The shapes of a larger batch are followed through the graph. Where a Reshape would put the batch
-    in the wrong axis (heads folded into the batch, the batch behind the sequence) its target is
-    rewritten; where a constant of one sample meets the batch (a class token, a recurrent state) it
-    is expanded. None where the batch is free already or nothing was found to rewrite.
+    Where a Reshape would put the batch in the wrong axis (heads folded into the batch, the batch
+    behind the sequence) its target is rewritten; where a constant of one batch meets values of many
+    samples (a class token, a recurrent state) one sample's is repeated. None where the batch is
+    free already or nothing was found to rewrite.
     """
     infos = input_infos(model)
     fixed = fixed_batch(infos)
     if fixed is None:
         return None
-    small = infer(skeleton(model), input_sizes(infos, fixed))
     candidate = _with_free_ends(model, infos, fixed)
-    reshaped = spread = 0
-    for _ in range(len(model.graph.node)):
-        sizes = input_sizes(input_infos(candidate), GROWTH * fixed)
-        large = infer(skeleton(candidate), sizes)
-        targets, constants = _patch(candidate, small, large, fixed)
-        reshaped, spread = reshaped + targets, spread + constants
-        if not targets + constants:
-            break
-    if not reshaped + spread:
+    rewriter = Rewriter(candidate, fixed, known)
+    if not rewriter.run():
         return None
-    claim = (
-        f"the fixed batch of {fixed} was made free ({reshaped} Reshape targets rewritten, "
-        f"{spread} constants expanded)"
-    )
-    return candidate, claim
+    rewriter.apply(candidate)
+    done = ", ".join(f"{number} {what} rewritten" for what, number in rewriter.counts.items())
+    return candidate, f"the fixed batch of {fixed} was made free ({done})"
 
 
-def _patch(model: ModelProto, small: Concrete, large: Concrete, fixed: int) -> tuple[int, int]:
-    """Rewrite the first wrong place of every path; return (Reshape targets, constants)."""
-    graph = model.graph
-    data = data_values(model)
-    targets = _constant_targets(graph)
-    dirty: set[str] = set()
-    reshaped = spread = 0
-    # What the larger batch does not reach is rewritten from the front, where shapes are known.
-    for node in list(graph.node):
-        if dirty.intersection(node.input):
-            dirty |= set(node.output)
-            continue
-        done = False
-        if node.op_type == "Reshape" and node.input[0] in data:
-            done = _patch_reshape(model, node, targets, small, large, fixed)
-            reshaped += done
-        elif node.op_type in ("Concat", "LSTM", "GRU", "RNN"):
-            count = _patch_constants(model, node, data, small, large)
-            done, spread = count > 0, spread + count
-        if done:
-            dirty |= set(node.output)
-    return reshaped, spread
+MOST_SIZES = 8
+"""Sizes stated by constants that are looked at as a batch."""
 
 
-def _grown(name: str, small: Concrete, large: Concrete) -> int | None:
-    """Return the one axis of a value that grew with the batch, or None."""
-    if name not in small or name not in large or len(small[name][1]) != len(large[name][1]):
-        return None
-    pairs = zip(small[name][1], large[name][1], strict=True)
-    axes = [axis for axis, (one, many) in enumerate(pairs) if one != many]
-    same = [axis for axis in axes if large[name][1][axis] == GROWTH * small[name][1][axis]]
-    return axes[0] if len(axes) == len(same) == 1 else None
+def held_sizes(model: ModelProto, known: Mapping[str, int] | None = None) -> list[int]:
+    """Return the batch sizes at which constants seem to hold a graph whose batch is declared open.
 
-
-def _patch_reshape(
-    model: ModelProto,
-    node: NodeProto,
-    targets: Mapping[str, list[int]],
-    small: Concrete,
-    large: Concrete,
-    fixed: int,
-) -> bool:
-    axis = _grown(node.input[0], small, large)
-    listed = attribute(node, "shape")
-    constant = listed is not None or (len(node.input) > 1 and node.input[1] in targets)
-    if axis is None or not constant or node.output[0] not in small:
-        return False
-    before, after = small[node.input[0]][1], small[node.output[0]][1]
-    place = _new_place(before, after, axis, fixed)
-    if place is None or (_grown(node.output[0], small, large) == place):
-        return False
-    freed = [-1 if index == place else size for index, size in enumerate(after)]
-    if listed is not None:
-        listed.ints[:] = freed
-    else:
-        node.input[1] = _add(model, f"{node.input[1]}.{SYMBOL}", freed)
-    return True
-
-
-def _new_place(
-    before: tuple[int, ...], after: tuple[int, ...], axis: int, fixed: int
-) -> int | None:
-    """Return the axis of a Reshape's result that the batch falls into, or None.
-
-    In row-major order it is where as much lies in front of the batch as before, or as much behind
-    it, best an axis of the fixed batch's size; the last axis, which holds features, takes no batch.
+    Nothing is run: an empty list says that nothing in the graph states a batch.
     """
-    # The batch's axis may hold heads inside it, or steps around it.
-    beside = before[axis] // fixed
-    lead, tail = prod(before[:axis]), prod(before[axis + 1 :])
-    last = len(after) - 1 if tail > 1 else len(after)
-    front = [p for p in range(last) if prod(after[:p]) == lead]
-    behind = [p for p in range(last) if prod(after[p + 1 :]) in (tail, tail * beside)]
-    places = [*front, *behind]
-    return next((p for p in places if after[p] == fixed), places[0] if places else None)
+    if fixed_batch(infos := input_infos(model)) is not None:
+        return []
+    if all(info.batch_axis is None for info in infos):
+        return []
+    rewriter = Rewriter(model, 1, known)
+    if not rewriter.suspicious():
+        return []
+    stated = [1, *rewriter.sizes()[:MOST_SIZES]]
+    return [size for size in stated if Rewriter(model, size, known).consistent()] or [1]
 
 
-def _patch_constants(
-    model: ModelProto, node: NodeProto, data: frozenset[str], small: Concrete, large: Concrete
-) -> int:
-    """Expand constants of one sample where they meet values of many; return how many."""
-    if node.op_type == "Concat":
-        slots = list(range(len(node.input)))
-        guide = next((n for n in node.input if _grown(n, small, large) is not None), None)
-        axis = None if guide is None else _grown(guide, small, large)
-        joined = attribute(node, "axis")
-        if guide is not None and joined is not None:
-            rank = len(small[guide][1])
-            axis = None if joined.i % rank == axis else axis
-    else:
-        slots = [slot for slot in (5, 6) if slot < len(node.input)]
-        guide = node.input[0]
-        axis = 1 if _grown(guide, small, large) == 1 else None
-    if guide is None or axis is None:
-        return 0
-    count = 0
-    for slot in slots:
-        name = node.input[slot]
-        if not name or name in data or name not in small or small[name][1][axis] != 1:
-            continue
-        node.input[slot] = _expand(model, node, name, guide, axis, len(small[name][1]))
-        count += 1
-    return count
-
-
-def _expand(model: ModelProto, node: NodeProto, name: str, guide: str, axis: int, rank: int) -> str:
-    """Put nodes in front of `node` that repeat a constant along an axis as often as `guide` is."""
-    graph = model.graph
-    taken = all_names(graph)
-    base = next(
-        base
-        for base in (f"surgeon.{SYMBOL}.{number}" for number in count(1))
-        if f"{base}.shape" not in taken and base not in taken
-    )
-    index = _add(model, f"{base}.axis", [axis])
-    parts = [_add(model, f"{base}.before", [1] * axis)] if axis else []
-    parts.append(f"{base}.size")
-    parts += [_add(model, f"{base}.behind", [1] * (rank - axis - 1))] if axis < rank - 1 else []
-    made = [
-        helper.make_node("Shape", [guide], [f"{base}.shape"]),
-        helper.make_node("Gather", [f"{base}.shape", index], [f"{base}.size"]),
-        helper.make_node("Concat", parts, [f"{base}.target"], axis=0),
-        helper.make_node("Expand", [name, f"{base}.target"], [base]),
-    ]
-    place = next(i for i, other in enumerate(graph.node) if other.output == node.output)
-    for offset, new in enumerate(made):
-        graph.node.insert(place + offset, new)
-    return base
-
-
-def _add(model: ModelProto, name: str, values: list[int]) -> str:
-    """Add an integer initializer under a free name; return the name."""
-    taken = all_names(model.graph)
-    while name in taken:
-        name += "."
-    model.graph.initializer.append(numpy_helper.from_array(np.asarray(values, np.int64), name))
-    return name
-
-
-def _constant_targets(graph: GraphProto) -> dict[str, list[int]]:
-    """Return small integer constants, which may be the targets of a Reshape."""
-    found = {
-        tensor.name: to_array(tensor).reshape(-1).tolist()
-        for tensor in graph.initializer
-        if tensor.data_type == TensorProto.INT64 and prod(tensor.dims) < 16
+def pinned(model: ModelProto, size: int) -> ModelProto:
+    """Return a copy whose inputs and outputs state a batch of `size`."""
+    copy = ModelProto()
+    copy.CopyFrom(model)
+    infos = {info.name: info for info in input_infos(model)}
+    symbols = {
+        info.shape[info.batch_axis]
+        for info in infos.values()
+        if info.batch_axis is not None and info.shape is not None
     }
-    for node in graph.node:
-        value = attribute(node, "value") if node.op_type == "Constant" else None
-        if value is not None and value.t.data_type == TensorProto.INT64:
-            found[node.output[0]] = numpy_helper.to_array(value.t).reshape(-1).tolist()
-    return found
+    for value in copy.graph.input:
+        axis = infos[value.name].batch_axis if value.name in infos else None
+        if axis is not None:
+            value.type.tensor_type.shape.dim[axis].dim_value = size
+    for value in copy.graph.output:
+        for dim in value.type.tensor_type.shape.dim:
+            if dim.dim_param and dim.dim_param in symbols:
+                dim.dim_value = size
+    del copy.graph.value_info[:]
+    return copy
 
 
 def _free_reshapes(model: ModelProto, shapes: Concrete, fixed: int) -> int:

@@ -67,6 +67,10 @@ class Anatomy:
     """that the graph ends in no classification head, or None"""
     several: str | None = None
     """which of several outputs counts, or None"""
+    held: int | None = None
+    """the batch at which constants hold a graph that declares it open, None where they do not"""
+    batch_note: str | None = None
+    """what became of a batch that is or was fixed: freed, or why it stays"""
 
     @cached_property
     def links(self) -> Links:

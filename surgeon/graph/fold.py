@@ -12,6 +12,7 @@ import numpy as np
 import onnx
 from onnx import GraphProto, ModelProto, NodeProto, numpy_helper
 
+from surgeon.graph.bounds import affordable
 from surgeon.graph.normalize import drop_nodes, rename
 from surgeon.graph.walk import all_names, attribute, producers, reads, subgraphs
 from surgeon.graph.weights import to_array
@@ -157,13 +158,14 @@ def _static_dim(
 def evaluate(
     node: NodeProto, feeds: Mapping[str, NDArray[Any]], versions: Mapping[str, int]
 ) -> list[NDArray[Any]] | None:
-    """Compute one node by ONNX's reference evaluator, or None where that fails."""
+    """Compute one node by ONNX's reference evaluator, or None where that fails or is large."""
     from onnx.reference import ReferenceEvaluator
 
+    given = {name: feeds[name] for name in node.input if name}
+    if not affordable(node, given, versions):
+        return None
     try:
-        results = ReferenceEvaluator(node, opsets=dict(versions)).run(
-            None, {name: feeds[name] for name in node.input if name}
-        )
+        results = ReferenceEvaluator(node, opsets=dict(versions)).run(None, given)
     except Exception:  # noqa: BLE001 - what cannot be computed stays as it is
         return None
     return [np.asarray(result) for result in results]

@@ -16,6 +16,7 @@ import numpy as np
 import onnx
 from onnx import ModelProto, TensorProto, helper, numpy_helper
 
+from surgeon.graph.bounds import GUESSED, infer_shapes, runs_small, stripped
 from surgeon.graph.fold import evaluate
 from surgeon.graph.schema import STANDARD, type_name
 from surgeon.graph.walk import FLOATS, attribute, data_inputs, producers, reads
@@ -31,7 +32,7 @@ Concrete = dict[str, tuple[int, tuple[int, ...]]]
 """{value: (element type, dims)}"""
 
 if TYPE_CHECKING:
-    Observe = Callable[[ModelProto, Mapping[str, tuple[int, ...]]], Concrete]
+    Observe = Callable[[ModelProto, Mapping[str, tuple[int, ...]], frozenset[str]], Concrete]
 
 BATCHES = (3, 5)
 """The two batch sizes of the inference; odd primes, so that no other dimension looks like them."""
@@ -146,7 +147,7 @@ def _batch_axis(shape: Shape | None, batch: Dim, *, anchored: bool) -> int | Non
 def skeleton(model: ModelProto) -> ModelProto:
     """Return a copy without weights' values, inner declarations and output shapes."""
     graph = onnx.GraphProto(name=model.graph.name)
-    graph.node.extend(model.graph.node)
+    graph.node.extend(stripped(node, SMALL) for node in model.graph.node)
     graph.input.extend(model.graph.input)
     for value in model.graph.output:
         output = graph.output.add(name=value.name)
@@ -238,7 +239,7 @@ def infer(bones: ModelProto, sizes: Mapping[str, tuple[int, ...]]) -> Concrete:
 
 def _infer_once(copy: ModelProto) -> Concrete:
     try:
-        inferred = onnx.shape_inference.infer_shapes(copy, strict_mode=False, data_prop=True)
+        inferred = infer_shapes(copy)
     except Exception:  # noqa: BLE001 - inference may refuse what runs; the caller can observe
         inferred = copy
     found: Concrete = {}
@@ -267,9 +268,11 @@ def input_sizes(
     """Return a concrete size for every input: `batch` on the batch axis, typical sizes elsewhere.
 
     Open dimensions are assumed (and only used to count and to trace): 224 for the sides of
-    pictures, 16 for token sequences, 64 for other sequences; `larger` takes the next size up.
+    pictures, 16 for token sequences, 64 for other sequences, less where there are so many that an
+    input would grow large; `larger` takes the next size up.
     """
     symbols: dict[str, int] = dict(known or {})
+    most = _most(infos, batch)
     sizes: dict[str, tuple[int, ...]] = {}
     for info in infos:
         if info.shape is None:
@@ -284,10 +287,22 @@ def input_sizes(
             elif isinstance(dim, int):
                 dims.append(dim)
             else:
-                size = _typical(info, axis, larger=larger)
+                size = min(_typical(info, axis, larger=larger), most)
                 dims.append(symbols.setdefault(dim, size) if isinstance(dim, str) else size)
         sizes[info.name] = tuple(dims)
     return sizes
+
+
+def _most(infos: list[TensorInfo], batch: int) -> int:
+    """Return the largest guess for an open dimension with which every input stays small."""
+    least = GUESSED
+    for info in infos:
+        dims = [dim for axis, dim in enumerate(info.shape or ()) if axis != info.batch_axis]
+        open_dims = sum(not isinstance(dim, int) for dim in dims)
+        room = GUESSED // max(batch * prod(dim for dim in dims if isinstance(dim, int)), 1)
+        if open_dims:
+            least = min(least, max(int(room ** (1 / open_dims)), 1))
+    return least
 
 
 def _typical(info: TensorInfo, axis: int, *, larger: bool) -> int:
@@ -373,9 +388,12 @@ def trace(
             return found
         for factor in FACTORS[:1] if larger or known else FACTORS:
             scaled = _scaled(infos, sizes, factor)
-            seen = observe(model, scaled)
+            inferred = found if scaled == sizes else infer(bones, scaled)
+            if max(map(prod, scaled.values()), default=0) > GUESSED and scaled != sizes:
+                continue
+            seen = observe(model, scaled, frozenset(inferred)) if runs_small(inferred) else {}
             if seen:
-                return {**infer(bones, scaled), **seen}
+                return {**inferred, **seen}
         return found
 
     fixed = fixed_batch(infos)

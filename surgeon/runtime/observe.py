@@ -16,11 +16,10 @@ from surgeon.graph.walk import data_inputs
 from surgeon.runtime.sessions import open_session
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
     from numpy.typing import NDArray
 
-    from surgeon.records import TensorInfo
     from surgeon.runtime.sessions import Device
 
 SAMPLES = 3
@@ -80,19 +79,20 @@ def observe_shapes(
     model: ModelProto,
     sizes: Mapping[str, tuple[int, ...]],
     constants: Mapping[str, NDArray[Any]] | None = None,
+    known: frozenset[str] = frozenset(),
 ) -> Concrete:
-    """Run a graph with every value as an output; return element types and dims.
+    """Run a graph with every value that is not known as an output; return types and dims.
 
     Returns what could be learnt; an empty mapping where ONNX Runtime does not run the graph at
     these sizes.
     """
     everything = ModelProto()
     everything.CopyFrom(model)
-    known = {value.name for value in everything.graph.output}
+    asked = {value.name for value in everything.graph.output} | known
     for node in model.graph.node:
         for name in node.output:
-            if name and name not in known:
-                known.add(name)
+            if name and name not in asked:
+                asked.add(name)
                 everything.graph.output.append(ValueInfoProto(name=name))
     try:
         session = open_session(everything, device="cpu")
@@ -139,63 +139,105 @@ def rounding_of_head(features: NDArray[Any], weight: NDArray[Any], bias: NDArray
     return 2 * float(np.finfo(np.float32).eps) * summands / max(largest, 1e-6)
 
 
-def prove_batch(
-    fixed: ModelProto,
-    freed: ModelProto,
-    sizes: Mapping[str, tuple[int, ...]],
-    output: str,
-    *,
-    bound: float = 1e-4,
-    constants: Mapping[str, NDArray[Any]] | None = None,
-    device: str | Device = "cpu",
-) -> tuple[bool, str]:
-    """Run single batches of the fixed graph against one batch of the freed one.
+class Singles:
+    """What single batches of a graph give, for comparing candidates of a larger batch with.
 
-    Args:
-        fixed: the graph as it was.
-        freed: the candidate.
-        sizes: input sizes of the fixed graph.
-        output: the value to compare.
-        bound: relative error allowed.
-        constants: values of inputs that are the same for every sample.
-        device: where to run.
-
-    Returns:
-        Whether it holds, and the measured error or the reason in words.
+    Attributes:
+        apart: the value compared, for each batch.
     """
-    infos: list[TensorInfo] = input_infos(fixed)
-    axes = {info.name: info.batch_axis for info in infos}
-    try:
-        singles = [random_feeds(fixed, sizes, seed, constants) for seed in range(SAMPLES)]
-    except ModelError as error:
-        return False, error.message
-    for feeds in singles:
-        # What has no batch axis is the same for every sample.
-        feeds.update({k: v for k, v in singles[0].items() if axes.get(k) is None})
-    together = {
-        name: value
-        if axes.get(name) is None
-        else np.concatenate([feeds[name] for feeds in singles], axes[name])
-        for name, value in singles[0].items()
-    }
-    try:
-        one = open_session(_with_output(fixed, output), device=device)
-        apart = [one.run(feeds, [output])[0] for feeds in singles]
-        many = open_session(_with_output(freed, output), device=device)
-        joint = many.run(together, [output])[0]
-    except SurgeonError as error:
-        return False, error.message
-    if not all(isinstance(part, np.ndarray) for part in (*apart, joint)):
-        return False, f"the output {output!r} is no tensor"
-    alike = len({part.shape for part in apart}) == 1 and joint.ndim == apart[0].ndim
-    axis = next(
-        (a for a in range(joint.ndim) if alike and joint.shape[a] == SAMPLES * apart[0].shape[a]),
-        None,
-    )
-    if axis is None:
-        return False, f"the output does not grow with the batch: {list(joint.shape)}"
-    error_measured = relative_error(joint, np.concatenate(apart, axis))
-    return error_measured <= bound, f"relative error {error_measured:.1e} (bound {bound:.0e})"
+
+    def __init__(
+        self,
+        model: ModelProto,
+        sizes: Mapping[str, tuple[int, ...]],
+        output: str,
+        *,
+        count: int = SAMPLES,
+        constants: Mapping[str, NDArray[Any]] | None = None,
+        device: str | Device = "cpu",
+    ) -> None:
+        """Run single batches of random inputs.
+
+        Args:
+            model: the graph as it is.
+            sizes: input sizes of one batch.
+            output: the value to compare.
+            count: batches.
+            constants: values of inputs that are the same for every sample.
+            device: where to run.
+
+        Raises:
+            SurgeonError: the graph does not run at this size.
+        """
+        self._axes = {info.name: info.batch_axis for info in input_infos(model)}
+        self._output, self._device = output, device
+        self._feeds = [random_feeds(model, sizes, seed, constants) for seed in range(count)]
+        for feeds in self._feeds:
+            # What has no batch axis is the same for every sample.
+            same = {k: v for k, v in self._feeds[0].items() if self._axes.get(k) is None}
+            feeds.update(same)
+        session = open_session(_with_output(model, output), device=device)
+        self.apart = [session.run(feeds, [output])[0] for feeds in self._feeds]
+        if not all(isinstance(part, np.ndarray) for part in self.apart):
+            raise ModelError(f"value {output!r} is no tensor", where=output)
+
+    def agree(
+        self,
+        candidate: ModelProto,
+        *,
+        bound: float = 1e-4,
+        exact: bool = False,
+        counts: Sequence[int] = (),
+    ) -> tuple[bool, str]:
+        """Compare joint batches of a candidate with the single ones.
+
+        Args:
+            candidate: a graph with the same inputs, whose batch is open.
+            bound: relative error allowed.
+            exact: whether the value must have the same rank at every batch; a rewritten graph may
+                keep the batch's axis where the graph dropped it for one sample.
+            counts: how many single batches are joined; one and all of them where none is said.
+
+        Returns:
+            Whether it holds, and the largest error measured or the reason in words.
+        """
+        worst = 0.0
+        try:
+            session = open_session(_with_output(candidate, self._output), device=self._device)
+            ranks: set[int] = set()
+            for count in counts or (1, len(self._feeds)):
+                joint = session.run(self._together(count), [self._output])[0]
+                if not isinstance(joint, np.ndarray):
+                    return False, f"the output {self._output!r} is no tensor"
+                ranks.add(joint.ndim)
+                if len(ranks) > 1:
+                    return False, "one sample gives another rank than several"
+                wanted = self._joined(joint, count, exact=exact)
+                if wanted is None:
+                    return False, f"the output does not grow with the batch: {list(joint.shape)}"
+                worst = max(worst, relative_error(joint, wanted))
+        except SurgeonError as error:
+            return False, error.message
+        return worst <= bound, f"relative error {worst:.1e} (bound {bound:.0e})"
+
+    def _together(self, count: int) -> dict[str, NDArray[Any]]:
+        return {
+            name: value
+            if self._axes.get(name) is None
+            else np.concatenate([feeds[name] for feeds in self._feeds[:count]], self._axes[name])
+            for name, value in self._feeds[0].items()
+        }
+
+    def _joined(self, joint: NDArray[Any], count: int, *, exact: bool) -> NDArray[Any] | None:
+        """Return the single values as one that looks like a joint one, or None."""
+        apart = self.apart[:count]
+        if len({part.shape for part in apart}) != 1:
+            return None
+        if not exact and joint.shape == (count, *apart[0].shape):
+            return np.stack(apart)
+        axes = range(joint.ndim if joint.ndim == apart[0].ndim else 0)
+        axis = next((a for a in axes if joint.shape[a] == count * apart[0].shape[a]), None)
+        return None if axis is None else np.concatenate(apart, axis)
 
 
 def _with_output(model: ModelProto, name: str) -> ModelProto:

@@ -16,10 +16,11 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 import numpy as np
 import onnx
 import torch
-from onnx import FunctionProto, GraphProto, ModelProto, NodeProto, inliner, shape_inference
+from onnx import FunctionProto, GraphProto, ModelProto, NodeProto, inliner
 from torch import Tensor
 
 from surgeon.errors import ModelError, SurgeonError, UnsupportedError
+from surgeon.graph.bounds import infer_shapes
 from surgeon.ops import convert, host
 from surgeon.ops.host import Host
 from surgeon.ops.registry import FunctionBody, Operator, Parameter, canonical, lookup
@@ -269,7 +270,7 @@ class _Builder:
         if name and name not in self._types and not self._inferred:
             self._inferred = True
             try:
-                inferred = shape_inference.infer_shapes(_without_weights(self.proto))
+                inferred = infer_shapes(_without_weights(self.proto))
             except Exception:  # noqa: BLE001 - any failure of inference means: unknown
                 return 0
             self._collect(inferred.graph)

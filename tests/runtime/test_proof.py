@@ -14,7 +14,7 @@ import surgeon
 from surgeon.errors import ModelError
 from surgeon.graph import envelope
 from surgeon.graph.weights import hash_tensors
-from surgeon.runtime.observe import prove_batch, relative_error
+from surgeon.runtime.observe import Singles, relative_error
 from surgeon.runtime.proof import decode, encode, seeded_input, tuned_names
 
 
@@ -259,7 +259,8 @@ def test_relative_error_is_as_the_contract_defines_it():
 
 def test_a_freed_batch_is_proven_by_numbers():
     fixed, free = nw.mlp(batch=1), nw.mlp()
-    holds, words = prove_batch(fixed, free, {"x": (1, 8)}, "y")
+    singles = Singles(fixed, {"x": (1, 8)}, "y")
+    holds, words = singles.agree(free)
     assert holds, words
-    holds, words = prove_batch(fixed, nw.mlp(seed=3), {"x": (1, 8)}, "y")
+    holds, words = singles.agree(nw.mlp(seed=3))
     assert not holds
