@@ -77,6 +77,7 @@ from surgeon.planning import (
     output_notes,
     require_opset,
     require_runs_at_all,
+    require_samples,
     resolve_taps,
     resolve_trainable,
     settle_start,
@@ -324,6 +325,7 @@ def operate(
     constants = constant_inputs(model, inputs)
     model = model.with_constants(constants)
     anatomy = model.anatomy(constants)
+    require_samples(model)
     if not anatomy.shapes.dtype(anatomy.end):
         require_opset(model)  # types of the oldest operators cannot be inferred
     decided = decide(model, anatomy, case, classes, cut, init, evidence, plugins)

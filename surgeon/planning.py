@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from surgeon.errors import (
+    ModelError,
     SurgeonError,
     UnknownNameError,
     UnsupportedError,
@@ -303,6 +304,22 @@ def batch_as_tried(
         return proto, note
     held = fixed_batch(model.inputs) or 1
     return pinned(proto, held), f"the batch stays fixed at {held}: the operated file: {why}"
+
+
+def require_samples(model: Model) -> None:
+    """Refuse a graph whose inputs hold one sample and no more.
+
+    Raises:
+        ModelError: no input has a batch axis.
+    """
+    from surgeon.runtime.settle import one_sample
+
+    if model.inputs and all(info.batch_axis is None for info in model.inputs):
+        raise ModelError(
+            one_sample(model.proto),
+            where=model.where,
+            remedy="export it with a batch axis in front: [batch, ...]",
+        )
 
 
 def require_runs_at_all(model: Model) -> None:

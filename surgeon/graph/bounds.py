@@ -29,6 +29,9 @@ OBSERVED, OBSERVED_TOTAL = 1 << 29, 1 << 33
 GUESSED = 1 << 23
 """Elements of an input whose open dimensions are guessed."""
 
+OPAQUE = "surgeon.opaque"
+"""Domain of nodes that shape inference is to leave alone."""
+
 GROWING = frozenset(
     {"BlackmanWindow", "CenterCropPad", "Col2Im", "ConstantOfShape", "ConvTranspose", "DFT",
      "Einsum", "Expand", "EyeLike", "HammingWindow", "HannWindow", "ImageDecoder", "MatMul",
@@ -44,9 +47,8 @@ def affordable(
     """Say whether a node with known inputs makes few enough elements to be folded."""
     if node.op_type not in GROWING:
         return sum(value.size for value in feeds.values()) <= FOLDED
-    if node.op_type == "Range" and len(node.input) == 3:
-        start, limit, delta = (feeds[name].reshape(-1)[:1].astype(float) for name in node.input)
-        return bool(delta.all() and ((limit - start) / delta <= FOLDED).all())
+    if node.op_type == "Range":
+        return not _endless(node, feeds)
     graph = GraphProto(name="one")
     graph.node.append(node)
     graph.initializer.extend(
@@ -86,13 +88,28 @@ def infer_shapes(model: ModelProto) -> ModelProto:
     """Run ONNX's shape inference with data propagation; it ends for every graph.
 
     ONNX's inference of an Einsum does not end where one term has two ellipses: such a node is
-    unknown to it. `model` must be the caller's own copy.
+    unknown to it. Its data propagation makes every number of a Range: it is left out where those
+    are too many. `model` must be the caller's own copy.
     """
+    propagate = True
+    known = {t.name: numpy_helper.to_array(t) for t in model.graph.initializer
+             if prod(t.dims) == 1 and (t.raw_data or t.int64_data or t.int32_data)}  # fmt: skip
+    model.opset_import.add(domain=OPAQUE, version=1)
     for graph in all_graphs(model.graph):
         for node in graph.node:
             if node.op_type == "Einsum" and _ambiguous(node):
-                node.domain = "surgeon.opaque"
-    return onnx.shape_inference.infer_shapes(model, strict_mode=False, data_prop=True)
+                node.domain = OPAQUE
+            elif node.op_type == "Range" and all(name in known for name in node.input):
+                propagate = propagate and not _endless(node, known)
+    return onnx.shape_inference.infer_shapes(model, strict_mode=False, data_prop=propagate)
+
+
+def _endless(node: NodeProto, feeds: Mapping[str, NDArray[Any]]) -> bool:
+    """Say whether a Range of known limits makes more numbers than are folded."""
+    if len(node.input) != 3:
+        return True
+    start, limit, delta = (float(feeds[name].reshape(-1)[0]) for name in node.input)
+    return delta == 0 or (limit - start) / delta > FOLDED
 
 
 def _ambiguous(node: NodeProto) -> bool:

@@ -80,7 +80,14 @@ class Anatomy:
     @property
     def notes(self) -> tuple[str, ...]:
         """What people should know of the head: that there is none, which of several it is."""
-        return tuple(filter(None, (self.missing, self.several)))
+        return tuple(filter(None, (self.missing, self.several, self._moved)))
+
+    @property
+    def _moved(self) -> str | None:
+        """Say that the late cut lies in front of where it would be, or None."""
+        if self.late == self.end:
+            return None
+        return f"value {self.end!r} does not carry the batch axis: the late cut is {self.late!r}"
 
     @property
     def late(self) -> str:
@@ -89,12 +96,13 @@ class Anatomy:
         Without a head it is the output; the last listed cut, where that does not carry the batch.
         """
         carries = self.end in self.shapes.batch_axes or not self.cuts
-        return self.end if self.head or carries else self.cuts[-1].tensor
+        return self.end if carries else self.cuts[-1].tensor
 
     @property
     def early(self) -> str:
-        """The case's own early cut: the listed cut nearest `@0.33`."""
-        return nearest(self.cuts, EARLY).tensor if self.cuts else self.end
+        """The case's own early cut: the listed cut nearest `@0.33` whose features are counted."""
+        counted = [cut for cut in self.cuts if _features_known(cut)] or self.cuts
+        return nearest(counted, EARLY).tensor if counted else self.end
 
 
 def study(
@@ -216,6 +224,12 @@ def no_classifier(model: ModelProto, outputs: Sequence[str] = ()) -> str:
         dims = () if shape is None else ("n", *shape[1:])
         told.append(f"{value.name} [{', '.join('?' if d is None else str(d) for d in dims)}]")
     return f"no classification head: {', '.join(told)}"
+
+
+def _features_known(cut: CutPoint) -> bool:
+    """Say whether a new head could count more than one feature in a value."""
+    dims = [dim for axis, dim in enumerate(cut.shape) if axis != cut.batch_axis]
+    return any(isinstance(dim, int) and dim > 1 for dim in dims)
 
 
 def _float_outputs(model: ModelProto) -> list[str]:

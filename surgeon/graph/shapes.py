@@ -18,6 +18,7 @@ from onnx import ModelProto, TensorProto, helper, numpy_helper
 
 from surgeon.graph.bounds import GUESSED, infer_shapes, runs_small, stripped
 from surgeon.graph.fold import evaluate
+from surgeon.graph.samples import unbatched
 from surgeon.graph.schema import STANDARD, type_name
 from surgeon.graph.walk import FLOATS, attribute, data_inputs, producers, reads
 from surgeon.graph.weights import to_array
@@ -68,7 +69,8 @@ def input_infos(model: ModelProto) -> list[TensorInfo]:
 
     The batch axis of the first input that has one is the axis whose symbol is called like a batch,
     else the one a recurrent operator takes it from, else axis 0; other inputs follow the same
-    symbol, or the same fixed size.
+    symbol, or the same fixed size. An input that gets its batch axis inside the graph has none: it
+    is one sample.
     """
     values = {value.name: value for value in model.graph.input}
     shapes = {name: declared(values[name]) for name in data_inputs(model.graph)}
@@ -78,6 +80,8 @@ def input_infos(model: ModelProto) -> list[TensorInfo]:
     infos = []
     for name, (kind, shape) in shapes.items():
         axis = _batch_axis(shape, batch, anchored=anchored)
+        if axis is not None and not _called_batch(shape, axis) and unbatched(model, name, shape):
+            axis = None
         if name in recurrent and shape is not None and not _called_batch(shape, axis):
             axis = recurrent[name] if recurrent[name] < len(shape) else axis
         if axis is not None and not anchored and shape is not None:
@@ -92,8 +96,8 @@ def output_infos(model: ModelProto) -> list[TensorInfo]:
     return [TensorInfo(name, type_name(kind), shape) for name, kind, shape in found]
 
 
-def _called_batch(shape: Shape, axis: int | None) -> bool:
-    dim = None if axis is None else shape[axis]
+def _called_batch(shape: Shape | None, axis: int | None) -> bool:
+    dim = None if axis is None or shape is None else shape[axis]
     return isinstance(dim, str) and dim.lower() in BATCH_SYMBOLS
 
 

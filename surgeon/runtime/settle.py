@@ -52,7 +52,9 @@ def sketch(model: ModelProto, known: Mapping[str, int], output: str | None = Non
     """Understand a graph without proving anything: its batch stays as it is declared."""
     held = held_sizes(model, known)
     if not held:
-        return study(model, observe=observer(None), known=known, output=output)
+        note = None if _has_batch(model) or not input_infos(model) else one_sample(model)
+        anatomy = study(model, observe=observer(None), known=known, output=output)
+        return replace(anatomy, batch_note=note)
     note = "the batch is declared open; constants of the graph seem to hold it at 1"
     anatomy = study(pinned(model, 1), observe=observer(None), known=known, output=output)
     return replace(anatomy, batch_note=note)
@@ -76,6 +78,9 @@ class _Settling:
         fixed = fixed_batch(input_infos(self.model))
         if fixed is not None:
             return self._freed(self.model, fixed)
+        infos = input_infos(self.model)
+        if infos and not _has_batch(self.model):
+            return replace(self._study(self.model), batch_note=one_sample(self.model))
         if any(node.op_type in UNSAFE for node in self.model.graph.node):
             return self._study(self.model)  # nothing can be compared
         for size in held_sizes(self.model, self.known):
@@ -164,6 +169,12 @@ def try_written(
         return error.message
     holds, why = singles.agree(model, bound=bound, exact=True, counts=WRITTEN)
     return None if holds else why
+
+
+def one_sample(model: ModelProto) -> str:
+    """Say that the inputs of a graph hold one sample and no more."""
+    told = ", ".join(f"{info.name!r} {list(info.shape or ())}" for info in input_infos(model)[:5])
+    return f"no input has a batch axis: {told} is one sample"
 
 
 def _has_batch(model: ModelProto) -> bool:
