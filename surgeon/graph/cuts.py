@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from onnx import GraphProto, NodeProto, ValueInfoProto
 
     from surgeon.graph.shapes import Observe
+    from surgeon.records import Shape
 
 KERNELS = FLOATS | INTEGERS
 """Element types of learnt matrices."""
@@ -87,21 +88,33 @@ class Anatomy:
         """Say that the late cut lies in front of where it would be, or None."""
         if self.late == self.end:
             return None
-        return f"value {self.end!r} does not carry the batch axis: the late cut is {self.late!r}"
+        return f"value {self.end!r} {self._unfit}: the late cut is {self.late!r}"
 
     @property
     def late(self) -> str:
         """The case's own late cut: the input of the old head's first weighted operator.
 
-        Without a head it is the output; the last listed cut, where that does not carry the batch.
+        Without a head it is the output. Where that does not carry the batch, or its features
+        cannot be counted, it is the last listed cut of which neither is so.
         """
-        carries = self.end in self.shapes.batch_axes or not self.cuts
-        return self.end if carries else self.cuts[-1].tensor
+        if self._unfit is None:
+            return self.end
+        counted = [cut for cut in self.cuts if _features_known(cut.shape, cut.batch_axis)]
+        return (counted or self.cuts)[-1].tensor if self.cuts else self.end
+
+    @property
+    def _unfit(self) -> str | None:
+        """Say why no new head can read the value that depth 1 means, or None."""
+        axis = self.shapes.batch_axes.get(self.end)
+        if axis is None:
+            return "does not carry the batch axis"
+        known = _features_known(self.shapes.symbolic.get(self.end, ()), axis)
+        return None if known or self.head else "has no fixed number of features"
 
     @property
     def early(self) -> str:
         """The case's own early cut: the listed cut nearest `@0.33` whose features are counted."""
-        counted = [cut for cut in self.cuts if _features_known(cut)] or self.cuts
+        counted = [c for c in self.cuts if _features_known(c.shape, c.batch_axis)] or self.cuts
         return nearest(counted, EARLY).tensor if counted else self.end
 
 
@@ -226,10 +239,11 @@ def no_classifier(model: ModelProto, outputs: Sequence[str] = ()) -> str:
     return f"no classification head: {', '.join(told)}"
 
 
-def _features_known(cut: CutPoint) -> bool:
-    """Say whether a new head could count more than one feature in a value."""
-    dims = [dim for axis, dim in enumerate(cut.shape) if axis != cut.batch_axis]
-    return any(isinstance(dim, int) and dim > 1 for dim in dims)
+def _features_known(shape: Shape | None, axis: int) -> bool:
+    """Say whether a new head could count the features of a value, with samples along `axis`."""
+    dims = [dim for place, dim in enumerate(shape or ()) if place != axis]
+    opened = any(not isinstance(dim, int) for dim in dims)
+    return any(isinstance(dim, int) and (dim > 1 or not opened) for dim in dims) or not dims
 
 
 def _float_outputs(model: ModelProto) -> list[str]:

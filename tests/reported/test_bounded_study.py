@@ -168,3 +168,29 @@ def test_the_late_cut_is_one_that_carries_the_batch():
     patient = surgeon.operate(model, case="small-similar", classes=3)
     assert patient.plan.cut == "rows_out"
     onnx.checker.check_model(patient.proto, full_check=True)
+
+
+def test_the_late_cut_is_one_whose_features_can_be_counted():
+    """All pixels of pictures of any size in a row: the pictures themselves can be pooled."""
+    net = nw.Net()
+    x = net.node("Relu", nw.conv(net, net.input("x", ["N", 3, "H", "W"]), "c1", 6, 3), out="kept")
+    net.node("Flatten", x, out="row")
+    model = net.model("row", shape=["N", "k"])
+    body = operation.cuts(model)
+    assert body["late"] == "kept"
+    assert any("no fixed number of features" in note for note in body["warnings"])
+    assert surgeon.operate(model, case="small-similar", classes=3).plan.cut == "kept"
+
+
+def test_the_early_cut_is_one_whose_features_can_be_counted():
+    """A wave of any length has one channel until the first convolution."""
+    net = nw.Net()
+    x = net.node("Unsqueeze", net.input("x", ["N", "T"]), net.ints("axis", 1), out="wave")
+    for number in range(6):
+        x = net.node("Mul", x, net.weight(f"gain{number}", values=2.0))
+    x = net.node("Conv", x, net.weight("w", 4, 1, 3), out="counted")
+    x = net.node("Flatten", net.node("GlobalAveragePool", x), out="features")
+    net.node("Gemm", x, net.weight("fc", 4, 3), out="y")
+    model = net.model("y", shape=["N", 3])
+    assert operation.cuts(model)["early"] == "counted"
+    assert surgeon.operate(model, case="small-different", classes=3).plan.cut == "counted"
