@@ -108,7 +108,9 @@ class Rewriter:
             blind = [name for name in names if name not in self._large]
             if blind and (blind[0] in self._small or self._contradicts(node)):
                 return True
-            if not blind and all(self._grown(name) is None for name in names):
+            # What sums over all samples means to; a constant is no part of that.
+            summed = node.op_type.startswith("Reduce")
+            if not blind and not summed and all(self._grown(name) is None for name in names):
                 return True
         return False
 

@@ -14,8 +14,8 @@ from surgeon.errors import SurgeonError
 from surgeon.graph.batch import free_batch, free_batch_stepwise, held_sizes, pinned
 from surgeon.graph.bounds import runs_small
 from surgeon.graph.cuts import Anatomy, study
-from surgeon.graph.frontier import UNSAFE
 from surgeon.graph.shapes import fixed_batch, infer, input_infos, input_sizes, skeleton
+from surgeon.graph.unsteady import unsteady_nodes
 from surgeon.runtime.observe import Singles, observe_shapes
 
 if TYPE_CHECKING:
@@ -81,15 +81,15 @@ class _Settling:
         infos = input_infos(self.model)
         if infos and not _has_batch(self.model):
             return replace(self._study(self.model), batch_note=one_sample(self.model))
-        if any(node.op_type in UNSAFE for node in self.model.graph.node):
+        if unsteady_nodes(self.model):
             return self._study(self.model)  # nothing can be compared
         for size in held_sizes(self.model, self.known):
             verdict = self._held(size)
             if verdict is not None:
                 return verdict
         anatomy = self._study(self.model)
-        if anatomy.end not in anatomy.shapes.batch_axes and _has_batch(self.model):
-            return self._held(1) or anatomy  # nothing states a batch where it can be seen
+        if not anatomy.shapes.dtype(anatomy.end):  # it does not run at a larger batch
+            return self._held(1) or anatomy
         return anatomy
 
     def _held(self, size: int) -> Anatomy | None:
