@@ -105,11 +105,11 @@ class Rewriter:
                 continue
             if self._misfits(node) or self._cuts_off(node):
                 return True
-            blind = [name for name in names if name not in self._large]
-            if blind and (blind[0] in self._small or self._contradicts(node)):
-                return True
             # What sums over all samples means to; a constant is no part of that.
-            summed = node.op_type.startswith("Reduce")
+            summed = node.op_type.startswith("Reduce") or node.op_type in ("If", "Loop", "Scan")
+            blind = [name for name in names if name not in self._large]
+            if blind and not summed and (blind[0] in self._small or self._contradicts(node)):
+                return True
             if not blind and not summed and all(self._grown(name) is None for name in names):
                 return True
         return False
