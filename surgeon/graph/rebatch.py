@@ -413,7 +413,8 @@ class Rewriter:
             yield from ((slot, guide, axis, True) for slot in range(len(names)))
         elif kind == "GridSample":
             yield from ((slot, guide, 0, True) for slot in range(len(names)) if axis == 0)
-        else:
+        elif kind != "MatMul" or axis < len(self._small[guide][1]) - 2:
+            # Of a MatMul only the axes in front of its two matrices are broadcast.
             yield from ((slot, guide, axis, False) for slot in range(len(names)))
 
     def _repeat(
