@@ -19,6 +19,7 @@ import onnx
 from onnx import ModelProto, NodeProto, TensorProto
 
 from surgeon.errors import ModelError, UnsupportedError
+from surgeon.graph.gate import LARGEST
 from surgeon.graph.integer_head import IntegerLayer, integer_layer
 from surgeon.graph.normalize import rename
 from surgeon.graph.shapes import data_values, make_value
@@ -459,6 +460,12 @@ def add_head(
     if taps:
         builder.last = builder.apply("Concat", {"axis": 1}, *parts)
     dtype = np.float64 if double else np.float32
+    if features * classes > LARGEST:
+        raise ModelError(
+            f"a head of {classes} classes on {features:,} features fits into no memory",
+            where=repr(tensor),
+            remedy="cut where the network has fewer features: `surgeon cuts MODEL` lists where",
+        )
     bound = 1.0 / np.sqrt(features)
     random = np.random.Generator(np.random.PCG64(seed))
     weight = random.uniform(-bound, bound, (classes, features)).astype(dtype)
