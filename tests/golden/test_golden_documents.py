@@ -27,7 +27,16 @@ EXACT = frozenset(
 """Fractions that come out alike everywhere: counts over counts, and what was asked for."""
 
 PLACES = frozenset(
-    {"bytes", "peak_memory", "version", "surgeon", "step", "regularisation", "pareto"}
+    (
+        "bytes",
+        "pareto",
+        "peak_memory",
+        "regularisation",
+        "step",
+        "surgeon",
+        "surgeon.proof",
+        "version",
+    )
 )
 """What a machine, a release or an iteration's last digits decide."""
 

@@ -793,6 +793,7 @@ def test_an_interrupt_that_python_drops_ends_the_fit_all_the_same(monkeypatch):
                 pass
 
     pressed = []
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored in background jobs
 
     def press(row: Progress):
         if row.step == 4 and not pressed:
@@ -801,9 +802,12 @@ def test_an_interrupt_that_python_drops_ends_the_fit_all_the_same(monkeypatch):
 
     dropped = []
     monkeypatch.setattr(sys, "unraisablehook", lambda said: dropped.append(said.exc_type))
-    result = fit(
-        Network(), samples(), samples(30, 1), trainable=ALL, settings=QUICK, progress=press
-    )
+    try:
+        result = fit(
+            Network(), samples(), samples(30, 1), trainable=ALL, settings=QUICK, progress=press
+        )
+    finally:
+        signal.signal(signal.SIGINT, before)
     assert dropped == [KeyboardInterrupt]
     assert (result.stopped, result.steps) == ("interrupt", 5)
 
