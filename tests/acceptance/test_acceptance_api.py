@@ -486,7 +486,7 @@ def _interrupted(arguments, word, patience=600):
         text=True,
         env={**os.environ, "OMP_NUM_THREADS": "1"},
         # A shell's background job ignores Ctrl-C, and its children inherit that.
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),  # noqa: PLW1509 - one thread
     )
     said = []
     end = time.monotonic() + patience
