@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from onnx import helper, numpy_helper
 
-from surgeon.errors import CheckError
+from surgeon.errors import CheckError, UnsupportedError
 from surgeon.graph import precision as halves
 from surgeon.graph.frontier import split as split_graph
 from surgeon.graph.weights import roles
@@ -21,6 +21,7 @@ from surgeon.runtime.metrics import score, score_told, softmax
 from surgeon.runtime.observe import relative_error, rounding_of_head
 from surgeon.runtime.proof import fill_batch, make_proof, seeded_input
 from surgeon.runtime.proof import golden_samples as make_golden
+from surgeon.runtime.saturation import saturating
 from surgeon.runtime.sessions import open_session
 from surgeon.runtime.stream import Runner
 from surgeon.tune.module import to_module
@@ -217,6 +218,7 @@ def prove(
                 f"exact to {lost:.0e} of the largest logit, which is the bound here"
             )
     if not worst <= bound:
+        require_exact(_trained_part(run))
         raise CheckError(
             f"torch and ONNX Runtime differ by {worst:.2e} relative, the bound is {bound:.0e}",
             where="parity",
@@ -231,6 +233,45 @@ def prove(
         | ({} if rounded is None else {"quantised": asdict(rounded)}),
         golden=make_golden(tuned, session, real, constants, sizes, ranges),
     )
+
+
+def require_alike(run: Run, trained: ModelProto) -> None:
+    """Refuse to train what ONNX Runtime computes inexactly on this processor, before it is trained.
+
+    Raises:
+        UnsupportedError: naming the nodes.
+    """
+    if not saturating(trained):
+        return
+    found = parity(run, run.patient.proto, _real_samples(run))
+    if isinstance(found, Agreement):
+        found = found.relative if found.rounds_alike else math.inf
+    if not found <= run.patient.bound:
+        require_exact(trained)
+
+
+def require_exact(trained: ModelProto) -> None:
+    """Say which nodes explain that torch and ONNX Runtime differ, if this processor does.
+
+    Raises:
+        UnsupportedError: naming them.
+    """
+    nodes = saturating(trained)
+    if nodes:
+        raise UnsupportedError(
+            "ONNX Runtime cuts off sums of 8-bit products on this processor, which has no VNNI: "
+            "the file computes other values than its weights say",
+            where=", ".join(nodes[:3]) + (f" and {len(nodes) - 3} more" if nodes[3:] else ""),
+            remedy="train the head only (`--case small-similar`), quantise the weights to 7 bits "
+            "(`reduce_range=True` of ONNX Runtime's quantisation), or train on a processor with "
+            "VNNI",
+        )
+
+
+def _trained_part(run: Run) -> ModelProto:
+    patient = run.patient
+    shapes = patient.anatomy().shapes
+    return split_graph(patient.proto, patient.trainable, shapes, keep_weightless=False).trained
 
 
 def _rounding(run: Run, model: ModelProto, feeds: Sequence[Mapping[str, Any]]) -> float:

@@ -30,6 +30,7 @@ from surgeon.tune.frozen import features_of, note_frontier, rows_of
 from surgeon.tune.head import torch_threads
 from surgeon.tune.initialize import draw_all, randomize
 from surgeon.tune.module import tensors, to_module
+from surgeon.tune.proving import require_alike
 from surgeon.tune.run import (
     Believed,
     Run,
@@ -170,6 +171,8 @@ def _open(
     current = with_tensors(patient.proto, values)
     front = split_graph(current, names, patient.anatomy().shapes, keep_weightless=False)
     _require_numbers(front)
+    if like is None:
+        require_alike(run, front.trained)
     half = halves.is_half(front.trained)
     trained = halves.widen(front.trained) if half else front.trained
     module = to_module(trained, roles=roles(trained), quantized=names)

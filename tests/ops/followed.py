@@ -59,8 +59,10 @@ the one computed here:
 |---|---|"""
 
 TAIL: Final = """
-Not followed: products of uint8 and int8 (MatMulInteger, QLinearMatMul, ConvInteger), whose sums
-ONNX Runtime saturates on processors without VNNI. They are exact here, as on the others.
+Not followed: products of uint8 and int8 (MatMulInteger, QLinearMatMul, ConvInteger,
+DynamicQuantizeLSTM), whose sums ONNX Runtime saturates on processors without VNNI. They are exact
+here, as on the others. Where one lies in the trained part and saturates, training is refused
+before it begins: quantise with `reduce_range=True`, or train the head only.
 Refused: Resize of int8 with `antialias`, and an inverse onesided DFT to another length.
 """
 

@@ -1614,3 +1614,31 @@ SAMPLES += [  # floats at versions whose other samples are integers or truth val
         domain=MS,
     ),
 ]  # fmt: skip
+
+SAMPLES += [
+    # int8, scales by channel; halved, since sums of eight bits saturate without VNNI
+    *[
+        _s(
+            "DynamicQuantizeLSTM",
+            1,
+            f(7, 1, 4),
+            i8(d, 4, 24) // 2,
+            i8(d, 6, 24) // 2,
+            f(d, 48),
+            None,
+            f(d, 1, 6),
+            f(d, 1, 6),
+            peepholes,
+            f(d, 24, low=0.005, high=0.02),
+            np.zeros((d, 24), np.int8),
+            f(d, 24, low=0.005, high=0.02),
+            np.zeros((d, 24), np.int8),
+            hidden_size=6,
+            direction=n,
+            outputs=3,
+            domain=MS,
+            constant=(1, 2, 3, 8, 9, 10, 11),
+        )
+        for n, d, peepholes in (("forward", 1, f(1, 18)), ("bidirectional", 2, None))
+    ],
+]
