@@ -65,24 +65,37 @@ def _scalar_like(value: onnx.ValueInfoProto) -> bool:
 
 
 def inline_decided(model: ModelProto) -> int:
-    """Replace every If whose condition follows from constants by the branch it takes, in place."""
+    """Replace every If whose condition follows from constants by the branch it takes, in place.
+
+    One sweep in graph order: what an If gives is known before the next one is looked at.
+    """
     graph = model.graph
-    count = 0
-    while True:
-        makers = producers(graph)
-        known = _small_constants(graph)
-        versions = {item.domain: item.version for item in model.opset_import}
-        for index, node in enumerate(graph.node):
-            if node.op_type != "If" or node.domain not in ("", "ai.onnx"):
-                continue
-            condition = value_of(node.input[0], makers, known, versions)
-            if condition is not None and condition.size == 1:
-                _inline(graph, index, node, taken=bool(condition.reshape(())))
-                count += 1
-                break
-        else:
-            break
+    versions = {item.domain: item.version for item in model.opset_import}
+    makers, known, unknown = producers(graph), _small_constants(graph), set[str]()
+    names, made = all_names(graph), _made(graph) | {value.name for value in graph.input}
+    todo, done, count = list(reversed(graph.node)), list[NodeProto](), 0
+    while todo:
+        node = todo.pop()
+        condition = None
+        if node.op_type == "If" and node.domain in ("", "ai.onnx"):
+            condition = value_of(node.input[0], makers, known, unknown, versions)
+        if condition is None or condition.size != 1:
+            done.append(node)
+            continue
+        branch = _branch(node, names, made, taken=bool(condition.reshape(())))
+        inner = GraphProto(node=branch.node, initializer=branch.initializer)
+        todo.extend(reversed(branch.node))
+        makers |= producers(inner)
+        known |= _small_constants(inner)
+        made |= _made(inner)
+        names |= all_names(inner)
+        graph.initializer.extend(branch.initializer)
+        graph.value_info.extend(branch.value_info)
+        count += 1
     if count:
+        kept = [NodeProto.FromString(node.SerializeToString()) for node in done]
+        del graph.node[:]
+        graph.node.extend(kept)
         _drop_dead(model)
     return count
 
@@ -108,46 +121,54 @@ def value_of(
     name: str,
     makers: Mapping[str, NodeProto],
     known: dict[str, NDArray[Any]],
+    unknown: set[str],
     versions: Mapping[str, int],
 ) -> NDArray[Any] | None:
-    """Return a value that follows from constants alone, or None; `known` keeps what was found."""
-    if name in known:
-        return known[name]
-    node = makers.get(name)
-    if node is not None and node.op_type == "Gather":
-        known_dim = _static_dim(node, makers, known, versions)
-        if known_dim is not None:
-            known[name] = known_dim
-            return known_dim
-    if node is None or node.op_type.startswith("Random") or any(True for _ in subgraphs(node)):
-        return None
-    feeds = {}
-    for wanted in dict.fromkeys(item for item in node.input if item):
-        found = value_of(wanted, makers, known, versions)
-        if found is None:
-            return None
-        feeds[wanted] = found
-    results = evaluate(node, feeds, versions)
-    if results is None:
-        return None
-    known.update(zip(node.output, results, strict=False))
+    """Return a value that follows from constants alone, or None.
+
+    `known` and `unknown` keep what was found, so that no node is looked at twice. Chains may be of
+    any length: nothing here calls itself.
+    """
+    todo = [name]
+    while todo:
+        current = todo[-1]
+        if current in known or current in unknown:
+            todo.pop()
+            continue
+        node = makers.get(current)
+        if node is None or node.op_type.startswith("Random") or any(True for _ in subgraphs(node)):
+            unknown.add(current)
+            continue
+        dims = _dims_of(node, makers, known)
+        wanted = [node.input[1]] if dims is not None else [item for item in node.input if item]
+        open_ = next((item for item in wanted if item not in known), None)
+        if open_ in unknown:
+            unknown.add(current)
+        elif open_ is not None:
+            todo.append(open_)
+        elif dims is not None:
+            found = _dim(dims, known[node.input[1]])
+            known.update({} if found is None else {current: found})
+            unknown.update(() if found is not None else (current,))
+        else:
+            results = evaluate(node, {item: known[item] for item in wanted}, versions)
+            known.update(zip(node.output, results or (), strict=False))
+            unknown.update(() if current in known else (current,))
     return known.get(name)
 
 
-def _static_dim(
-    node: NodeProto,
-    makers: Mapping[str, NodeProto],
-    known: dict[str, NDArray[Any]],
-    versions: Mapping[str, int],
+def _dims_of(
+    node: NodeProto, makers: Mapping[str, NodeProto], known: Mapping[str, NDArray[Any]]
 ) -> NDArray[Any] | None:
-    """Return one dimension gathered from the shape of a value, where that dimension is a number."""
-    shape = makers.get(node.input[0])
+    """Return the declared dims of the input whose shape a Gather reads, 0 where open, or None."""
+    shape = makers.get(node.input[0]) if node.op_type == "Gather" else None
     if shape is None or shape.op_type != "Shape" or shape.attribute:
         return None
-    dims = known.get(f"{SHAPE_OF}{shape.input[0]}")
-    index = value_of(node.input[1], makers, known, versions)
-    if dims is None or index is None:
-        return None
+    return known.get(f"{SHAPE_OF}{shape.input[0]}")
+
+
+def _dim(dims: NDArray[Any], index: NDArray[Any]) -> NDArray[Any] | None:
+    """Return dimensions by their index, where they are numbers."""
     try:
         found = dims[index]
     except IndexError:
@@ -171,21 +192,28 @@ def evaluate(
     return [np.asarray(result) for result in results]
 
 
-def _inline(graph: GraphProto, index: int, node: NodeProto, *, taken: bool) -> None:
+def _branch(node: NodeProto, names: set[str], made: set[str], *, taken: bool) -> GraphProto:
+    """Return the branch that an If takes, with names that are free and the If's own outputs.
+
+    Args:
+        node: the If.
+        names: every name in the graph around it, subgraphs' too.
+        made: what that graph itself makes or is given.
+        taken: the condition.
+    """
     wanted = "then_branch" if taken else "else_branch"
     branch = GraphProto()
     branch.CopyFrom(next(inner for name, inner in subgraphs(node) if name == wanted))
     outputs = list(node.output)
-    outside = all_names(graph) - _made(branch)
-    prefix = node.name or outputs[0]
-    _make_unique(branch, outside | _made_outside(graph, index), prefix)
-    made = {name for child in branch.node for name in child.output if name}
+    around = (names - _made(branch)) | (made - set(outputs))
+    _make_unique(branch, around, node.name or outputs[0])
+    inside = {name for child in branch.node for name in child.output if name}
     ends: list[NodeProto] = []
     given: dict[str, str] = {}
     for value, output in zip(branch.output, outputs, strict=True):
         if not output:
             continue
-        if value.name in made and value.name not in given:
+        if value.name in inside and value.name not in given:
             given[value.name] = output
         else:
             ends.append(
@@ -196,25 +224,16 @@ def _inline(graph: GraphProto, index: int, node: NodeProto, *, taken: bool) -> N
         for place, name in enumerate(child.output):
             if name in given:
                 child.output[place] = given[name]
-    after = [NodeProto.FromString(n.SerializeToString()) for n in graph.node[index + 1 :]]
-    del graph.node[index:]
-    graph.node.extend([*branch.node, *ends, *after])
-    graph.initializer.extend(branch.initializer)
-    graph.value_info.extend(v for v in branch.value_info if v.name not in given)
+    branch.node.extend(ends)
+    described = [value for value in branch.value_info if value.name not in given]
+    del branch.value_info[:]
+    branch.value_info.extend(described)
+    return branch
 
 
 def _made(graph: GraphProto) -> set[str]:
     names = {name for node in graph.node for name in node.output if name}
     return names | {tensor.name for tensor in graph.initializer}
-
-
-def _made_outside(graph: GraphProto, index: int) -> set[str]:
-    """Return what the graph itself makes, the If at `index` left out."""
-    names = {value.name for value in graph.input} | {tensor.name for tensor in graph.initializer}
-    for place, node in enumerate(graph.node):
-        if place != index:
-            names |= set(node.output)
-    return names
 
 
 def _make_unique(branch: GraphProto, outside: set[str], prefix: str) -> None:
@@ -243,13 +262,14 @@ def _drop_dead(model: ModelProto) -> None:
     """Remove nodes whose values nobody reads any more, and initializers of branches not taken."""
     graph = model.graph
     before = {tensor.name for tensor in graph.initializer}
-    while True:
-        used = {name for node in graph.node for name in reads(node)}
-        used |= {value.name for value in graph.output}
-        dead = [node for node in graph.node if not used.intersection(node.output)]
-        if not dead:
-            break
-        drop_nodes(graph, dead)
+    used = {value.name for value in graph.output}
+    dead = []
+    for node in reversed(graph.node):
+        if used.intersection(node.output):
+            used.update(reads(node))
+        else:
+            dead.append(node)
+    drop_nodes(graph, dead)
     for index in reversed(range(len(graph.initializer))):
         name = graph.initializer[index].name
         if name in before and name not in used:

@@ -12,7 +12,7 @@ from onnx import TensorProto, helper, numpy_helper
 import surgeon
 from surgeon.errors import CheckError
 from surgeon.inputs import find_preprocess
-from surgeon_models import content, index
+from surgeon_models import content, index, recognise
 
 PICTURE = {
     "layout": "NCHW", "channels": "BGR", "size": [8, 8], "resize": "bilinear",
@@ -163,3 +163,10 @@ class TestFolding:
         del proto.graph.initializer[5]
         with pytest.raises(CheckError, match="4"):
             folding.compare(network, proto, "here")
+
+
+def test_a_graph_without_weights_is_no_indexed_model():
+    nodes = [helper.make_node("Relu", ["x"], ["y"])]
+    ends = [helper.make_tensor_value_info(name, TensorProto.FLOAT, ["N", 4]) for name in "xy"]
+    graph = helper.make_graph(nodes, "g", ends[:1], ends[1:])
+    assert recognise(helper.make_model(graph), "no such hash") is None
