@@ -434,7 +434,7 @@ def choose(
         why=_why(plan, learnt_from, evidence, measured, best, needed, removed, parameters),
         candidates=_candidates(measured.probes, best, tensor, len(labels), latencies),
         samples_needed=needed,
-        per_class=_per_class(best, measured.codes, labels),
+        per_class=_per_class(best, measured.codes, [labels[at] for at in measured.classes]),
         looked_at=len(measured.rows),
         labels=tuple(labels),
         path=model.where,

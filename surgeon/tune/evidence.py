@@ -41,6 +41,8 @@ if TYPE_CHECKING:
 
 SAMPLED = 2000
 """Samples looked at; more hardly move an accuracy (one standard error is 1 point at most)."""
+MOST_CLASSES = 1000
+"""Classes looked at: of more, a random part; arrays of the probes grow with samples · classes."""
 DIMENSIONS = 256
 """Features a probe sees; more are projected."""
 FOLDS = 5
@@ -91,7 +93,8 @@ class Measured:
     Attributes:
         probes: one per cut, by ascending depth.
         rows: index of each sample looked at.
-        codes: class of each.
+        codes: class of each, as a position in `classes`.
+        classes: the classes looked at, by their codes in the data.
         curve: learning curve of the probe that is best: (training samples, accuracy, its error).
         curve_tensor: the cut it was measured at.
         leep: LEEP of the old head's predictions, nats per sample, or None.
@@ -107,6 +110,7 @@ class Measured:
     probes: tuple[Probe, ...]
     rows: Ints = field(repr=False)
     codes: Ints = field(repr=False)
+    classes: Ints = field(repr=False)
     curve: tuple[tuple[int, float, float], ...]
     curve_tensor: str
     leep: float | None
@@ -163,6 +167,14 @@ def measure(
     """
     chosen = list(choose_cuts(anatomy) if cuts is None else cuts)
     taps = add_taps(anatomy, chosen)
+    classes = np.unique(codes)
+    notes: tuple[str, ...] = ()
+    if len(classes) > MOST_CLASSES:
+        number = len(classes)
+        classes = some_classes(codes[indices], seed, MOST_CLASSES)
+        indices = indices[np.isin(codes[indices], classes)]
+        told = f"probes and learning curve are those of {len(classes)} classes of {number}"
+        notes = (f"{told}: with all of them accuracies are lower",)
     looked_at = stratified(indices, codes, most, seed)
     started = time.perf_counter()
     content = _content_of(taps.model, samples)
@@ -178,7 +190,7 @@ def measure(
     passed = time.perf_counter()
     judged = np.isin(found.rows, looked_at)
     rows = found.rows[judged]
-    labels = codes[rows]
+    labels = np.searchsorted(classes, codes[rows])
     repetitions = max(1, min(MOST_REPETITIONS, REPEATED_TO // len(labels)))
     probes, projected = [], []
     for cut, name in zip(taps.cuts, taps.outputs, strict=True):
@@ -196,13 +208,14 @@ def measure(
         probes=tuple(probes),
         rows=rows,
         codes=labels,
+        classes=classes,
         curve=curve,
         curve_tensor=probes[best].cut.tensor,
         leep=leep,
         providers=found.providers,
         hit=found.hit,
         seconds={"pass": passed - started, "probes": time.perf_counter() - passed},
-        notes=found.notes,
+        notes=(*found.notes, *notes),
         seen=found.rows,
         features=np.asarray(found.array(taps.outputs[-1])).reshape(found.n, -1),
         content=None if content is None else found.array(content).reshape(found.n, -1),
@@ -218,6 +231,16 @@ def _content_of(model: ModelProto, samples: Samples) -> str | None:
     info = differing[0]
     layout = samples.preprocess.layout if samples.preprocess else infer_layout(info)
     return add_content(model, differing, feeds[info.name].shape[1:], layout)
+
+
+def some_classes(codes: Ints, seed: int, most: int) -> Ints:
+    """Return at most `most` of the classes, ascending: of several samples where there are any."""
+    found, counts = np.unique(codes, return_counts=True)
+    if (counts > 1).any():
+        found = found[counts > 1]
+    if len(found) <= most:
+        return found
+    return np.sort(np.random.default_rng(seed).choice(found, most, replace=False))
 
 
 def stratified(indices: Ints, codes: Ints, most: int, seed: int) -> Ints:
@@ -526,5 +549,6 @@ __all__ = [
     "paired",
     "probe",
     "project",
+    "some_classes",
     "stratified",
 ]

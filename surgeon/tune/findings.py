@@ -259,8 +259,8 @@ def label_findings(
         (
             str(samples.names[int(measured.rows[at])]),
             {
-                "label": labels[measured.codes[at]],
-                "suggested": labels[doubts.suggested[at]],
+                "label": labels[measured.classes[measured.codes[at]]],
+                "suggested": labels[measured.classes[doubts.suggested[at]]],
                 "probability": float(doubts.wrong[at]),
             },
         )

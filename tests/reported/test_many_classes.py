@@ -10,7 +10,7 @@ import torch
 import surgeon
 from surgeon.data.splits import by_class
 from surgeon.runtime import metrics
-from surgeon.tune import convex, head
+from surgeon.tune import convex, evidence, head
 from surgeon.tune.head import solve
 
 
@@ -105,6 +105,28 @@ def test_classes_and_their_positions():
     found = dict(by_class(np.array([3, 1, 3, 7])))
     assert {key: rows.tolist() for key, rows in found.items()} == {1: [1], 3: [0, 2], 7: [3]}
     assert not list(by_class(np.zeros(0, np.int64)))
+
+
+def test_advice_looks_at_a_part_of_the_classes(monkeypatch):
+    """Its probes make arrays of penalties · samples · classes."""
+    made = []
+    scores = evidence._Ridge.scores
+
+    def counted(self, *arguments):
+        found = scores(self, *arguments)
+        made.append(found.size)
+        return found
+
+    monkeypatch.setattr(evidence._Ridge, "scores", counted)
+    monkeypatch.setattr(evidence, "MOST_CLASSES", 100)
+    x, y = blobs(2000, 2, d=8)
+    advice = surgeon.advise(networks.mlp(), {"x": x, "labels": y + 7}, device="cpu")
+    assert 0 < max(made) <= len(evidence.PENALTIES) * 200 * 100
+    assert advice.looked_at <= 200
+    assert advice.evidence.classes == 2000
+    assert len(advice.per_class) == 100
+    assert set(advice.per_class) <= set(advice.labels)
+    assert any("2000" in said and "classes" in said for said in advice.warnings)
 
 
 @pytest.mark.slow
