@@ -20,6 +20,7 @@ from surgeon.detective import Detected, detect_preprocess
 from surgeon.errors import UsageError
 from surgeon.graph import cuts as graph_cuts
 from surgeon.graph import encodings
+from surgeon.graph.picks import picks
 from surgeon.graph.taps import add_taps
 from surgeon.inputs import (
     check_numbers,
@@ -317,7 +318,13 @@ def advise(
     times |= found.seconds
     times["model"] += loaded
     notes = [*samples.notes, *found.warnings, *([] if detected is None else [detected.note])]
-    notes += model.anatomy(constants).notes
+    anatomy = model.anatomy(constants)
+    notes += anatomy.notes
+    if picks(anatomy) or (anatomy.head is not None and anatomy.head.also):
+        notes.append(
+            "the probe of the late cut reads the mean of all tokens, or one of the heads that are "
+            "averaged; finetune reads what the old head's answer was made of, which may do better"
+        )
     return replace(
         found,
         preprocess=samples.encoding or pre,

@@ -11,6 +11,7 @@ import numpy as np
 from onnx import ModelProto, TensorProto, ValueInfoProto, helper
 
 from surgeon.errors import ModelError, SurgeonError
+from surgeon.graph.schema import STANDARD
 from surgeon.graph.shapes import Concrete, declared, input_infos
 from surgeon.graph.walk import data_inputs
 from surgeon.runtime.sessions import open_session
@@ -24,6 +25,8 @@ if TYPE_CHECKING:
 
 SAMPLES = 3
 """Samples of a rebatching proof."""
+OLDEST = 13
+"""Opset of a Shape in a graph that has no operators of ONNX's own."""
 
 
 def random_array(kind: int, shape: tuple[int, ...], random: np.random.Generator) -> NDArray[Any]:
@@ -81,35 +84,54 @@ def observe_shapes(
     constants: Mapping[str, NDArray[Any]] | None = None,
     known: frozenset[str] = frozenset(),
 ) -> Concrete:
-    """Run a graph with every value that is not known as an output; return types and dims.
+    """Run a graph and look at every value that is not known; return types and dims.
+
+    What the run gives are dims alone: the values themselves are let go as soon as they were read,
+    so that memory is that of an ordinary run. Types are ONNX Runtime's own.
 
     Returns what could be learnt; an empty mapping where ONNX Runtime does not run the graph at
     these sizes.
     """
-    everything = ModelProto()
-    everything.CopyFrom(model)
-    asked = {value.name for value in everything.graph.output} | known
-    for node in model.graph.node:
-        for name in node.output:
-            if name and name not in asked:
-                asked.add(name)
-                everything.graph.output.append(ValueInfoProto(name=name))
+    settled = {value.name for value in model.graph.output} | known
+    made = [n for node in model.graph.node for n in node.output if n and n not in settled]
+    asked = list(dict.fromkeys([*made, *(value.name for value in model.graph.output)]))
     try:
-        session = open_session(everything, device="cpu")
-        values = session.run(random_feeds(model, sizes, 0, constants))
+        kinds = _element_types(model, asked)
+        looking, ends = _giving_dims(model, [name for name in asked if name in kinds])
+        session = open_session(looking, device="cpu", optimised=False)
+        dims = session.run(random_feeds(model, sizes, 0, constants), list(ends))
     except SurgeonError:
         return {}
-    found: Concrete = {}
-    for name, value in zip(session.outputs, values, strict=True):
-        if isinstance(value, np.ndarray):
-            found[name] = (_element(value.dtype), tuple(value.shape))
-    return found
+    return {
+        name: (kinds[name], tuple(int(dim) for dim in found))
+        for name, found in zip(ends.values(), dims, strict=True)
+    }
 
 
-def _element(dtype: np.dtype[Any]) -> int:
-    if dtype.hasobject or dtype.kind in "US":
-        return int(TensorProto.STRING)
-    return int(helper.np_dtype_to_tensor_dtype(dtype))
+def _element_types(model: ModelProto, names: Sequence[str]) -> dict[str, int]:
+    """Return the element types of those of the values that are tensors."""
+    everything = ModelProto()
+    everything.CopyFrom(model)
+    outputs = {value.name for value in model.graph.output}
+    everything.graph.output.extend(
+        ValueInfoProto(name=name) for name in names if name not in outputs
+    )
+    found = open_session(everything, device="cpu", optimised=False).output_types()
+    return {name: kind for name, kind in found.items() if name in names}
+
+
+def _giving_dims(model: ModelProto, names: Sequence[str]) -> tuple[ModelProto, dict[str, str]]:
+    """Return a graph that gives the dims of values, and {its output: the value}."""
+    looking = ModelProto()
+    looking.CopyFrom(model)
+    if not any(item.domain in STANDARD for item in looking.opset_import):
+        looking.opset_import.add(domain="", version=OLDEST)
+    ends = {f"surgeon.dims.{place}": name for place, name in enumerate(names)}
+    for end, name in ends.items():
+        looking.graph.node.add(op_type="Shape", input=[name], output=[end])
+    del looking.graph.output[:]
+    looking.graph.output.extend(ValueInfoProto(name=end) for end in ends)
+    return looking, ends
 
 
 def relative_error(a: NDArray[Any], b: NDArray[Any]) -> float:

@@ -154,6 +154,15 @@ class Session:
             raise _run_error(error) from None
         return results
 
+    def output_types(self) -> dict[str, int]:
+        """Return {output: ONNX element type} of the outputs that are tensors."""
+        found = {item.name: item.type for item in self.raw.get_outputs()}
+        return {
+            name: TensorProto.DataType.Value(_element(kind).upper())
+            for name, kind in found.items()
+            if kind.startswith("tensor(")
+        }
+
     def run_bound(
         self, blocks: Mapping[str, Block], outputs: Sequence[str] | None = None
     ) -> list[Any]:
@@ -279,6 +288,8 @@ def open_session(
         options.intra_op_num_threads = threads
     if not optimised:
         options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+        # Shapes are read as soon as a value is there, so that it need not be kept for that.
+        options.execution_order = onnxruntime.ExecutionOrder.PRIORITY_BASED
     if not spinning:
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     providers: list[Any] = [_CPU]

@@ -11,7 +11,8 @@ from onnx import TensorProto, helper, numpy_helper
 import surgeon
 from surgeon.graph import fold
 from surgeon.graph.walk import producers
-from surgeon.runtime.sessions import open_session
+from surgeon.runtime.observe import observe_shapes
+from surgeon.runtime.sessions import Session, open_session
 
 F, node = TensorProto.FLOAT, helper.make_node
 DEEP = 1500
@@ -104,3 +105,44 @@ def test_looking_at_conditions_costs_by_nodes_and_not_by_nodes_times_conditions(
 
     few = counted(10)
     assert counted(40) <= 5 * few
+
+
+def test_shapes_are_seen_without_keeping_values(monkeypatch):
+    given = []
+    original = Session.run
+
+    def run(self, *arguments):
+        found = original(self, *arguments)
+        given.append(sum(value.nbytes for value in found))
+        return found
+
+    monkeypatch.setattr(Session, "run", run)
+    proto = surgeon.load(chained_model := model(chained(50), "o")).proto
+    seen = observe_shapes(proto, {"x": (3, 64, 8)})
+    assert seen["v49"] == (F, (3, 64, 8))
+    assert seen["o"] == (F, (3, 64, 8))
+    assert seen["o.shape"] == (TensorProto.INT64, (3,))
+    assert seen["o.if"] == (TensorProto.BOOL, ())
+    assert max(given) < 8 * 3 * len(chained_model.graph.node)
+
+
+@pytest.mark.parametrize("dims", [["batch", 512], ["batch", "samples"], [1, 512]])
+def test_a_spectrum_of_plain_samples_can_be_cut_and_operated_on(dims):
+    constants = {"step": np.array(64), "length": np.array(128), "last": np.array([-1])}
+    constants |= {"window": np.hanning(128).astype(np.float32), "time": np.array([1])}
+    constants |= {"w": np.ones((65, 8), np.float32), "c": np.ones((8, 3), np.float32)}
+    nodes = [
+        node("STFT", ["x", "step", "window", "length"], ["spectrum"], onesided=1),
+        node("ReduceSumSquare", ["spectrum", "last"], ["power"], keepdims=0),
+        node("MatMul", ["power", "w"], ["features"]),
+        node("ReduceMean", ["features", "time"], ["pooled"], keepdims=0),
+        node("MatMul", ["pooled", "c"], ["y"]),
+    ]
+    weights = [numpy_helper.from_array(array, name) for name, array in constants.items()]
+    graph = helper.make_graph(nodes, "g", [value("x", dims)], [value("y", [dims[0], 3])], weights)
+    opset = helper.make_opsetid("", 18)
+    loaded = surgeon.load(helper.make_model(graph, opset_imports=[opset], ir_version=8))
+    found = {cut.tensor: cut.shape[-1] for cut in loaded.cuts()}
+    assert found == {"spectrum": 2, "power": 65, "features": 8, "pooled": 8}
+    for case in ("small-similar", "small-different"):
+        assert surgeon.operate(loaded, case=case, classes=4).proto.graph.output[0].name == "logits"
