@@ -127,7 +127,9 @@ def _giving_dims(model: ModelProto, names: Sequence[str]) -> tuple[ModelProto, d
     if not any(item.domain in STANDARD for item in looking.opset_import):
         looking.opset_import.add(domain="", version=OLDEST)
     ends = {f"surgeon.dims.{place}": name for place, name in enumerate(names)}
-    for end, name in ends.items():
+    # ONNX Runtime computes what leads to the last node first: in this order every shape is read as
+    # soon as its value is there, and the value need not be kept for that.
+    for end, name in reversed(ends.items()):
         looking.graph.node.add(op_type="Shape", input=[name], output=[end])
     del looking.graph.output[:]
     looking.graph.output.extend(ValueInfoProto(name=end) for end in ends)

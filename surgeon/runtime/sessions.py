@@ -288,8 +288,6 @@ def open_session(
         options.intra_op_num_threads = threads
     if not optimised:
         options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
-        # Shapes are read as soon as a value is there, so that it need not be kept for that.
-        options.execution_order = onnxruntime.ExecutionOrder.PRIORITY_BASED
     if not spinning:
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     providers: list[Any] = [_CPU]
