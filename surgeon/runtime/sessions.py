@@ -288,6 +288,8 @@ def open_session(
         options.intra_op_num_threads = threads
     if not optimised:
         options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+        # Its search for memory to use again takes time by the square of the nodes.
+        options.enable_mem_reuse = False
     if not spinning:
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     providers: list[Any] = [_CPU]
