@@ -331,7 +331,8 @@ def operate(
     decided = decide(model, anatomy, case, classes, cut, init, evidence, plugins)
     shapes = anatomy.shapes
     wanted = decided.cut if decided.cut in shapes.one else anatomy.late
-    if not anatomy.cuts or not wanted or not shapes.dtype(wanted):
+    unknown = anatomy.head is not None and not shapes.dtype(anatomy.head.input)
+    if not anatomy.cuts or not wanted or not shapes.dtype(wanted) or unknown:
         # The runtime's words on an operator say more than a missing type.
         require_runs_at_all(model)
     tensor = graph_cuts.resolve(anatomy, decided.cut, default=anatomy.late)

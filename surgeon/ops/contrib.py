@@ -211,7 +211,8 @@ def skip_layer_normalization(
     normal = F.layer_norm(total, total.shape[-1:], gamma, beta, epsilon)
     if outputs == 1:
         return (normal,)
-    wide = _skip_sum(input.float(), skip.float(), None if bias is None else bias.float())
+    kind = torch.promote_types(total.dtype, torch.float32)
+    wide = _skip_sum(input.to(kind), skip.to(kind), None if bias is None else bias.to(kind))
     variance, mean = torch.var_mean(wide, -1, correction=0, keepdim=True)
     return normal, mean, torch.rsqrt(variance + epsilon), total
 

@@ -258,6 +258,7 @@ def open_session(
     threads: int | None = None,
     spinning: bool = True,
     optimised: bool = True,
+    exact: bool = False,
     where: str | None = None,
 ) -> Session:
     """Load a graph into ONNX Runtime.
@@ -269,6 +270,8 @@ def open_session(
         threads: intra-op threads; None = all cores.
         spinning: whether idle threads wait actively. Off where other work shares the cores.
         optimised: whether operators may be fused; else each computes as the graph has it.
+        exact: whether products with weights of four bits keep float32; fused ones round what they
+            multiply to eight bits, which a part of a graph may be and the whole not.
         where: what messages call the model.
 
     Raises:
@@ -290,6 +293,8 @@ def open_session(
         options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
         # Its search for memory to use again takes time by the square of the nodes.
         options.enable_mem_reuse = False
+    if exact:
+        options.add_session_config_entry("session.qdq_matmulnbits_accuracy_level", "1")
     if not spinning:
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     providers: list[Any] = [_CPU]

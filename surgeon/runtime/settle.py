@@ -102,6 +102,8 @@ class _Settling:
             return None
         if singles is None or (size > 1 and size not in singles.apart[0].shape):
             return None
+        if size > 1 and self._takes_one():
+            return None  # what a larger batch changes is the samples' doing, not a constant's
         holds, _ = singles.agree(self.model, bound=self.bound, exact=True)
         if holds:
             return None
@@ -113,6 +115,15 @@ class _Settling:
                 return opened
         note = f"the batch is declared open, but a larger one than {size} fails or changes results"
         return replace(freed, held=size, batch_note=f"{note}; {freed.batch_note}")
+
+    def _takes_one(self) -> bool:
+        """Say whether the graph as declared gives one answer for a single sample."""
+        try:
+            anatomy = self._study(self.model)
+            singles = self._singles(self.model, 1, anatomy.end)
+        except SurgeonError:
+            return False
+        return singles is not None and 1 in singles.apart[0].shape[:1]
 
     def _freed(self, model: ModelProto, fixed: int, singles: Singles | None = None) -> Anatomy:
         """Understand a graph of fixed batch as one whose batch is free, where that is proven."""

@@ -86,6 +86,7 @@ class Runner:
         device: str | Device = "auto",
         threads: int | None = None,
         batch: int | None = None,
+        exact: bool = False,
         where: str | None = None,
     ) -> None:
         """Load the graph.
@@ -98,6 +99,7 @@ class Runner:
             device: `auto`, `cpu`, `cuda`, `cuda:N`.
             threads: cores to use in all; None = every one.
             batch: samples per run; None = what suits the device. A graph of fixed batch decides.
+            exact: see `open_session`; for a part of a graph whose whole is another session.
             where: what messages call the model.
 
         Raises:
@@ -114,6 +116,7 @@ class Runner:
             device=chosen,
             threads=max(1, cores // self.lanes) if on_cpu else threads,
             spinning=False,
+            exact=exact,
             where=where,
         )
         self.samples = samples

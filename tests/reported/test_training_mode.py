@@ -63,7 +63,7 @@ def network(kind, opset=17):
         high = net.node("Greater", total, net.weight("none", values=-1.0))
         h = net.node("If", high, then_branch=body, else_branch=other)
     h = net.node("Tanh", net.node("MatMul", h, net.weight("w2", WIDTH, 5)), out="f")
-    net.node("MatMul", h, net.weight("v2", 5, 10), out="y")
+    net.node("MatMul", h, net.weight("last", 5, 10), out="y")
     return net.model("y", shape=["N", 10])
 
 

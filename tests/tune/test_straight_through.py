@@ -425,7 +425,8 @@ def test_check_names_the_place_where_the_gradient_ends():
         w=scales(8, 6), s=np.float32(0.1), z=np.uint8(3),
     )  # fmt: skip
     found = check(model)["findings"]
-    assert [(f["kind"], f["node"]) for f in found] == [("gradient-ends", "q")]
+    told = [(f["kind"], f["node"]) for f in found if f["kind"] != "no-head"]
+    assert told == [("gradient-ends", "q")]
 
 
 class Samples:
