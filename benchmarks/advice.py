@@ -576,9 +576,9 @@ def cost() -> None:
     import surgeon
     from surgeon.data.read import open_data
     from surgeon.graph.taps import add_taps, choose_cuts
-    from surgeon.inputs import find_preprocess
+    from surgeon.intake import find_preprocess
+    from surgeon.probe import evidence
     from surgeon.runtime.stream import Runner
-    from surgeon.tune import evidence
     from surgeon_models import datasets, get
 
     photos = datasets.emoji()

@@ -74,8 +74,8 @@ def examine(name: str, pictures: Path, threads: int) -> dict:
     """Ask the detective about one model, its metadata taken away."""
     import surgeon
     import surgeon_models
-    from surgeon.data.images import image_input
-    from surgeon.detective import detect_preprocess
+    from surgeon.advice.detective import detect_preprocess
+    from surgeon.data.media.pictures import image_input
     from surgeon.graph.preprocess import parse_preprocess
 
     model = surgeon.load(surgeon_models.get(name))
@@ -117,7 +117,7 @@ def examine(name: str, pictures: Path, threads: int) -> dict:
 
 def same(candidate: str, true, info, size) -> bool:
     """Whether a candidate of this name gives the values that the true preprocessing gives."""
-    from surgeon.detective import preprocess_candidates
+    from surgeon.advice.detective import preprocess_candidates
 
     how = preprocess_candidates(info, size)[candidate]
     pixels = np.arange(256.0)[:, None]

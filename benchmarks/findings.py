@@ -146,7 +146,7 @@ def looked_at(folder: Path) -> set[int]:
     """Return the numbers of the pictures in the parts that advice may look at."""
     import surgeon
     import surgeon_models
-    from surgeon.inputs import find_preprocess, label_codes, open_samples, split_samples
+    from surgeon.intake import find_preprocess, label_codes, open_samples, split_samples
 
     model = surgeon.load(surgeon_models.get(MODEL))
     samples = open_samples(folder, model, find_preprocess(model), None, {}, 0.2)

@@ -114,7 +114,8 @@ def measure_features(folder: Path, _: argparse.Namespace) -> dict:
     """Wall and CPU seconds of hashing, of the frozen part and of the head, in one `finetune`."""
     import surgeon
     from surgeon.data.samples import Samples
-    from surgeon.tune import frozen, probe
+    from surgeon.job import frozen
+    from surgeon.job import solve as probe
 
     spent: dict[str, tuple[float, float]] = {}
 

@@ -7,8 +7,9 @@ ResNet-50, MobileNetV2, EfficientNet-Lite0 and ViT-S/16 as timm writes them, wit
 statistics, exported by torch once with BatchNormalization kept and once folded into the
 convolutions. Needs the extra `bench`, timm and torchvision.
 
-surgeon         the exported file, trained by `surgeon.tune.fit.fit` as `finetune` calls it: loading
-                in a thread, AdamW (fused) in its groups, clipping of the gradient, progress.
+surgeon         the exported file, trained by `surgeon.train.fit.fit` as `finetune` calls it:
+                loading in a thread, AdamW (fused) in its groups,
+                clipping of the gradient, progress.
 native          timm's module in a plain loop: cross entropy, backward, AdamW (fused), no clipping.
                 *kept*: in training mode. *folded*: its convolutions hold the normalization, as in
                 the file. In three modes: eager, channels_last, channels_last under torch.compile.
@@ -326,8 +327,8 @@ def learning(module) -> list:
 def fit(file: str, pictures, *, compiled: bool) -> None:
     """Train by surgeon's own loop, held after every step until the next is wanted."""
     import surgeon
-    from surgeon.tune.fit import fit as train
-    from surgeon.tune.settings import FitSettings
+    from surgeon.train.fit import fit as train
+    from surgeon.train.settings import FitSettings
 
     class Batches:
         n = len(pictures) * 100_000
@@ -375,7 +376,7 @@ def end() -> None:
     """Say how much memory the process ever held, and end it."""
     import torch
 
-    from surgeon.tune.device import peak_memory
+    from surgeon.train.device import peak_memory
 
     tell({"peak": peak_memory(torch.device("cpu"))})
 

@@ -85,8 +85,7 @@ def serve(role: str, model: str, arguments: argparse.Namespace) -> None:
     device = torch.device(arguments.device)
     try:
         if "surgeon" in role:
-            import surgeon.tune.fit
-            import surgeon.tune.module  # noqa: F401 - before the clock runs
+            import surgeon.torch_graph.module  # noqa: F401 - before the clock runs
         elif role != "ceilings":
             import_timm()
         ROLES[role](model, device, sizes)
@@ -310,7 +309,7 @@ def pictures(number: int, size: int, classes: int) -> tuple[np.ndarray, np.ndarr
 def memory_samples(file: Path, pixels: np.ndarray, labels: np.ndarray) -> Any:
     """Return pictures in memory as surgeon reads pictures: everything but the decoding."""
     import surgeon
-    from surgeon.data.images import ImageSamples
+    from surgeon.data.media.pictures import ImageSamples
     from surgeon.graph.preprocess import parse_preprocess
 
     class MemoryPictures(ImageSamples):
@@ -466,7 +465,7 @@ def memory(device: Any) -> dict[str, int | None]:
     """Return the most bytes in tensors, and what is kept from the system for them."""
     import torch
 
-    from surgeon.tune.device import peak_memory
+    from surgeon.train.device import peak_memory
 
     reserved = torch.cuda.max_memory_reserved(device) if device.type == "cuda" else None
     return {"peak": peak_memory(device), "reserved": reserved}
@@ -533,9 +532,9 @@ def train_surgeon(model: str, device: Any, sizes: Sizes) -> None:
 
     import surgeon
     from surgeon.graph.cuts import first_use
-    from surgeon.tune.batches import PictureBatches, Pictures
-    from surgeon.tune.fit import fit
-    from surgeon.tune.settings import FitSettings
+    from surgeon.train.batches import PictureBatches, Pictures
+    from surgeon.train.fit import fit
+    from surgeon.train.settings import FitSettings
 
     said = Line.hear()
     file = Path(said["folder"]) / f"{model}.onnx"
@@ -657,10 +656,10 @@ def ahead(batches: Any, device: Any) -> Any:
 def frozen_surgeon(model: str, device: Any, sizes: Sizes) -> None:
     """Features and the head, by surgeon: the public path, and each of its engines by itself."""
     import surgeon
+    from surgeon.engines.choice import engine_for
+    from surgeon.probe.solver import solve
     from surgeon.runtime.features import extract
-    from surgeon.runtime.sessions import choose_device
-    from surgeon.tune.engines import engine_for
-    from surgeon.tune.head import solve
+    from surgeon.runtime.places import choose_device
 
     said = Line.hear()
     file = Path(said["folder"]) / f"{model}-features.onnx"
@@ -715,10 +714,10 @@ def by_engine(
     From pictures in memory of the host to features there: images/s, and the largest relative error
     of some features against ONNX Runtime in float32; or the reason why an engine does not run.
     """
-    from surgeon.runtime.sessions import choose_device
+    from surgeon.engines.choice import OnnxEngine, TorchEngine, engine_for
+    from surgeon.engines.conveyor import Arrivals, Conveyor
+    from surgeon.runtime.places import choose_device
     from surgeon.runtime.stream import Runner
-    from surgeon.tune.conveyor import Arrivals, Conveyor
-    from surgeon.tune.engines import OnnxEngine, TorchEngine, engine_for
 
     engines = engine_for(name, precision="bf16")
     place = choose_device(name) if engines is None else engines.place

@@ -110,7 +110,7 @@ def of_nodes(step: str, build):
 
         import surgeon
         from surgeon import operation
-        from surgeon.tune import module, preflight  # noqa: F401 - the same
+        from surgeon.torch_graph import module, preflight  # noqa: F401 - the same
 
         path, out = folder / "model.onnx", folder / "out.onnx"
         onnx.save(build(nodes), path)
@@ -153,7 +153,7 @@ def of_samples(step: str):
         import sklearn.linear_model  # noqa: F401 - the same
 
         import surgeon
-        from surgeon.tune import stages  # noqa: F401 - the same
+        from surgeon.job import stages  # noqa: F401 - the same
 
         onnx.save(convnet(), folder / "model.onnx")
         write_pictures(folder / "pictures", samples)

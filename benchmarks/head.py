@@ -82,7 +82,7 @@ def compare(features: np.ndarray, labels: np.ndarray, count: int, seeds: int) ->
     from sklearn.linear_model import LogisticRegressionCV
 
     from surgeon.data.splits import split
-    from surgeon.tune.head import solve
+    from surgeon.probe.solver import solve
 
     classes = int(labels.max()) + 1
     count = min(count, len(labels) * 2 // 3)
@@ -148,7 +148,7 @@ def kept_features(name: str, model: str, folder: Path | None) -> tuple[np.ndarra
 def compute_features(name: str, model: str) -> tuple[np.ndarray, np.ndarray]:
     """Return the frozen part's output and the classes of a stratified part of a data set."""
     import surgeon
-    from surgeon import inputs
+    from surgeon import intake as inputs
     from surgeon.data.read import open_data
     from surgeon.graph.frontier import split
     from surgeon.runtime.features import extract

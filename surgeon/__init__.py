@@ -14,10 +14,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-__version__ = "0.1.0"
+from surgeon.version import __version__
 
 if TYPE_CHECKING:  # what the table below names, for type checkers
-    from surgeon.advice import Advice, advise
+    from surgeon.advice.advise import Advice, advise
     from surgeon.model import Model, load
     from surgeon.operation import (
         evaluate,
@@ -33,11 +33,11 @@ if TYPE_CHECKING:  # what the table below names, for type checkers
     from surgeon.own_weights import prove
     from surgeon.plugin.hooks import hookimpl
     from surgeon.records import Case, Head, Plan, Stage
-    from surgeon.tune.backend import SurgeonBackend as onnx_backend  # noqa: N813 - the contract's name
-    from surgeon.tune.module import tensors
+    from surgeon.torch_graph.backend import SurgeonBackend as onnx_backend  # noqa: N813 - the contract's name
+    from surgeon.torch_graph.module import tensors
 
 _NAMES = {
-    "Advice": "surgeon.advice:Advice",
+    "Advice": "surgeon.advice.advise:Advice",
     "Case": "surgeon.records:Case",
     "Head": "surgeon.records:Head",
     "Model": "surgeon.model:Model",
@@ -46,17 +46,17 @@ _NAMES = {
     "Prediction": "surgeon.outcome:Prediction",
     "Stage": "surgeon.records:Stage",
     "Verification": "surgeon.outcome:Verification",
-    "advise": "surgeon.advice:advise",
+    "advise": "surgeon.advice.advise:advise",
     "evaluate": "surgeon.operation:evaluate",
     "finetune": "surgeon.operation:finetune",
     "hookimpl": "surgeon.plugin.hooks:hookimpl",
     "inspect": "surgeon.operation:inspect",
     "load": "surgeon.model:load",
-    "onnx_backend": "surgeon.tune.backend:SurgeonBackend",
+    "onnx_backend": "surgeon.torch_graph.backend:SurgeonBackend",
     "operate": "surgeon.operation:operate",
     "predict": "surgeon.operation:predict",
     "prove": "surgeon.own_weights:prove",
-    "tensors": "surgeon.tune.module:tensors",
+    "tensors": "surgeon.torch_graph.module:tensors",
     "to_torch": "surgeon.operation:to_torch",
     "verify": "surgeon.operation:verify",
     "write_back": "surgeon.operation:write_tensors",

@@ -302,7 +302,7 @@ class Model:
             UsageError: values of another shape.
         """
         from surgeon.graph.weights import write_back
-        from surgeon.tune.arrays import as_initializers
+        from surgeon.torch_graph.arrays import as_initializers
 
         arrays = as_initializers(self.proto, self.quantized(), weights)
         shapes = {tensor.name: tuple(tensor.dims) for tensor in self.proto.graph.initializer}

@@ -21,9 +21,9 @@ import numpy as np
 import onnx
 
 from surgeon import resumption
+from surgeon.advice.detective import detect_preprocess
 from surgeon.answering import answering, judged, run_samples
-from surgeon.data.findings import examine_samples
-from surgeon.detective import detect_preprocess
+from surgeon.data.examine import examine_samples
 from surgeon.documents import (
     Clock,
     budget_note,
@@ -45,10 +45,10 @@ from surgeon.errors import (
 from surgeon.graph import cuts as graph_cuts
 from surgeon.graph import encodings, envelope, files
 from surgeon.graph.apart import take_one
-from surgeon.graph.head import add_head
-from surgeon.graph.quantized import INTEGERS, dequantize
+from surgeon.graph.dequantize import INTEGERS, dequantize
+from surgeon.graph.nodes import add_head
 from surgeon.graph.weights import same_values, write_back
-from surgeon.inputs import (
+from surgeon.intake import (
     check_numbers,
     check_texts,
     check_views,
@@ -63,9 +63,7 @@ from surgeon.inputs import (
     split_samples,
     without,
 )
-from surgeon.model import Model, load
-from surgeon.outcome import Outcome, Prediction, Verification
-from surgeon.planning import (
+from surgeon.job.decide import (
     batch_as_tried,
     decide,
     draw_anew,
@@ -84,6 +82,8 @@ from surgeon.planning import (
     start_only,
     truncate,
 )
+from surgeon.model import Model, load
+from surgeon.outcome import Outcome, Prediction, Verification
 from surgeon.records import (
     Evidence,
     Finding,
@@ -212,7 +212,7 @@ def check(
     from surgeon.runtime.neighbours import require_steady
     from surgeon.runtime.observe import require_runs
     from surgeon.runtime.proof import seeded_input
-    from surgeon.tune.preflight import examine
+    from surgeon.torch_graph.preflight import examine
 
     model = load(path).with_output(output)
     findings: list[Finding] = []
@@ -491,10 +491,10 @@ def finetune(
         SurgeonError: of the kind that fits; nothing is left half-written.
     """
     from surgeon.data.labels import check_trainable
+    from surgeon.job import proving, stages
+    from surgeon.job.run import Run, clean, head_names
     from surgeon.runtime.neighbours import require_steady
-    from surgeon.runtime.sessions import choose_device
-    from surgeon.tune import proving, stages
-    from surgeon.tune.run import Run, clean, head_names
+    from surgeon.runtime.places import choose_device
 
     clock = Clock(time.perf_counter())
     check_numbers(
@@ -530,7 +530,7 @@ def finetune(
     constants = constant_inputs(model, inputs)
     detected = None
     if case == "auto" and pre is None:
-        from surgeon import advice
+        from surgeon.advice import advise as advice
 
         detected = detect_preprocess(
             model, data, size=size, label_column=label_column, constants=constants,
@@ -565,7 +565,7 @@ def finetune(
                 remedy="leave it out: the data says it",
             )
         if case == "auto" or measures(case, plugins):
-            from surgeon import advice
+            from surgeon.advice import advise as advice
 
             advised = advice.choose(
                 model, samples, case=None if case == "auto" else case, cut=cut, init=init,
@@ -959,7 +959,7 @@ def to_torch(source: Source, *, quantized: bool = False) -> Any:
     Raises:
         UnsupportedError: an operator, version or form that is not converted; with its node.
     """
-    from surgeon.tune.module import to_module
+    from surgeon.torch_graph.module import to_module
 
     with _uncollected():
         model = load(source, hashed=False)
@@ -997,7 +997,7 @@ def write_tensors(source: Source, tensors: Any) -> onnx.ModelProto:
         UsageError: integers that the stored type cannot hold.
         ModelError: float initializers are missing.
     """
-    from surgeon.tune.arrays import as_initializers
+    from surgeon.torch_graph.arrays import as_initializers
 
     model = load(source, hashed=False)
     result = write_back(model.proto, as_initializers(model.proto, model.quantized(), tensors))

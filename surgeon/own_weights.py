@@ -18,7 +18,7 @@ from surgeon.documents import Clock, counts, seconds, skip_notes, start_body
 from surgeon.errors import CheckError, DataError, UsageError
 from surgeon.graph import encodings, envelope
 from surgeon.graph.weights import same_values
-from surgeon.inputs import (
+from surgeon.intake import (
     check_numbers,
     constant_inputs,
     find_preprocess,
@@ -29,9 +29,9 @@ from surgeon.inputs import (
     split_samples,
     without,
 )
+from surgeon.job.decide import load_operators, opened_by_plugin
 from surgeon.model import Model, load
 from surgeon.outcome import Outcome
-from surgeon.planning import load_operators, opened_by_plugin
 from surgeon.records import Plan, Preprocess
 
 if TYPE_CHECKING:
@@ -109,10 +109,10 @@ def prove(
         CheckError: something changed that may not, or torch and ONNX Runtime differ.
         DataError: the data's labels are not the model's outputs.
     """
-    from surgeon.runtime.proof import tuned_names
-    from surgeon.runtime.sessions import choose_device
-    from surgeon.tune import proving
-    from surgeon.tune.run import Run, Trained
+    from surgeon.graph.weights import tuned_names
+    from surgeon.job import proving
+    from surgeon.job.run import Run, Trained
+    from surgeon.runtime.places import choose_device
 
     clock = Clock(time.perf_counter())
     check_numbers(seed=seed, threads=threads)
@@ -234,7 +234,7 @@ def _check_changed(model: Model, changed: list[str] | None) -> None:
     Raises:
         CheckError: naming all of them.
     """
-    from surgeon.runtime.proof import tuned_names
+    from surgeon.graph.weights import tuned_names
 
     allowed = set(tuned_names(model.proto, model.trainable))
     role = model.roles()

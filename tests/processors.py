@@ -40,8 +40,8 @@ TESTS = (
     "tests/models/test_models_content.py",
     "tests/reported/test_indexed_elsewhere.py",
     "tests/ops/test_products.py",
-    "tests/tune/test_conveyor.py",
-    "tests/tune/test_head.py",
+    "tests/engines/test_conveyor.py",
+    "tests/probe/test_head.py",
     "tests/runtime/test_proof.py",
     "tests/test_readme.py",
 )

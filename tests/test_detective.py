@@ -12,15 +12,15 @@ import pytest
 from PIL import Image
 
 import surgeon
-from surgeon import detective
+from surgeon.advice import detective
 from surgeon.data.read import open_data
 from surgeon.errors import UsageError
-from surgeon.graph.intake import read_intake
 from surgeon.graph.moments import add_moments
+from surgeon.graph.stated import read_intake
 from surgeon.graph.taps import add_taps, late_cut
+from surgeon.probe.evidence import Probe
 from surgeon.records import CutPoint, Preprocess, TensorInfo
 from surgeon.runtime.stream import Runner
-from surgeon.tune.evidence import Probe
 
 RGB = TensorInfo("x", "float", ("N", 3, 32, 32), 0)
 CUT = CutPoint("t", 1.0, ("N", 8), "float", 0, 0, 0, 0)

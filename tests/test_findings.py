@@ -16,11 +16,11 @@ from PIL import Image
 import surgeon
 from surgeon import schemas
 from surgeon.cli import main
-from surgeon.data.findings import class_findings, connect, copies, read_rest
+from surgeon.data.examine import class_findings, connect, copies, read_rest
 from surgeon.data.read import open_data
 from surgeon.errors import DataError
+from surgeon.probe.findings import doubt_labels, near_copies
 from surgeon.runtime.metrics import softmax
-from surgeon.tune.findings import doubt_labels, near_copies
 
 
 @pytest.fixture

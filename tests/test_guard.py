@@ -10,8 +10,8 @@ import pytest
 
 import surgeon
 from surgeon.plugin.manager import load_plugins
+from surgeon.probe import guard
 from surgeon.records import TRAIN_ALL, Plan, Stage
-from surgeon.tune import guard
 
 HEAD = {"surgeon.head.weight", "surgeon.head.bias"}
 

@@ -63,7 +63,7 @@ def advise(
                 f"{plot} is neither .svg nor .png", where="--plot", remedy="name it so"
             )
         check_output(plot, force=force)
-    from surgeon import advice
+    from surgeon.advice import advise as advice
 
     with progress_for(session) as progress:
         found = advice.advise(model, data, **settings, progress=progress, plugins=session.plugins)

@@ -35,7 +35,7 @@ def clear_cache(what: str) -> Answer:
     entries = _entries(what)
     freed = 0
     if what in {"all", "features"}:
-        from surgeon.runtime import features
+        from surgeon.runtime import store as features
 
         freed += features.clear()[1]
     if what in {"all", "models"}:
@@ -63,7 +63,7 @@ def show_cleared(screen: Screen, body: Mapping[str, Any]) -> None:
 def _entries(what: str) -> list[dict[str, Any]]:
     found: list[dict[str, Any]] = []
     if what in {"all", "features"}:
-        from surgeon.runtime import features
+        from surgeon.runtime import store as features
 
         found += [
             {"kind": "features", "path": str(entry.path), "bytes": entry.bytes}

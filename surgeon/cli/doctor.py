@@ -83,10 +83,10 @@ def _packages() -> Iterator[Finding]:
 
 def _onnxruntime() -> Iterator[Finding]:
     """Ask for each provider and say which one a session really got."""
-    from surgeon.runtime import sessions
+    from surgeon.runtime import places
 
     try:
-        sessions.check_installation()
+        places.check_installation()
         model = _doubling_model()
     except SurgeonError as error:
         yield _refused("onnxruntime", error)
@@ -94,7 +94,7 @@ def _onnxruntime() -> Iterator[Finding]:
     except ImportError as error:
         yield _found("onnxruntime", "error", str(error), "pip install onnx-surgeon")
         return
-    devices = sessions.count_cuda_devices()
+    devices = places.count_cuda_devices()
     for device in ("cpu", *(f"cuda:{index}" for index in range(devices))):
         name = f"onnxruntime on {device}"
         try:
@@ -152,7 +152,7 @@ def _torch() -> Iterator[Finding]:
 
 
 def _cache() -> Iterator[Finding]:
-    from surgeon.runtime.features import cache_root
+    from surgeon.runtime.store import cache_root
 
     folder = cache_root()
     remedy = "set SURGEON_CACHE to a folder you may write to"

@@ -15,8 +15,8 @@ import warnings
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, TextIO
 
-from surgeon import __version__
 from surgeon.records import as_json
+from surgeon.version import __version__
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence

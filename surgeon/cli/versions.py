@@ -6,7 +6,7 @@ import platform
 from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING, Any
 
-from surgeon import __version__
+from surgeon.version import __version__
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:  # what the table below names, for type checkers
     from surgeon.data.ahead import work_ahead
-    from surgeon.data.arrays import parse_constants
     from surgeon.data.labels import check_trainable, encode_labels, sort_labels
+    from surgeon.data.media.arrays import parse_constants
     from surgeon.data.read import data_kind, needs_preprocess, open_data, open_inputs
     from surgeon.data.samples import Batch, Failure, JoinedSamples, Samples
     from surgeon.data.splits import Splits, folds, split
@@ -30,7 +30,7 @@ _MODULES = {
     "needs_preprocess": "read",
     "open_data": "read",
     "open_inputs": "read",
-    "parse_constants": "arrays",
+    "parse_constants": "media.arrays",
     "sort_labels": "labels",
     "split": "splits",
     "work_ahead": "ahead",

@@ -6,7 +6,8 @@ import re
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from surgeon.data import images, series, sounds, texts
+from surgeon.data.media import pictures as images
+from surgeon.data.media import series, sounds, texts
 from surgeon.errors import DataError
 from surgeon.graph.reading import shown
 

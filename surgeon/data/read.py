@@ -10,15 +10,17 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from surgeon.data import folder, images, series, sounds, tables, texts
-from surgeon.data.arrays import ArraySamples, from_arrays, numpy_dtype, open_npz
+from surgeon.data import folder, tables
 from surgeon.data.folder import PICTURES, SERIES, SOUNDS, TEXTS, Medium
-from surgeon.data.images import ImageSamples
 from surgeon.data.labels import label_text
+from surgeon.data.media import pictures as images
+from surgeon.data.media import series, sounds, texts
+from surgeon.data.media.arrays import ArraySamples, from_arrays, numpy_dtype, open_npz
+from surgeon.data.media.pictures import ImageSamples
+from surgeon.data.media.series import SeriesSamples
+from surgeon.data.media.sounds import SoundSamples
+from surgeon.data.media.texts import TextSamples
 from surgeon.data.samples import Samples
-from surgeon.data.series import SeriesSamples
-from surgeon.data.sounds import SoundSamples
-from surgeon.data.texts import TextSamples
 from surgeon.errors import DataError, UsageError
 from surgeon.graph.encodings import missing_audio, missing_tokenizer
 from surgeon.graph.preprocess import missing_preprocess

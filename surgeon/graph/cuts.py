@@ -18,9 +18,9 @@ from onnx import ModelProto, TensorProto
 
 from surgeon.errors import ModelError, UnknownNameError, UsageError
 from surgeon.graph.beside import taken_in
+from surgeon.graph.dequantize import INTEGERS, Scales
 from surgeon.graph.external import dense_size
-from surgeon.graph.head import CLASSIFYING, find_heads
-from surgeon.graph.quantized import INTEGERS, Scales
+from surgeon.graph.old_head import CLASSIFYING, find_heads
 from surgeon.graph.schema import type_name
 from surgeon.graph.shapes import Shapes, declared, macs, make_value, trace
 from surgeon.graph.walk import FLOATS, Links, ancestors, data_inputs, producers, reads

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from onnx import ModelProto, ValueInfoProto
 
-from surgeon.graph.head import TREES, softmax_in_parts
+from surgeon.graph.old_head import TREES, softmax_in_parts
 from surgeon.graph.walk import Links, attribute
 
 if TYPE_CHECKING:

@@ -1,7 +1,7 @@
 """How each weight of a graph is drawn for a start from scratch, by the operator that first uses it.
 
 Pure reading: the room looks at names, operators, slots and shapes, and says what should be drawn.
-It draws nothing (`surgeon.tune.initialize` does), so that a plan can show the scheme.
+It draws nothing (`surgeon.torch_graph.initialize` does), so that a plan can show the scheme.
 
 Sources: He et al. 2015 (arXiv 1502.01852) for weights in front of a rectifier; Glorot & Bengio 2010
 for attention; Saxe et al. 2013 (arXiv 1312.6120) for recurrent weights; Jozefowicz et al. 2015 for

@@ -2,7 +2,7 @@
 
 Two forms: the data input of a DequantizeLinear, and what exporters write by hand, Cast to a float,
 perhaps minus a zero point, times a scale. What must not enter: quantised features (`quantized`),
-training (`surgeon.tune.straight_through`). A weight of a quantised operator (QLinearConv,
+training (`surgeon.torch_graph.straight_through`). A weight of a quantised operator (QLinearConv,
 MatMulInteger, MatMulNBits) is none: no gradient passes such an operator.
 """
 

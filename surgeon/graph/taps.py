@@ -14,10 +14,11 @@ from onnx import ModelProto, ValueInfoProto
 
 from surgeon.errors import ModelError, UnsupportedError
 from surgeon.graph import cuts as graph_cuts
+from surgeon.graph.channels import channel_axis
 from surgeon.graph.cuts import Anatomy, keep_only
+from surgeon.graph.dequantize import INTEGERS, dequantize
 from surgeon.graph.external import dense_size
-from surgeon.graph.head import add_head, channel_axis
-from surgeon.graph.quantized import INTEGERS, dequantize
+from surgeon.graph.nodes import add_head
 from surgeon.graph.schema import type_name
 from surgeon.graph.walk import FLOATS, consumers
 from surgeon.records import CutPoint, Head

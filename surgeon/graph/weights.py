@@ -18,7 +18,11 @@ from surgeon.graph import external
 from surgeon.graph import quantized_weights as quantized
 from surgeon.graph.external import PIECE, is_external
 from surgeon.graph.schema import SETTING_SLOTS, STATISTICS_SLOTS, carries_gradient
-from surgeon.graph.walk import FLOATS, all_graphs, captured, subgraphs
+from surgeon.graph.walk import FLOATS, all_graphs, captured, reads, subgraphs
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -90,7 +94,7 @@ def _reached(graph: GraphProto, outputs: set[str]) -> set[str]:
 def quantized_weights(model: ModelProto) -> dict[str, QuantizedWeight]:
     """Return the integer initializers that can learn as what they stand for, in graph order.
 
-    They are no parameters by default: who trains them names them (`surgeon.tune.module`).
+    They are no parameters by default: who trains them names them (`surgeon.torch_graph.module`).
     """
     found = quantized.find(model, to_array)
     if not found:
@@ -279,3 +283,16 @@ def non_finite(model: ModelProto) -> list[str]:
         for tensor in model.graph.initializer
         if tensor.data_type in FLOATS and not np.isfinite(to_array(tensor).astype(np.float64)).all()
     ]
+
+
+def tuned_names(model: ModelProto, trainable: Sequence[str]) -> list[str]:
+    """Return what training may change: the trainable initializers, and the statistics of every
+    BatchNormalization whose scale or bias is among them.
+    """  # noqa: D205 - one sentence
+    trains = set(trainable)
+    role = roles(model)
+    moving: set[str] = set()
+    for node in model.graph.node:
+        if node.op_type == "BatchNormalization" and trains.intersection(node.input[1:3]):
+            moving |= {name for name in reads(node) if role.get(name) == "statistics"}
+    return [t.name for t in model.graph.initializer if t.name in trains | moving]

@@ -1,6 +1,6 @@
 """Control flow: subgraphs arrive as callables that know the values around them.
 
-What must not enter: how a subgraph is run (`surgeon.tune.program`).
+What must not enter: how a subgraph is run (`surgeon.torch_graph.program`).
 """
 
 from __future__ import annotations

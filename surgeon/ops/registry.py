@@ -2,7 +2,7 @@
 
 The room knows operators by the specification alone (`onnx.defs`): it never sees a file or a graph.
 What must not enter: the meaning of any operator (its family's file), the order of steps
-(`surgeon.tune.program`).
+(`surgeon.torch_graph.program`).
 
 A declaration is one decorator. Inputs arrive by position, attributes by keyword; an absent
 attribute is filled from the schema of that exact version, and annotations say what is a value of

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from onnx import ModelProto
 
     from surgeon.graph.cuts import Anatomy
-    from surgeon.runtime.sessions import Device
+    from surgeon.runtime.places import Device
 
 ROUNDS = 10
 BUDGET = 0.1

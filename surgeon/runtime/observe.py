@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from surgeon.runtime.sessions import Device
+    from surgeon.runtime.places import Device
 
 SAMPLES = 3
 """Samples of a rebatching proof."""

@@ -19,8 +19,7 @@ from onnx import helper
 from surgeon.errors import ModelError
 from surgeon.graph import envelope
 from surgeon.graph.shapes import declared, fixed_batch, input_infos, input_sizes
-from surgeon.graph.walk import reads
-from surgeon.graph.weights import hash_tensors, roles, same_values
+from surgeon.graph.weights import hash_tensors, same_values, tuned_names
 from surgeon.records import Check, Plan, Verdict
 from surgeon.runtime.observe import random_array, relative_error, spread
 from surgeon.runtime.sessions import open_session
@@ -38,19 +37,6 @@ GOLDEN_LIMIT = 1_000_000
 """Bytes all golden inputs may take together, as stored."""
 
 Feeds = dict[str, "NDArray[Any]"]
-
-
-def tuned_names(model: ModelProto, trainable: Sequence[str]) -> list[str]:
-    """Return what training may change: the trainable initializers, and the statistics of every
-    BatchNormalization whose scale or bias is among them.
-    """  # noqa: D205 - one sentence
-    trains = set(trainable)
-    role = roles(model)
-    moving: set[str] = set()
-    for node in model.graph.node:
-        if node.op_type == "BatchNormalization" and trains.intersection(node.input[1:3]):
-            moving |= {name for name in reads(node) if role.get(name) == "statistics"}
-    return [t.name for t in model.graph.initializer if t.name in trains | moving]
 
 
 def make_proof(

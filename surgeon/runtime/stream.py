@@ -19,7 +19,8 @@ import numpy as np
 from surgeon.data.ahead import work_ahead
 from surgeon.errors import DataError, ModelError
 from surgeon.graph.files import weight_bytes
-from surgeon.runtime.sessions import OutOfMemoryError, choose_device, count_cores, open_session
+from surgeon.runtime.places import choose_device, count_cores
+from surgeon.runtime.sessions import OutOfMemoryError, open_session
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -28,7 +29,8 @@ if TYPE_CHECKING:
     from onnx import ModelProto
 
     from surgeon.data.samples import Batch, Failure, Samples
-    from surgeon.runtime.sessions import Device, Session
+    from surgeon.runtime.places import Device
+    from surgeon.runtime.sessions import Session
 
 # Bytes of inputs in one run. On a CPU few samples are best (two of 3×224×224 in float32 for
 # MobileNetV2, EfficientNet-Lite0): their activations stay in the cache. Where the weights do not

@@ -31,13 +31,13 @@ def test_doctor_finds_this_machine_well(run, tmp_path, monkeypatch):
 
 
 def test_doctor_names_what_is_missing(run, quick_torch, tmp_path, monkeypatch):
-    from surgeon.runtime import sessions
+    from surgeon.runtime import places
 
     def both():
         message = "onnxruntime and onnxruntime-gpu are both installed"
         raise EnvironmentLacksError(message, remedy="pip uninstall …")
 
-    monkeypatch.setattr(sessions, "check_installation", both)
+    monkeypatch.setattr(places, "check_installation", both)
     monkeypatch.setattr(doctor, "installed", lambda name: None if name == "kornia" else "1.0")
     file = tmp_path / "file"
     file.touch()

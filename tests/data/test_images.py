@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from surgeon.data import open_data, open_inputs
-from surgeon.data.images import ImageSamples
+from surgeon.data.media.pictures import ImageSamples
 from surgeon.errors import DataError, UsageError
 from surgeon.records import Preprocess, TensorInfo
 

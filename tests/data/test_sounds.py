@@ -9,7 +9,7 @@ import pytest
 from scipy.signal import resample_poly
 
 from surgeon.data import open_data, open_inputs
-from surgeon.data.sounds import read_wav, resample, sound_input
+from surgeon.data.media.sounds import read_wav, resample, sound_input
 from surgeon.data.sources import UnreadableError
 from surgeon.errors import DataError, UsageError
 from surgeon.graph.encodings import as_document, parse_audio, parse_option

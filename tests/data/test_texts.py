@@ -8,8 +8,8 @@ import pytest
 from tokenizers import Tokenizer, models, pre_tokenizers, processors, trainers
 
 from surgeon.data import JoinedSamples, open_data, open_inputs
+from surgeon.data.media.texts import text_inputs
 from surgeon.data.read import needs_preprocess
-from surgeon.data.texts import text_inputs
 from surgeon.errors import DataError, UsageError
 from surgeon.graph.encodings import as_document, parse_option, parse_text
 from surgeon.records import TensorInfo

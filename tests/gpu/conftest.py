@@ -10,8 +10,8 @@ from contextlib import contextmanager
 import pytest
 import torch
 
-from surgeon.tune import fit as fitting
-from surgeon.tune.device import arithmetic
+from surgeon.train import fit as fitting
+from surgeon.train.device import arithmetic
 
 
 @pytest.fixture(

@@ -7,7 +7,8 @@ from functools import cache
 import onnx.parser
 import pytest
 
-from surgeon.runtime.sessions import Device, open_session
+from surgeon.runtime.places import Device
+from surgeon.runtime.sessions import open_session
 
 
 @cache

@@ -14,12 +14,14 @@ from frozen_parts import differ, streamed
 from places import named, runtime_has_gpu, skip_without_runtime
 
 import surgeon
+from surgeon.engines import choice as engines
+from surgeon.engines.choice import Engines, OnnxEngine, TorchEngine, engine_for
+from surgeon.engines.conveyor import Arrivals, Conveyor, on
+from surgeon.job import frozen
 from surgeon.runtime.features import extract
-from surgeon.runtime.sessions import Device, choose_device, open_session
+from surgeon.runtime.places import Device, choose_device
+from surgeon.runtime.sessions import open_session
 from surgeon.runtime.stream import Runner
-from surgeon.tune import engines, frozen
-from surgeon.tune.conveyor import Arrivals, Conveyor, on
-from surgeon.tune.engines import Engines, OnnxEngine, TorchEngine, engine_for
 
 PARTS = {
     "pictures": lambda folder: frozen_parts.mobilenet(folder, 21),

@@ -10,8 +10,8 @@ import pytest
 from patterns import Batches, pictures
 
 import surgeon
-from surgeon.tune.fit import fit
-from surgeon.tune.settings import FitSettings
+from surgeon.train.fit import fit
+from surgeon.train.settings import FitSettings
 
 SETTINGS = FitSettings(
     epochs=3, batch=16, lr=0.003, patience=0, keep="last", label_smoothing=0.0, compile="off"

@@ -9,7 +9,7 @@ import torch
 from onnx import TensorProto
 
 import surgeon
-from surgeon.tune.device import autocast
+from surgeon.train.device import autocast
 from surgeon_models import get, names, sample_data
 
 BUILDERS = [

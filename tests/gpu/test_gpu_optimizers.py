@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from surgeon.tune import optimizers
+from surgeon.train import optimizers
 
 
 def weights(device):

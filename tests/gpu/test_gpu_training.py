@@ -11,10 +11,10 @@ from patterns import Batches, pictures
 from places import named
 
 import surgeon
-from surgeon.tune import fit as fitting
-from surgeon.tune.fit import fit
-from surgeon.tune.module import tensors
-from surgeon.tune.settings import FitSettings
+from surgeon.torch_graph.module import tensors
+from surgeon.train import fit as fitting
+from surgeon.train.fit import fit
+from surgeon.train.settings import FitSettings
 
 CASES = ["small-similar", "small-different", "large-similar", "large-different"]
 SETTINGS = FitSettings(epochs=4, batch=16, lr=0.01, patience=0, keep="last")

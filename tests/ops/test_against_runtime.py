@@ -14,7 +14,7 @@ from samples import Maybe
 from samples_by_hand import Drawn
 from versions import every, judged_at_neighbour
 
-from surgeon.tune.backend import SurgeonBackend
+from surgeon.torch_graph.backend import SurgeonBackend
 
 if TYPE_CHECKING:
     from samples import Sample

@@ -16,7 +16,7 @@ from test_against_runtime import model_of
 from versions import every, version
 
 from surgeon.ops.registry import coverage
-from surgeon.tune.module import to_module
+from surgeon.torch_graph.module import to_module
 
 if TYPE_CHECKING:
     from samples import Sample

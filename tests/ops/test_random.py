@@ -12,7 +12,7 @@ from official import DRAWS
 from onnx import helper
 from onnx.backend.test.loader import load_model_tests
 
-from surgeon.tune.backend import SurgeonBackend
+from surgeon.torch_graph.backend import SurgeonBackend
 
 
 def node_cases() -> list[Any]:

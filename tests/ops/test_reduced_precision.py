@@ -10,7 +10,7 @@ from torch.nn import functional
 from surgeon.ops.linear import gemm
 from surgeon.ops.normalization import batch_normalization, layer_normalization
 from surgeon.ops.products import multiply
-from surgeon.tune.fuse import attend, multiply_turned
+from surgeon.torch_graph.fuse import attend, multiply_turned
 
 
 @pytest.fixture(params=[torch.bfloat16, torch.float16], ids=["bf16", "fp16"])

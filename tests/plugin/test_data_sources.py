@@ -4,7 +4,7 @@ import networks as nw
 import numpy as np
 
 import surgeon
-from surgeon import planning
+from surgeon.job import decide as planning
 from surgeon.plugin.hooks import hookimpl
 from surgeon.plugin.manager import load_plugins
 

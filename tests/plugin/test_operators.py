@@ -10,8 +10,8 @@ import torch
 from onnx import TensorProto, helper, numpy_helper
 
 import surgeon
-from surgeon import planning
 from surgeon.errors import UnsupportedError
+from surgeon.job import decide as planning
 
 
 def doubled():

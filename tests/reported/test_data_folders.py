@@ -11,7 +11,7 @@ from PIL import Image
 
 import surgeon
 from surgeon.data import check_trainable, open_data
-from surgeon.data.findings import label_findings
+from surgeon.data.examine import label_findings
 from surgeon.data.folder import list_classes
 from surgeon.data.labels import alike, joined
 from surgeon.errors import DataError

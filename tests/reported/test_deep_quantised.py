@@ -10,8 +10,8 @@ from onnx import TensorProto, numpy_helper
 
 import surgeon
 from surgeon.graph.weights import roles
-from surgeon.tune.module import to_module
-from surgeon.tune.stepwise import compare, quantised_values
+from surgeon.torch_graph.module import to_module
+from surgeon.torch_graph.stepwise import compare, quantised_values
 
 
 def deep(depth, width=6, side=6):

@@ -9,8 +9,8 @@ import pytest
 
 import surgeon
 from surgeon.data.splits import split
+from surgeon.probe.solver import solve
 from surgeon.runtime.metrics import score, softmax
-from surgeon.tune.head import solve
 
 
 @pytest.fixture(autouse=True)

@@ -11,7 +11,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 import surgeon
 from surgeon.errors import CheckError
-from surgeon.inputs import find_preprocess
+from surgeon.intake import find_preprocess
 from surgeon_models import content, index, recognise
 
 PICTURE = {

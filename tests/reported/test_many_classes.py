@@ -9,9 +9,10 @@ import torch
 
 import surgeon
 from surgeon.data.splits import by_class
+from surgeon.probe import convex, evidence
+from surgeon.probe import solver as head
+from surgeon.probe.solver import solve
 from surgeon.runtime import metrics
-from surgeon.tune import convex, evidence, head
-from surgeon.tune.head import solve
 
 
 @pytest.fixture(autouse=True)

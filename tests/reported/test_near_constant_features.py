@@ -9,8 +9,8 @@ import pytest
 from onnx import numpy_helper
 
 import surgeon
+from surgeon.probe.solver import solve
 from surgeon.runtime.observe import rounding_of_head
-from surgeon.tune.head import solve
 
 
 @pytest.fixture(autouse=True)

@@ -7,11 +7,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from surgeon import advice, detective, inputs
+from surgeon import intake as inputs
+from surgeon.advice import advise as advice
+from surgeon.advice import detective
 from surgeon.data import splits
 from surgeon.graph.preprocess import parse_preprocess
 from surgeon.model import load
-from surgeon.tune import evidence
+from surgeon.probe import evidence
 
 
 class Looked(Exception):  # noqa: N818 - ends the work where all is known

@@ -9,7 +9,7 @@ import pytest
 from onnx import numpy_helper
 
 import surgeon
-from surgeon.tune import tuning
+from surgeon.job import tuning
 
 
 def data(n=60, width=8):
@@ -64,7 +64,7 @@ def test_random_weights_that_were_asked_for_are_delivered(case, led_nowhere, tmp
 
 def test_a_race_whose_probe_is_delivered_says_pretrained(tmp_path, monkeypatch):
     """The file says where its weights come from: here from the source."""
-    monkeypatch.setattr("surgeon.tune.guard.Comparison.better", property(lambda _: False))
+    monkeypatch.setattr("surgeon.probe.guard.Comparison.better", property(lambda _: False))
     model = nw.mlp()
     given = feed(model)
     given[surgeon.load(model).inputs[0].name] = given.pop("x")

@@ -11,7 +11,7 @@ from onnx import numpy_helper
 import surgeon
 from surgeon import operation
 from surgeon.errors import CheckError, UnsupportedError
-from surgeon.tune import proving
+from surgeon.job import proving
 
 WIDTH = 6
 

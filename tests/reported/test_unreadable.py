@@ -17,7 +17,7 @@ from PIL import Image
 import surgeon
 from surgeon.cli.entry import main
 from surgeon.data import open_data
-from surgeon.data.sounds import read_wav
+from surgeon.data.media.sounds import read_wav
 from surgeon.data.sources import UnreadableError
 from surgeon.errors import DataError
 from surgeon.graph.preprocess import parse_preprocess

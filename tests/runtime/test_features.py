@@ -16,8 +16,9 @@ from surgeon.data import open_data
 from surgeon.errors import CheckError, DataError, EnvironmentLacksError
 from surgeon.records import TensorInfo
 from surgeon.runtime import neighbours, stream
-from surgeon.runtime.features import cache_root, clear, extract, list_entries
+from surgeon.runtime.features import extract
 from surgeon.runtime.sessions import OutOfMemoryError, Session
+from surgeon.runtime.store import cache_root, clear, list_entries
 
 AXES = {"t": 1}
 

@@ -13,9 +13,9 @@ from onnx import numpy_helper
 import surgeon
 from surgeon.errors import ModelError
 from surgeon.graph import envelope
-from surgeon.graph.weights import hash_tensors
+from surgeon.graph.weights import hash_tensors, tuned_names
 from surgeon.runtime.observe import Singles, relative_error
-from surgeon.runtime.proof import decode, encode, seeded_input, tuned_names
+from surgeon.runtime.proof import decode, encode, seeded_input
 
 
 def data_for(model, n=24):

@@ -10,10 +10,11 @@ import pytest
 from onnx import numpy_helper
 
 from surgeon.errors import DataError, EnvironmentLacksError, ModelError, UsageError
-from surgeon.runtime import sessions
-from surgeon.runtime.sessions import OutOfMemoryError, choose_device, open_session
+from surgeon.runtime import places, sessions
+from surgeon.runtime.places import choose_device
+from surgeon.runtime.sessions import OutOfMemoryError, open_session
 
-no_gpu = pytest.mark.skipif(sessions.count_cuda_devices() > 0, reason="there is a GPU")
+no_gpu = pytest.mark.skipif(places.count_cuda_devices() > 0, reason="there is a GPU")
 
 
 @pytest.fixture
@@ -66,8 +67,8 @@ def one_gpu(monkeypatch):
         asked.append(providers)
         return real(source, options, providers=["CPUExecutionProvider"])
 
-    monkeypatch.setattr(sessions, "count_cuda_devices", lambda: 1)
-    monkeypatch.setattr(sessions, "_preload_libraries", lambda: None)
+    monkeypatch.setattr(places, "count_cuda_devices", lambda: 1)
+    monkeypatch.setattr(places, "_preload_libraries", lambda: None)
     monkeypatch.setattr(onnxruntime, "InferenceSession", on_cpu)
     monkeypatch.setattr(
         onnxruntime, "get_available_providers",
@@ -145,8 +146,8 @@ def test_a_gpu_that_breaks_is_told_from_a_model_that_does(words, kind, relu, one
 
 
 def test_a_session_may_be_told_which_stream_to_compute_on(relu, one_gpu):
-    open_session(relu, device=sessions.Device("cuda", 0, stream=4096))
-    open_session(relu, device=sessions.Device("cuda", 0))
+    open_session(relu, device=places.Device("cuda", 0, stream=4096))
+    open_session(relu, device=places.Device("cuda", 0))
     first, second = (providers[0][1] for providers in one_gpu)
     assert first["user_compute_stream"] == "4096"
     assert second == {"device_id": 0, "use_tf32": "0", "cudnn_conv_algo_search": "HEURISTIC"}
@@ -164,7 +165,7 @@ def test_a_session_may_be_told_to_repeat_bit_by_bit(repeatable, relu, one_gpu, m
             made.append(self)
 
     monkeypatch.setattr(onnxruntime, "SessionOptions", Options)
-    open_session(relu, device=sessions.Device("cuda", 0, repeatable=repeatable))
+    open_session(relu, device=places.Device("cuda", 0, repeatable=repeatable))
     assert [options.use_deterministic_compute for options in made] == [repeatable]
     assert one_gpu[0][0][1]["cudnn_conv_algo_search"] == "HEURISTIC"
 
@@ -276,11 +277,11 @@ def test_memory_that_runs_out_is_told_apart(build):
 
 
 def test_two_packages_of_the_runtime_are_refused(monkeypatch, relu):
-    monkeypatch.setattr(sessions, "_installed_variants", lambda: ("onnxruntime", "onnxruntime-gpu"))
+    monkeypatch.setattr(places, "_installed_variants", lambda: ("onnxruntime", "onnxruntime-gpu"))
     with pytest.raises(EnvironmentLacksError) as caught:
         open_session(relu, device="cpu")
     assert caught.value.remedy.count("pip") == 2
-    monkeypatch.setattr(sessions, "_installed_variants", tuple)
+    monkeypatch.setattr(places, "_installed_variants", tuple)
     with pytest.raises(EnvironmentLacksError, match="not installed"):
         open_session(relu, device="cpu")
 
@@ -295,9 +296,9 @@ def folders(tmp_path, monkeypatch):
         (described / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: 1.0\n")
 
     monkeypatch.setattr(sys, "path", [str(tmp_path / "front"), str(tmp_path / "behind")])
-    sessions._installed_variants.cache_clear()
+    places._installed_variants.cache_clear()
     yield install
-    sessions._installed_variants.cache_clear()
+    places._installed_variants.cache_clear()
 
 
 @pytest.mark.parametrize("front", ["onnxruntime", "onnxruntime-gpu"])
@@ -305,21 +306,21 @@ def test_a_package_in_front_of_another_does_not_overwrite_it(front, folders):
     folders("front", front)
     folders("behind", "onnxruntime")
     folders("behind", "onnxruntime-gpu")
-    sessions.check_installation()
-    assert sessions._installed_variants() == (front,)
-    assert sessions.runtime_version() == f"{front} 1.0"
+    places.check_installation()
+    assert places._installed_variants() == (front,)
+    assert places.runtime_version() == f"{front} 1.0"
 
 
 def test_two_packages_in_one_folder_overwrite_each_other(folders):
     folders("behind", "onnxruntime")
     folders("behind", "onnxruntime-gpu")
     with pytest.raises(EnvironmentLacksError, match="overwrite each other"):
-        sessions.check_installation()
+        places.check_installation()
 
 
 def test_no_package_in_any_folder(folders):
     with pytest.raises(EnvironmentLacksError, match="not installed"):
-        sessions.check_installation()
+        places.check_installation()
 
 
 def test_weights_past_two_gigabytes_are_handed_over_apart(build, monkeypatch):

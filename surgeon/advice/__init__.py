@@ -1,0 +1,1 @@
+"""Which case, cut and preprocessing suit the data, by measurement."""

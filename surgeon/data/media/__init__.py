@@ -1,0 +1,1 @@
+"""One file for each medium of samples: pictures, texts, sounds, series, arrays."""

@@ -1,0 +1,1 @@
+"""The fast ways of a frozen part, and one plain way back."""

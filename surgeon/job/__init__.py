@@ -1,0 +1,1 @@
+"""One job of tuning: decided, the frozen part run, stages trained, the result proven."""

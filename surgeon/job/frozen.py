@@ -1,0 +1,154 @@
+"""The frozen part of a run: features of its samples, computed once and kept.
+
+What must not enter: what is learnt from them.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from surgeon.engines.choice import BOUNDS, HALF_BOUND, engine_for
+from surgeon.errors import DataError
+from surgeon.graph.apart import doubtful_nodes
+from surgeon.job.run import Run, Trained, runtime_device
+from surgeon.probe.solver import torch_threads
+from surgeon.records import as_json
+from surgeon.runtime.features import extract
+from surgeon.train.augment import Views
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from surgeon.data.samples import Samples
+    from surgeon.graph.frontier import Frontier
+    from surgeon.runtime.store import Features
+
+
+QUANTISED_SLACK = 0.05
+"""Share of the summed magnitudes by which logits behind quantised values may differ."""
+
+
+def features_of(
+    run: Run,
+    front: Frontier,
+    samples: Samples | None = None,
+    indices: NDArray[np.int64] | None = None,
+) -> Features:
+    """Return what the frozen part makes of samples (None = the run's), from the cache if it can."""
+    names = [info.name for info in front.tensors]
+    axes = {info.name: info.batch_axis for info in front.tensors if info.batch_axis}
+    engines = engine_for(
+        run.device,
+        precision=run.precision,
+        compile=run.compile,  # type: ignore[arg-type]
+        deterministic=run.deterministic,
+    )
+    return extract(
+        front.frozen,
+        names,
+        run.samples if samples is None else samples,
+        indices,
+        key_parts=() if engines is None else engines.key_parts,
+        axes=axes,
+        device=runtime_device(run) if engines is None else engines.place,
+        threads=run.threads,
+        limit_bytes=run.cache_limit,
+        faster=engines,
+        doubtful=bool(front.frozen and doubtful_nodes(front.frozen, run.patient.anatomy().shapes)),
+        progress=lambda done, total: run.say("features", done, total),
+        where=None if run.patient.path is None else str(run.patient.path),
+    )
+
+
+def view_features(
+    run: Run, front: Frontier, train: NDArray[np.int64], result: Trained
+) -> tuple[NDArray[Any], NDArray[np.int64]]:
+    """Return the features of augmented views of training samples, and the sample of each row."""
+    strength = {"auto": "light"}.get(run.augment, run.augment)
+    varied = Views(run.samples, run.views - 1, strength, seed=run.seed)
+    wanted = np.concatenate([train + view * run.samples.n for view in range(run.views - 1)])
+    with torch_threads(1):  # every core augments pictures of its own
+        features = features_of(run, front, varied, wanted)
+    name = front.tensors[0].name
+    values = features.array(name)
+    values = values.reshape(len(values), -1)
+    require_finite(run, features, values, name)
+    result.frontier["views"] = {
+        "views": run.views,
+        "augment": strength,
+        "bytes": features.bytes,
+        "hit": features.hit,
+    }
+    return values, wanted % run.samples.n
+
+
+def slack_of(run: Run, front: Frontier, features: Features) -> float:
+    """Return how far logits may lie from the features' by rounding, relative to all that is summed.
+
+    Beside a tie a last digit moves a quantised value by a whole step.
+    """
+    kinds = set() if front.frozen is None else {node.op_type for node in front.frozen.graph.node}
+    if any("Quantize" in kind or kind.startswith(("QLinear", "Q")) for kind in kinds):
+        return QUANTISED_SLACK
+    stored = set(features.stored.values())
+    half = "float16" in stored and any(t.dtype != "float16" for t in front.tensors)
+    engines = BOUNDS[run.precision] if run.device != "cpu" else BOUNDS["float32"]
+    return max(run.patient.bound, engines, HALF_BOUND if half else 0.0)
+
+
+def note_frontier(front: Frontier, features: Features | None, result: Trained) -> None:
+    """Write down where the graph was split, and what computed the features."""
+    cache = None
+    if features is not None:
+        result.providers = features.providers
+        result.notes += [note for note in features.notes if note not in result.notes]
+        result.alone |= features.alone
+        cache = {
+            "path": None if features.path is None else str(features.path),
+            "bytes": features.bytes,
+            "hit": features.hit,
+        }
+    result.frontier = {
+        "tensors": [
+            {"name": t.name, "shape": as_json(t.shape), "dtype": t.dtype} for t in front.tensors
+        ],
+        "nodes_frozen": front.nodes_frozen,
+        "nodes_trained": front.nodes_trained,
+        "one_by_one": result.alone,
+        "cache": cache,
+    }
+
+
+def rows_of(run: Run, features: Features) -> dict[str, NDArray[np.int64]]:
+    """Return positions in the features of every part, unreadable samples left out."""
+    where = np.full(run.samples.n, -1, np.int64)
+    where[features.rows] = np.arange(features.n)
+    test = np.zeros(0, np.int64) if run.parts.test is None else run.parts.test
+    parts = {"train": run.parts.train, "validation": run.parts.validation, "test": test}
+    found = {name: where[indices][where[indices] >= 0] for name, indices in parts.items()}
+    present = set(run.codes[features.rows[found["train"]]].tolist())
+    if len(present) < len(set(run.codes.tolist())):
+        raise DataError(
+            "a class has no readable sample left to train on",
+            remedy="repair its files, or remove the class",
+        )
+    return found
+
+
+def require_finite(run: Run, features: Features, values: NDArray[Any], name: str) -> None:
+    """Refuse features that are no numbers, naming the samples they come from.
+
+    Raises:
+        DataError: with the count and the first samples.
+    """
+    bad = np.flatnonzero(~np.isfinite(values).all(axis=1))
+    if not len(bad):
+        return
+    samples = [str(run.samples.names[features.rows[row] % run.samples.n]) for row in bad[:3]]
+    raise DataError(
+        f"the frozen part gives NaN or infinity for {len(bad)} of {len(values)} samples",
+        where=f"tensor {name!r}: {', '.join(samples)}",
+        remedy="check these samples and the preprocessing; a float16 model may overflow on them",
+    )

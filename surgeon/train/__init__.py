@@ -1,0 +1,1 @@
+"""Training by gradient: the loop and what it needs. What must not enter: graphs, files, cases."""

@@ -1,0 +1,151 @@
+"""The rooms of the house, once: fences and the picture of the rooms are made of this list.
+
+`python tests/rooms.py --write` writes `.importlinter`, which `make check` enforces, and the table
+in docs/architecture.md; `tests/test_rooms.py` finds both stale. A folder or module of `surgeon/`
+that is not named here fails.
+"""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+HERE = Path(__file__).resolve().parents[1]
+FENCES, PAGE = HERE / ".importlinter", HERE / "docs" / "architecture.md"
+BEGIN, END = "<!-- rooms: made by tests/rooms.py -->", "<!-- end of rooms -->"
+
+
+@dataclass(frozen=True)
+class Room:
+    """A folder or module of `surgeon/`: what it does, and the libraries that it may import."""
+
+    name: str
+    does: str
+    libraries: tuple[str, ...] = ()
+
+
+# From the top down: a room imports those below it, whether for running or for type checking.
+ROOMS = (
+    Room("__main__", "`python -m surgeon`"),
+    Room("cli", "one small file per verb", ("click", "rich")),
+    Room("demo", "a user's whole job, four times"),
+    Room("operation", "the verbs: the order of the steps"),
+    Room("own_weights", "weights of one's own training loop, proven"),
+    Room("advice", "which case, cut and preprocessing suit the data, by measurement"),
+    Room("job", "one tuning: decided, frozen part run, stages, race, guard, proof", ("torch",)),
+    Room("answering", "a classifier's answers to samples, by ONNX Runtime"),
+    Room("documents", "the bodies of JSON documents"),
+    Room("intake", "options checked, preprocessing found, samples opened and divided"),
+    Room("plugin", "hooks, loading, names of cases", ("pluggy",)),
+    Room("outcome", "what operations return"),
+    Room("resumption", "what an interrupted run left, and whether it may be replaced"),
+    Room("model", "a graph, its origin, its plan"),
+    Room("shown", "how results show themselves in a few lines"),
+    Room("engines", "the fast ways of a frozen part on a GPU", ("torch",)),
+    Room("probe", "what is learnt without steps: the head solved, evidence, the guard", ("torch",)),
+    Room(
+        "train", "the loop: batches, steps, schedules, optimisers, checkpoints", ("torch", "kornia")
+    ),
+    Room(
+        "torch_graph", "graph → torch module and back: program, fused steps, parameters", ("torch",)
+    ),
+    Room("runtime", "ONNX Runtime: sessions, streams, features, proof", ("onnxruntime",)),
+    Room("ops", "what each ONNX operator means in torch; sees no file and no graph", ("torch",)),
+    Room("data", "samples, labels, splits; one file per medium"),
+    Room("graph", "ONNX in, ONNX out: gate, normalize, shapes, cuts, old head, frontier, weights"),
+    Room("schemas", "the form of every document"),
+    Room("records", "the nouns that travel"),
+    Room("errors", "the error tree"),
+    Room("version", "the version"),
+)
+FENCED = ("click", "rich", "pluggy", "torch", "kornia", "onnxruntime", "onnx_graphsurgeon")
+PLUGINS = ("surgeon_cases", "surgeon_multi")
+PUBLIC = ("records", "plugin", "errors")
+"""All that a case may know."""
+INDEPENDENT = {"ops": ("graph", "data")}
+"""Rooms that do not see rooms below them."""
+ALONE = {"onnx_graphsurgeon": "surgeon.graph.nodes"}
+"""Libraries that one file alone imports."""
+
+
+def contract(key: str, **settings: object) -> str:
+    """Return one contract in the form of import-linter's own file."""
+    lines = [f"[importlinter:contract:{key}]"]
+    for name, value in settings.items():
+        if isinstance(value, tuple | list):
+            lines += [f"{name} =", *(f"    {item}" for item in value)]
+        else:
+            lines.append(f"{name} = {value}")
+    return "\n".join(lines) + "\n"
+
+
+def fences() -> str:
+    """Return the whole configuration of import-linter."""
+    roots = ("surgeon", "surgeon_models", *PLUGINS)
+    parts = [
+        "# Made by tests/rooms.py --write from its list of rooms; edit that list.\n"
+        + contract("", root_packages=roots, include_external_packages="true").replace(
+            "[importlinter:contract:]", "[importlinter]"
+        ),
+        contract(
+            "rooms", name="Imports go down only, and every room is named", type="layers",
+            containers=("surgeon",), layers=[room.name for room in ROOMS], exhaustive="true",
+        ),
+    ]  # fmt: skip
+    for library in FENCED:
+        outside = [f"surgeon.{room.name}" for room in ROOMS if library not in room.libraries]
+        allowed = [room.name for room in ROOMS if library in room.libraries]
+        only = ALONE.get(library, ", ".join(allowed))
+        extra = {"ignore_imports": (f"{ALONE[library]} -> {library}",)} if library in ALONE else {}
+        parts.append(
+            contract(
+                library, name=f"{library} only in {only}", type="forbidden",
+                source_modules=[*outside, *PLUGINS[:1]], forbidden_modules=(library,),
+                allow_indirect_imports="true", **extra,
+            )
+        )  # fmt: skip
+    for room, unseen in INDEPENDENT.items():
+        parts.append(
+            contract(
+                room, name=f"{room} does not see {' and '.join(unseen)}", type="forbidden",
+                source_modules=(f"surgeon.{room}",),
+                forbidden_modules=[f"surgeon.{one}" for one in unseen],
+                allow_indirect_imports="true",
+            )
+        )  # fmt: skip
+    parts.append(
+        contract(
+            "cases", name="A case knows records, errors and plugin, nothing else",
+            type="forbidden", source_modules=PLUGINS, allow_indirect_imports="true",
+            forbidden_modules=[f"surgeon.{r.name}" for r in ROOMS if r.name not in PUBLIC],
+        )
+    )  # fmt: skip
+    return "\n".join(parts)
+
+
+def table() -> str:
+    """Return the rooms as a table for people, from the top down."""
+    rows = ["| room | what it does | may import |", "|---|---|---|"]
+    alone = {module.split(".")[1]: lib for lib, module in ALONE.items()}
+    for room in ROOMS:
+        libraries = ", ".join(room.libraries)
+        if room.name in alone:
+            where = ALONE[alone[room.name]].split(".")[-1]
+            libraries = f"{alone[room.name]} (`{where}.py` alone)"
+        rows.append(f"| `{room.name}` | {room.does} | {libraries} |")
+    return "\n".join(rows)
+
+
+def page(text: str) -> str:
+    """Return the page with the table in its place."""
+    head, rest = text.split(BEGIN)
+    return f"{head}{BEGIN}\n{table()}\n{END}{rest.split(END)[1]}"
+
+
+if __name__ == "__main__":
+    if "--write" in sys.argv:
+        FENCES.write_text(fences(), "utf-8")
+        PAGE.write_text(page(PAGE.read_text("utf-8")), "utf-8")
+    else:
+        print(table())
