@@ -581,6 +581,12 @@ def _search(
     if progress is not None:
         progress(len(grid), len(grid))
     accuracies, accuracy_errors, losses, loss_errors = zip(*scores, strict=True)
+    chosen = best[1]
+    if kept is not None and select == "log-loss":
+        # A part of the classes says less: of penalties that are alike the strongest, which is also
+        # the one that costs the fewest steps (one-standard-error rule, Breiman et al., 1984).
+        enough = losses[chosen] + loss_errors[chosen]
+        chosen = next(place for place, loss in enumerate(losses) if loss <= enough)
     found = _Outside.none(n)
     if kept is None:
         found.predicted[rows], found.loss[rows] = best[2].predicted, best[2].loss
@@ -590,7 +596,7 @@ def _search(
         accuracy_error=accuracy_errors,
         log_loss=losses,
         log_loss_error=loss_errors,
-        chosen=best[1],
+        chosen=chosen,
         outside=found,
         start=best[3] if kept is None else None,
         folds=folds,
