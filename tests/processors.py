@@ -31,6 +31,9 @@ SETTINGS = {
     },
 }
 
+#: Those that the slow tier tries; the script by itself tries all.
+TRIED = ("mkl-compatible", "mkl-avx2", "mkl-instructions-avx2", "aten-default", "aten-avx2")
+
 #: The demonstration's model, one whose exporter folds with other arithmetic, one in 8 bits.
 MODELS = ("efficientnet-lite0", "mobilenetv2", "efficientnet-lite0-qdq")
 
@@ -43,7 +46,6 @@ TESTS = (
     "tests/engines/test_conveyor.py",
     "tests/probe/test_head.py",
     "tests/runtime/test_proof.py",
-    "tests/test_readme.py",
 )
 
 _BUILD = """
