@@ -152,8 +152,7 @@ def looked_at(folder: Path) -> set[int]:
     samples = open_samples(folder, model, find_preprocess(model), None, {}, 0.2)
     codes = label_codes(samples, samples.classes)
     parts = split_samples(samples, codes, 0.2, 0, samples.classes)
-    rows = np.concatenate([parts.train, parts.validation])
-    return {int(Path(str(samples.names[int(row)])).stem) for row in rows}
+    return {int(Path(str(samples.names[int(row)])).stem) for row in parts.train}
 
 
 def copies(name: str, *, samples: int = SAMPLES, seed: int = 0, threads: int = 1) -> dict:

@@ -50,7 +50,7 @@ MOST_NOISE = 0.5
 SURE = 6.63
 """Twice the log-likelihood that ε must be worth: the 1 % point of χ² with one degree of freedom."""
 COMPARED = 1000
-"""Samples of the data's own test split that are compared with the others."""
+"""Samples of validation, and of the data's own test split, that are compared with the others."""
 _PAIRS = 20_000
 _SHOWN = 5
 
@@ -59,14 +59,16 @@ _SHOWN = 5
 
 
 def to_compare(samples: Samples, parts: Splits, codes: Ints, seed: int) -> Ints | None:
-    """Return samples of the data's own test split to compare with the others, or None.
+    """Return validation samples, and those of the data's own test split, to compare with others.
 
-    Whether a picture is in training too is no secret of a test split; nothing else is asked of it.
+    Whether a picture is in training too is no secret of theirs; nothing else is asked of them.
     A test split that the seed draws is left alone: drawn anew, it has the same copies.
     """
-    if samples.split is None or parts.test is None:
-        return None
-    return stratified(parts.test, codes, COMPARED, seed)
+    told = [parts.validation]
+    if samples.split is not None and parts.test is not None:
+        told.append(parts.test)
+    others = np.concatenate([stratified(one, codes, COMPARED, seed) for one in told if len(one)])
+    return others if len(others) else None
 
 
 def examine(

@@ -11,6 +11,7 @@ import torch
 
 import surgeon
 import surgeon_models
+from surgeon.runtime.saturation import saturates
 
 DTYPES = {"float": np.float32, "float16": np.float16, "int64": np.int64, "int32": np.int32}
 FREE = 64
@@ -44,6 +45,8 @@ def test_it_converts_whole_and_agrees(name: str) -> None:
     path = surgeon_models.get(name)
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 4
+    if "int8" in name and saturates():
+        pytest.skip("this processor has no VNNI: ONNX Runtime cuts sums of 8-bit products off")
     if "int8" in name or "qdq" in name:  # the optimiser's fusions round differently
         options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
     session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])

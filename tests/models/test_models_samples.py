@@ -7,6 +7,7 @@ import pytest
 
 import surgeon_models
 from surgeon.errors import UsageError
+from surgeon.runtime.saturation import saturates
 from surgeon_models import samples
 
 NEW = [
@@ -139,7 +140,9 @@ def test_quantised_files_agree_with_the_float_one():
     data = surgeon_models.sample_data("efficientnet-lite0", samples=40)
     positions = list(range(40))
     expected = run(open_session("efficientnet-lite0"), "efficientnet-lite0", data, positions)
-    for name in ("efficientnet-lite0-qdq", "efficientnet-lite0-int8"):
+    # Without VNNI ONNX Runtime cuts sums of 8-bit products off: QLinearConv is half wrong there.
+    names = ["efficientnet-lite0-qdq", *([] if saturates() else ["efficientnet-lite0-int8"])]
+    for name in names:
         logits = run(open_session(name), name, data, positions)
         assert np.corrcoef(logits.ravel(), expected.ravel())[0, 1] > 0.98
 
