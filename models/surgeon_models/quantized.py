@@ -30,7 +30,8 @@ def quantize_efficientnet_lite0(
     """Write EfficientNet-Lite0 with 8-bit weights (per channel) and 8-bit activations.
 
     Both are unsigned: ONNX Runtime's kernels for signed weights add two products in 16 bits on
-    older processors and saturate there; those for unsigned ones compute the same everywhere.
+    older processors and saturate there. Those for unsigned ones do not in the QDQ form; files of
+    the QOperator form were seen to be far off the float network on a processor without VNNI.
 
     Args:
         sources: folder with the packages' files, as for `recipes.export_efficientnet_lite0`.
