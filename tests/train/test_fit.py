@@ -754,14 +754,19 @@ def test_compiling_waits_for_a_run_that_pays(eager_compiler, monkeypatch):
 
 
 @pytest.mark.slow
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of torch's own, while it compiles
 def test_a_compiled_run_draws_the_same_random_numbers():
-    """Whether the passes are compiled may be a clock's choice: it moves last digits, no more."""
+    """Whether the passes are compiled may be a clock's choice: it moves last digits, no more.
+
+    Told by the training loss. The gradient of a bias before BatchNormalization is rounding alone,
+    AdamW makes whole steps of it, and running means follow late: the validation loss shows that.
+    """
     (_, plain), (_, compiled) = (fitted(compile=form) for form in ("off", "on"))
     if not compiled.compiled:
-        pytest.skip("torch.compile does not work here")
+        pytest.skip("; ".join(compiled.notes))
     assert compiled.epochs == plain.epochs
-    for one, other in zip(plain.history, compiled.history, strict=True):
-        assert one["validation_loss"] == pytest.approx(other["validation_loss"], rel=1e-3)
+    for one, other in zip(plain.history[1:], compiled.history[1:], strict=True):
+        assert one["loss"] == pytest.approx(other["loss"], rel=1e-4)
 
 
 def test_an_interrupted_run_goes_on_compiled_as_it_was(eager_compiler, tmp_path):
