@@ -53,6 +53,7 @@ ROOMS = (
     Room("runtime", "ONNX Runtime: sessions, streams, features, proof", ("onnxruntime",)),
     Room("ops", "what each ONNX operator means in torch; sees no file and no graph", ("torch",)),
     Room("data", "samples, labels, splits; one file per medium"),
+    Room("tasks", "what an answer is: read, judged, told; the protocol of a task, in numpy"),
     Room("graph", "ONNX in, ONNX out: gate, normalize, shapes, cuts, old head, frontier, weights"),
     Room("schemas", "the form of every document"),
     Room("records", "the nouns that travel"),

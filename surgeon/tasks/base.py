@@ -1,0 +1,174 @@
+"""What a task is: how answers are read from data, judged and told. The core knows none.
+
+A task has two halves. This one, `TaskCode`, knows numpy and nothing else of the field; the other,
+its objective, is what torch minimises, and is imported by name when training by steps begins.
+
+Shapes: n samples; what follows the first axis is the task's own ([n] class codes, [n, k] columns,
+[n, length] positions, [n, height, width] pixels). What must not enter: files, graphs, torch.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping, Sequence
+
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from surgeon.records import DataFinding, Head
+
+    Ints = NDArray[np.int64]
+    Link = Literal["softmax", "logistic", "squared"]
+
+
+@dataclass(frozen=True)
+class Targets:
+    """The right answers of n samples.
+
+    Attributes:
+        values: [n, …] what is learnt: class codes, 0 or 1 per label, numbers, codes per position.
+        names: of the outputs in their order (classes, labels, columns); empty where they have none.
+        known: True where the answer is given, in the shape of `values` or [n]; None = everywhere.
+        groups: [n] codes of what may not be torn apart by a split (patients, recordings, copies);
+            None = each sample by itself.
+    """
+
+    values: NDArray[Any]
+    names: tuple[str, ...] = ()
+    known: NDArray[np.bool_] | None = None
+    groups: Ints | None = None
+
+    def __len__(self) -> int:
+        """Return n."""
+        return len(self.values)
+
+    def __getitem__(self, rows: NDArray[Any] | slice) -> Targets:
+        """Return the targets of some samples, by positions, a mask or a slice."""
+        return replace(
+            self,
+            values=self.values[rows],
+            known=None if self.known is None else self.known[rows],
+            groups=None if self.groups is None else self.groups[rows],
+        )
+
+
+@dataclass(frozen=True)
+class Scores:
+    """How good answers are.
+
+    Attributes:
+        figures: what a document's `metrics` object holds beside `samples`: `loss`, `quality` and
+            the task's own keys. None = not defined for these samples.
+        quality: [n] share of each sample in the quality; more is better. Two models are compared
+            on the same samples by the differences of these.
+        loss: [n] of each sample, in nats where answers are probabilities.
+    """
+
+    figures: Mapping[str, float | None]
+    quality: NDArray[np.float64]
+    loss: NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Decoded:
+    """What raw outputs say.
+
+    Attributes:
+        kind: what `answers` holds: `classification` (each row is one distribution over classes),
+            `multi-label` (each column is the probability of a label), `values`, or a task's own.
+        answers: [n, …] probabilities or values, float64.
+        notes: what people should know.
+    """
+
+    kind: str
+    answers: NDArray[np.float64]
+    notes: tuple[str, ...] = field(default=())
+
+
+class TaskCode(ABC):
+    """One task. Stateless: every method is a function of what it is given.
+
+    Attributes:
+        quality: name of the figure by which models are chosen; more is better.
+        link: how the head's outputs meet the targets where it can be solved without steps;
+            None = the head is trained by steps on cached features.
+        output: name of the graph output that the new head makes.
+        objective: `"module:attribute"` of the torch half, an `Objective` of `surgeon.train`.
+    """
+
+    quality: ClassVar[str]
+    link: ClassVar[Link | None] = None
+    output: ClassVar[str] = "logits"
+    objective: ClassVar[str]
+
+    @abstractmethod
+    def head(self, options: Mapping[str, Any]) -> Head:
+        """Return the head that gives the answers where a plan names none."""
+
+    @abstractmethod
+    def read(self, column: Sequence[Any] | NDArray[Any], where: str) -> Targets:
+        """Read the answers of all samples as the data tells them.
+
+        Raises:
+            DataError: one that is missing or of another form; says where.
+        """
+
+    @abstractmethod
+    def onto(self, targets: Targets, names: Sequence[str], *, ignore_unknown: bool) -> Targets:
+        """Say the same in the outputs of a file: `names` in their order.
+
+        Samples that tell nothing the file knows are unknown (`known`).
+
+        Raises:
+            DataError: names that the file lacks, unless `ignore_unknown`; or none that it knows.
+        """
+
+    @abstractmethod
+    def check(self, targets: Targets) -> None:
+        """Refuse answers that nothing can be learnt from.
+
+        Raises:
+            DataError: says what is missing, and names every offender.
+        """
+
+    @abstractmethod
+    def outputs(self, targets: Targets) -> int:
+        """Return how many numbers the head gives per sample or position."""
+
+    def strata(self, targets: Targets) -> Ints | None:  # noqa: ARG002 - the general answer
+        """Return [n] codes whose shares every part of a split keeps; None = no matter."""
+        return None
+
+    @abstractmethod
+    def decode(self, raw: NDArray[Any], activation: str | None) -> Decoded:
+        """Read raw outputs. What the graph has done already (`activation`) is not done again."""
+
+    @abstractmethod
+    def score(self, decoded: NDArray[np.float64], targets: Targets) -> Scores:
+        """Judge answers, [n, …] as `decode` gives them."""
+
+    @abstractmethod
+    def rows(
+        self, decoded: NDArray[np.float64], names: Sequence[str] | None
+    ) -> list[dict[str, Any]]:
+        """Return what `predict` tells of each sample, without its name."""
+
+    def details(
+        self,
+        decoded: NDArray[np.float64],  # noqa: ARG002 - the general answer
+        targets: Targets,  # noqa: ARG002 - the same
+    ) -> dict[str, Any]:
+        """Return what `evaluate` adds: `per_class`, `confusion`; empty where they mean nothing."""
+        return {}
+
+    def findings(
+        self,
+        targets: Targets,  # noqa: ARG002 - the general answer
+        parts: Mapping[str, Ints],  # noqa: ARG002 - the same
+    ) -> Iterable[DataFinding]:
+        """Return what is wrong with the answers, seen in training samples only."""
+        return ()
