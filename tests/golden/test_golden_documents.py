@@ -113,15 +113,18 @@ COMMANDS = {
     "verify": ["verify", "small-similar.onnx", "--source", "net.onnx"],
     "advise": ["advise", "net.onnx", "photos", *CASE],
     "no-such-file": ["inspect", "absent.onnx"],
-    "no-such-case": ["operate", "net.onnx", "--case", "smal", "--classes", 3, "-o", "a.onnx"],
+    "no-such-case": ["operate", "net.onnx", "--case", "smal", "--classes", 3, "-o", "b.onnx"],
 }  # fmt: skip
 WRITES = {"small-similar", "small-different", "large-similar", "large-different", "goes-on"}
 NEEDS = {"inspect-tuned", "goes-on", "evaluate", "predict", "verify"}
 
 
-def ask(name, folder, capsys, monkeypatch):
-    """Run a command in the folder; return its document and exit code."""
-    monkeypatch.setenv("SURGEON_CACHE", str(folder / f"cache-{name}"))
+def ask(name, folder, capsys, monkeypatch, cache=""):
+    """Run a command in the folder; return its document and exit code.
+
+    With a cache of its own: whether features are found there depends on no other test.
+    """
+    monkeypatch.setenv("SURGEON_CACHE", str(folder / f"cache-{name}{cache}"))
     monkeypatch.chdir(folder)
     command = [str(part) for part in COMMANDS[name]]
     if name in WRITES:
@@ -133,7 +136,7 @@ def ask(name, folder, capsys, monkeypatch):
 @pytest.mark.parametrize("name", COMMANDS)
 def test_the_document_is_the_one_agreed_on(name, folder, capsys, monkeypatch):
     if name in NEEDS and not (folder / "small-similar.onnx").exists():
-        ask("small-similar", folder, capsys, monkeypatch)
+        ask("small-similar", folder, capsys, monkeypatch, "-before")
     document, code = ask(name, folder, capsys, monkeypatch)
     found = {"exit": code, "document": steady(document, folder=str(folder))}
     page = HERE / f"{name}.json"
