@@ -54,7 +54,7 @@ def run_samples(
     from surgeon.runtime.stream import Runner
 
     output, classifier, told = answering(model)
-    proto, held = model.as_it_runs(constants)
+    proto, held = model.knowing(constants).as_it_runs()
     told = (*told, *filter(None, [held]))
     end = ending(proto, output)
     runner = Runner(

@@ -211,7 +211,10 @@ def resized(model: Model, pre: Preprocess) -> Model:
     from surgeon.runtime.observe import random_feeds
     from surgeon.runtime.sessions import open_session
 
-    other = replace(model.with_proto(proto), stored=model.stored)
+    note = (
+        f"input {info.name!r} resized from {declared[0]}x{declared[1]} to {wanted[0]}x{wanted[1]}"
+    )
+    other = model.with_proto(proto, stored=model.stored, notes=(*model.notes, note))
     try:
         anatomy = other.anatomy()
         probe = graph_cuts.keep_only(anatomy.model, [anatomy.end], anatomy.shapes)
@@ -227,10 +230,7 @@ def resized(model: Model, pre: Preprocess) -> Model:
             where=f"input {info.name!r}, made for {declared[0]}x{declared[1]}",
             remedy=f"leave --size out, or give {declared[0]}x{declared[1]}",
         ) from error
-    note = (
-        f"input {info.name!r} resized from {declared[0]}x{declared[1]} to {wanted[0]}x{wanted[1]}"
-    )
-    return replace(other, notes=(*model.notes, note))
+    return other
 
 
 def open_samples(

@@ -1,12 +1,15 @@
 """`Model`: an ONNX graph in normalized form together with where it came from and what was planned.
 
-A Model is never changed in place; each operation returns a new one.
+A Model is never changed in place; each operation returns a new one. What is found out about it is
+a function of its fields alone, found when it is first asked for and kept with this very object: it
+is the same whoever asks first.
 """
 
 from __future__ import annotations
 
 import os
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -53,7 +56,9 @@ class Model:
         bound_inputs: inputs that were constants and are initializers now.
         output: the graph output whose head counts, where one was chosen by name.
         sizes: what is known of open dimensions: {"input:axis": size}.
+        constants: what is known of inputs that are the same for every sample: {input: values}.
         before: the graph with the weights it had before `with_weights`, or None.
+        indexed: what the model index knows of the file it came from, where that was looked up.
     """
 
     proto: onnx.ModelProto
@@ -65,12 +70,13 @@ class Model:
     notes: tuple[str, ...] = ()
     stored: onnx.ModelProto | None = None
     sizes: Mapping[str, int] = field(default_factory=dict)
+    constants: Mapping[str, NDArray[Any]] = field(default_factory=dict)
     bound_inputs: tuple[str, ...] = ()
     output: str | None = None
     removed_nodes: int = 0
     added_nodes: int = 0
     before: onnx.ModelProto | None = None
-    _studied: dict[Any, Any] = field(default_factory=dict, repr=False)
+    indexed: tuple[Any] | None = None
 
     def __repr__(self) -> str:
         """Return what it is, in a few lines."""
@@ -102,18 +108,16 @@ class Model:
         """The path messages and documents show, or None."""
         return None if self.path is None else str(self.path)
 
-    @property
+    @cached_property
     def index_entry(self) -> Any:
         """The entry of the model index that this very file is, wherever it was built, or None."""
-        if "entry" not in self._studied:
-            from surgeon_models import recognise
+        if self.indexed is not None:
+            return self.indexed[0]
+        if self.stored is None or not self.file_sha256:
+            return None
+        from surgeon_models import recognise
 
-            self._studied["entry"] = (
-                recognise(self.stored, self.file_sha256, to_array)
-                if self.stored is not None and self.file_sha256
-                else None
-            )
-        return self._studied["entry"]
+        return recognise(self.stored, self.file_sha256, to_array)
 
     @property
     def labels(self) -> list[str] | None:
@@ -157,51 +161,49 @@ class Model:
         found: dict[str, Any] | None = envelope.get(self.proto, envelope.PROOF)
         return found
 
-    @property
+    @cached_property
     def bound(self) -> float:
         """Relative error allowed between torch and ONNX Runtime for this graph."""
-        if "half" not in self._studied:
-            self._studied["half"] = computes_half(self.proto)
-        return HALF_BOUND if self._studied["half"] else BOUND
+        return HALF_BOUND if computes_half(self.proto) else BOUND
 
     def cuts(self) -> list[CutPoint]:
         """Return the listed cuts by ascending depth."""
         return list(self.anatomy().cuts)
 
-    def anatomy(self, constants: Mapping[str, NDArray[Any]] | None = None) -> Anatomy:
+    def anatomy(self) -> Anatomy:
         """Understand the graph; a fixed batch is freed where that is proven.
 
-        The result's `model` is the graph everything further should use.
-
-        Args:
-            constants: values of inputs that are the same for every sample, used where the graph
-                must be run to be understood.
+        The result's `model` is the graph everything further should use. Where the graph must be run
+        to be understood, constant inputs have the values that are known of them.
         """
-        from surgeon.runtime.settle import settle
-
-        given = {name: np.asarray(value) for name, value in (constants or {}).items()}
-        key = ("anatomy", *sorted((n, str(v.dtype), v.shape, _bytes(v)) for n, v in given.items()))
-        if key not in self._studied:
-            known = {**_picture_sizes(self), **self.sizes}
-            self._studied[key] = settle(
-                self.proto, known, given or None, self.bound, output=self.output
-            )
-        anatomy: Anatomy = self._studied[key]
-        return anatomy
+        return self._anatomy
 
     def sketch(self) -> Anatomy:
         """Understand the graph as it is: a fixed batch stays, and nothing is run to prove more."""
+        return self._sketch
+
+    @cached_property
+    def _anatomy(self) -> Anatomy:
+        from surgeon.runtime.settle import settle
+
+        known = {**_picture_sizes(self), **self.sizes}
+        return settle(self.proto, known, self.constants or None, self.bound, output=self.output)
+
+    @cached_property
+    def _sketch(self) -> Anatomy:
         from surgeon.runtime.settle import sketch
 
-        if "sketch" not in self._studied:
-            known = {**_picture_sizes(self), **self.sizes}
-            self._studied["sketch"] = sketch(self.proto, known, self.output)
-        found: Anatomy = self._studied["sketch"]
-        return found
+        return sketch(self.proto, {**_picture_sizes(self), **self.sizes}, self.output)
 
-    def as_it_runs(
-        self, constants: Mapping[str, NDArray[Any]] | None = None
-    ) -> tuple[onnx.ModelProto, str | None]:
+    @cached_property
+    def _roles(self) -> dict[str, str]:
+        return dict(roles(self.proto))
+
+    @cached_property
+    def _quantized(self) -> dict[str, QuantizedWeight]:
+        return quantized_weights(self.proto)
+
+    def as_it_runs(self) -> tuple[onnx.ModelProto, str | None]:
         """Return the graph with its batch pinned where constants hold it, and what to say of it.
 
         Files written here say of their batch what is true; of others it is tried only where
@@ -212,7 +214,7 @@ class Model:
         if self.plan is not None or not held_sizes(self.proto, self.sizes):
             return self.proto, None
         try:
-            held = self.anatomy(constants).held
+            held = self.anatomy().held
         except SurgeonError:  # what cannot be understood can still be run
             held = None
         if held is None:
@@ -227,15 +229,11 @@ class Model:
 
     def roles(self) -> dict[str, str]:
         """Return {float initializer: parameter, statistics, setting or constant}."""
-        if "roles" not in self._studied:
-            self._studied["roles"] = roles(self.proto)
-        return dict(self._studied["roles"])
+        return dict(self._roles)
 
     def quantized(self) -> dict[str, QuantizedWeight]:
         """Return the integer initializers that can learn as what they stand for."""
-        if "quantized" not in self._studied:
-            self._studied["quantized"] = quantized_weights(self.proto)
-        return dict(self._studied["quantized"])
+        return dict(self._quantized)
 
     def learnable(self) -> list[str]:
         """Return what a plan may train, in graph order: parameters and quantised weights."""
@@ -249,21 +247,33 @@ class Model:
         return [name for name in self.learnable() if count[name] > 1]
 
     def with_constants(self, constants: Mapping[str, NDArray[Any]]) -> Model:
-        """Return the model with constant inputs as what they are: initializers.
+        """Return the model that knows constant inputs, as initializers where they decide an `If`.
 
-        An `If` that they decide becomes the branch it takes, so that there is something to cut.
+        That becomes the branch it takes, so that there is something to cut.
         """
+        known = self.knowing(constants)
         if not constants or all(node.op_type != "If" for node in self.proto.graph.node):
-            return self
+            return known
         from surgeon.graph.fold import bind
 
         proto, changes = bind(self.proto, constants)
         if not changes:
-            return self
+            return known
         left = set(data_inputs(proto.graph))
         gone = tuple(info.name for info in self.inputs if info.name not in left)
-        changed = self.with_proto(proto, changes=(*self.changes, *changes), bound_inputs=gone)
-        return replace(changed, stored=self.stored)
+        return known.with_proto(
+            proto, changes=(*self.changes, *changes), bound_inputs=gone, stored=self.stored
+        )
+
+    def knowing(self, constants: Mapping[str, NDArray[Any]] | None) -> Model:
+        """Return the model that knows these values of inputs; itself where it does already."""
+        given = {name: np.asarray(value) for name, value in (constants or {}).items()}
+        same = given.keys() == self.constants.keys() and all(
+            value.dtype == self.constants[name].dtype
+            and np.array_equal(value, self.constants[name])
+            for name, value in given.items()
+        )
+        return self if same else self._other(constants=given)
 
     def sized_like(self, feeds: Mapping[str, NDArray[Any]]) -> Model:
         """Return the model with open dimensions known from one sample of the data."""
@@ -274,17 +284,19 @@ class Model:
             for axis, dim in enumerate(info.shape)
             if axis != info.batch_axis and not isinstance(dim, int) and axis < feeds[info.name].ndim
         }
-        return replace(self, sizes=found, _studied={}) if found else self
+        return self._other(sizes=found) if found not in ({}, self.sizes) else self
 
     def with_output(self, output: str | None) -> Model:
         """Return the model with the output whose head counts; None leaves it as it is."""
-        return self if output in (None, self.output) else replace(self, output=output, _studied={})
+        return self if output in (None, self.output) else replace(self, output=output)
 
     def with_proto(self, proto: onnx.ModelProto, **changes: Any) -> Model:
         """Return a model with another graph and the same origin."""
-        known = {"entry": self.index_entry}
-        changes = {"before": None, **changes}
-        return replace(self, proto=proto, _studied=known, stored=None, **changes)
+        return self._other(**{"proto": proto, "stored": None, "before": None, **changes})
+
+    def _other(self, **changes: Any) -> Model:
+        """Return a model of the same origin, which need not be looked up once more."""
+        return replace(self, indexed=(self.index_entry,), **changes)
 
     def with_weights(self, weights: Any) -> Model:
         """Return the model with other weights; labels, plan and preprocessing stay.
@@ -407,7 +419,3 @@ def _picture_sizes(model: Model) -> dict[str, int]:
         if info.shape is not None and len(info.shape) == 4
         for place, size in enumerate(document["size"])
     }
-
-
-def _bytes(value: NDArray[Any]) -> bytes:
-    return repr(value.tolist()).encode() if value.dtype.hasobject else value.tobytes()

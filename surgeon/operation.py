@@ -160,7 +160,7 @@ def cuts(
     model = load(path).with_output(output)
     constants = constant_inputs(model, inputs)
     model = model.with_constants(constants)
-    anatomy = model.anatomy(constants)
+    anatomy = model.anatomy()
     listed = [as_json(cut) for cut in anatomy.cuts]
     if timed:
         from surgeon.runtime.latency import time_cuts
@@ -324,7 +324,7 @@ def operate(
     check_texts(case=case, cut=cut, start=start)
     constants = constant_inputs(model, inputs)
     model = model.with_constants(constants)
-    anatomy = model.anatomy(constants)
+    anatomy = model.anatomy()
     require_samples(model)
     if not anatomy.shapes.dtype(anatomy.end):
         require_opset(model)  # types of the oldest operators cannot be inferred
@@ -528,6 +528,7 @@ def finetune(
         model, preprocess, size, tokenizer=tokenizer, max_length=max_length, audio=audio
     )
     constants = constant_inputs(model, inputs)
+    model = model.knowing(constants)
     detected = None
     if case == "auto" and pre is None:
         from surgeon.advice import advise as advice
@@ -570,7 +571,7 @@ def finetune(
             advised = advice.choose(
                 model, samples, case=None if case == "auto" else case, cut=cut, init=init,
                 seed=seed, validation=validation, device=chosen, threads=threads,
-                constants=constants, progress=progress, plugins=plugins,
+                progress=progress, plugins=plugins,
             )  # fmt: skip
             advised = replace(advised, detected=detected)
             if case == "auto":

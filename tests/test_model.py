@@ -7,6 +7,7 @@ import hashlib
 import json
 
 import networks as nw
+import numpy as np
 import onnx
 import pytest
 from onnx import helper
@@ -134,3 +135,88 @@ def test_writing_over_a_file_needs_force(tmp_path):
 def test_a_thing_that_is_no_model():
     with pytest.raises(UsageError, match="dict"):
         surgeon.load({})
+
+
+# ── what is found out is a function of the model, and found once ─────────────────────────────────
+
+
+def beside_a_constant():
+    net = nw.Net()
+    x = nw.conv(net, net.input("x", ["N", 3, 8, 8]), "c1", 8, 3)
+    x = net.node("Mul", net.node("Relu", x), net.input("factor", [1]))
+    x = net.node("Flatten", net.node("GlobalAveragePool", x), out="features")
+    net.node("Gemm", x, net.weight("fc", 8, 4), out="y")
+    return net.model("y", shape=["N", 4])
+
+
+@pytest.fixture
+def found_out(monkeypatch):
+    """How often the expensive steps of looking at a graph are taken."""
+    import surgeon_models
+    from surgeon.runtime import settle
+
+    taken = dict.fromkeys(("settle", "sketch", "study", "recognise"), 0)
+
+    def count(room, name):
+        step = getattr(room, name)
+
+        def counted(*given, **named):
+            taken[name] += 1
+            return step(*given, **named)
+
+        monkeypatch.setattr(room, name, counted)
+
+    for name in ("settle", "sketch", "study"):
+        count(settle, name)
+    count(surgeon_models, "recognise")
+    return taken
+
+
+@pytest.mark.parametrize("constants", [{}, {"factor": np.ones(1, np.float32)}])
+@pytest.mark.parametrize(
+    ("verb", "settled", "sketched"),
+    [("inspect", 0, 1), ("cuts", 1, 0), ("operate", 1, 0), ("advise", 1, 0), ("finetune", 2, 0)],
+)
+def test_a_verb_understands_each_graph_once(
+    tmp_path, found_out, constants, verb, settled, sketched
+):
+    """The model, and where it is trained the operated one, too; whatever inputs are constant."""
+    from surgeon import operation
+
+    path = tmp_path / "model.onnx"
+    onnx.save(beside_a_constant() if constants else nw.convnet(), path)
+    shape = [24, *surgeon.load(path).inputs[0].shape[1:]]
+    values = np.random.default_rng(0).normal(size=shape).astype(np.float32)
+    data = {surgeon.load(path).inputs[0].name: values, "labels": np.arange(24) % 3}
+    found_out.update(dict.fromkeys(found_out, 0))
+    run = {
+        "inspect": lambda: operation.inspect(path),
+        "cuts": lambda: operation.cuts(path, inputs=constants),
+        "operate": lambda: surgeon.operate(path, "small-similar", 3, inputs=constants),
+        "advise": lambda: surgeon.advise(path, data, inputs=constants, device="cpu"),
+        "finetune": lambda: surgeon.finetune(
+            path, data, case="auto", epochs=1, inputs=constants, device="cpu"
+        ),
+    }
+    run[verb]()
+    assert found_out == {
+        "settle": settled,
+        "sketch": sketched,
+        "study": settled + sketched,
+        "recognise": 1,
+    }
+
+
+def test_a_model_made_of_another_one_is_looked_at_by_itself():
+    """Also where the other one was looked at before: no order of calls changes an answer."""
+    asked, unasked = surgeon.load(nw.convnet()), surgeon.load(nw.convnet())
+    assert asked.roles()
+    assert asked.cuts()
+    assert asked.bound == 1e-4
+    other = surgeon.load(nw.mlp()).proto
+    for model in (asked, unasked):
+        made = dataclasses.replace(model, proto=other)
+        assert made.roles() == surgeon.load(other).roles() != asked.roles()
+        assert [cut.tensor for cut in made.cuts()] == [
+            cut.tensor for cut in surgeon.load(other).cuts()
+        ]

@@ -291,6 +291,7 @@ def advise(
         model, preprocess, size, tokenizer=tokenizer, max_length=max_length, audio=audio
     )
     constants = constant_inputs(model, inputs)
+    model = model.knowing(constants)
     detected = None
     if pre is None:
         detected = detect_preprocess(
@@ -311,14 +312,13 @@ def advise(
     model = bound.sized_like(first) if isinstance(first, dict) else bound
     found = choose(
         model, samples, init=init, seed=int(seed), validation=validation, device=device,
-        threads=threads, constants=constants, latency=True, open_all=True, progress=progress,
-        plugins=plugins,
+        threads=threads, latency=True, open_all=True, progress=progress, plugins=plugins,
     )  # fmt: skip
     times = {"preprocess": 0.0 if detected is None else detected.seconds, "data": opened}
     times |= found.seconds
     times["model"] += loaded
     notes = [*samples.notes, *found.warnings, *([] if detected is None else [detected.note])]
-    anatomy = model.anatomy(constants)
+    anatomy = model.anatomy()
     notes += anatomy.notes
     if picks(anatomy) or (anatomy.head is not None and anatomy.head.also):
         notes.append(
@@ -346,7 +346,6 @@ def choose(
     validation: float | str = 0.2,
     device: Any = "auto",
     threads: int | None = None,
-    constants: Mapping[str, NDArray[Any]] | None = None,
     latency: bool = False,
     open_all: bool = False,
     progress: Report | None = None,
@@ -355,7 +354,7 @@ def choose(
     """Measure open samples and decide; see `advise`.
 
     Args:
-        model: the model, its constant inputs bound.
+        model: the model, which knows its constant inputs.
         samples: the labelled data.
         case: that plans by the evidence, cut included; None = the one of the four that suits best.
         cut: what the user asked for; the case is advised all the same.
@@ -364,7 +363,6 @@ def choose(
         validation: see `finetune`.
         device: where the pass runs.
         threads: CPU threads.
-        constants: constant inputs that are left.
         latency: whether to measure how long one sample takes to each cut; nothing is decided by it.
         open_all: whether samples outside the pass are opened too, so that broken ones are known.
         progress: called as `progress(stage, done, total)`.
@@ -377,7 +375,7 @@ def choose(
     from surgeon.probe.findings import examine, to_compare
 
     understanding = time.perf_counter()
-    anatomy = model.anatomy(constants)
+    anatomy = model.anatomy()
     understood = time.perf_counter() - understanding
     labels = list(samples.classes)
     codes = label_codes(samples, labels)

@@ -223,7 +223,7 @@ class _Bench:
         seed: int,
     ) -> None:
         self._where, self._device, self._threads, self._seed = model.where, device, threads, seed
-        anatomy = model.anatomy(constants)
+        anatomy = model.knowing(constants).anatomy()
         self._cut = late_cut(anatomy)
         self._taps = add_taps(anatomy, [self._cut])
         self._moments = add_moments(self._taps.model, anatomy.shapes)
