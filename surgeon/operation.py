@@ -491,7 +491,7 @@ def finetune(
         SurgeonError: of the kind that fits; nothing is left half-written.
     """
     from surgeon.data.labels import check_trainable
-    from surgeon.job import proving, stages
+    from surgeon.job import measure, proving, stages
     from surgeon.job.run import Run, clean, head_names
     from surgeon.runtime.neighbours import require_steady
     from surgeon.runtime.places import choose_device
@@ -624,18 +624,19 @@ def finetune(
     )  # fmt: skip
     load_operators(patient.proto, plugins)
     trained = stages.train(run)
-    clock.features, clock.train = trained.seconds_features, trained.seconds_train
+    work, notes = trained.work, list(trained.work.notes)
+    clock.features, clock.train = work.seconds_features, work.seconds_train
 
     # Back into ONNX: tuned tensors replace those of the same name, nothing else changes.
     writing = time.perf_counter()
-    tuned = write_back(patient.proto, trained.tensors, partial=True)
+    tuned = write_back(patient.proto, trained.delivered.tensors, partial=True)
     operated = patient.proto
     if patient.plan.init == "random" and not goes_on:  # what `operate` writes is drawn anew
         operated = draw_anew(patient, patient.plan, head_names(operated), seed)
     changed = _changed(operated, tuned)
-    if trained.alone:
+    if work.alone:
         tuned = take_one(tuned)
-        trained.notes.append(
+        notes.append(
             "the file takes one sample at a time: its batch is fixed at 1, as the samples of a "
             "batch would change each other's answers"
         )
@@ -644,7 +645,7 @@ def finetune(
     plan = patient.plan
     assert plan is not None
     if trained.race is not None:  # the file says which start its weights come from
-        won = trained.race["winner"] if trained.delivered == "tuned" else "pretrained"
+        won = trained.race["winner"] if trained.delivered.kind == "tuned" else "pretrained"
         plan = replace(plan, init=won)
         body["plan"]["init"] = plan.init
         envelope.put(tuned, envelope.PLAN, envelope.get(tuned, envelope.PLAN) | {"init": plan.init})
@@ -652,13 +653,17 @@ def finetune(
         envelope.put(tuned, envelope.PREPROCESS, encodings.as_document(pre))
     if advised is not None:
         envelope.put(tuned, envelope.ADVICE, advised.brief())
-    proof = proving.prove(run, tuned, trained, golden_samples=golden_samples, constants=constants)
+    proven = proving.prove(run, tuned, golden_samples=golden_samples, constants=constants)
+    proof = proven.document
+    notes += proven.notes
     envelope.put(tuned, envelope.PROOF, proof)
     result = replace(patient.with_proto(tuned), plan=plan)
     metrics: dict[str, Any] = {}
 
     def judge(path: Path | None) -> None:
-        metrics.update(proving.measure(run, tuned, trained, limit=TRAIN_METRICS, path=path))
+        found, said = measure.measure(run, tuned, trained, limit=TRAIN_METRICS, path=path)
+        metrics.update(found)
+        notes.extend(said)
 
     if out is None:
         judge(None)
@@ -677,21 +682,21 @@ def finetune(
     clock.write = time.perf_counter() - writing
     body |= {
         "device": trained.device,
-        "providers": list(trained.providers),
-        "frontier": trained.frontier,
-        "samples_seen": trained.samples_seen,
-        "compiled": trained.compiled,
-        "decisions": trained.decisions,
-        "peak_memory": trained.peak_memory,
-        "statistics": trained.statistics,
+        "providers": list(work.providers or proven.providers),
+        "frontier": dict(work.frontier),
+        "samples_seen": work.samples_seen,
+        "compiled": work.compiled,
+        "decisions": list(work.decisions),
+        "peak_memory": work.peak_memory,
+        "statistics": list(trained.statistics),
         "changed": changed,
         "metrics": metrics,
-        "history": trained.history,
-        "delivered": trained.delivered,
+        "history": list(work.history),
+        "delivered": trained.delivered.kind,
         "guard": trained.guard,
         "race": trained.race,
         "stopped": trained.stopped,
-        "resumed": trained.resumed,
+        "resumed": work.resumed,
         "proof": proof,
         "seconds": seconds(clock),
     }
@@ -702,12 +707,12 @@ def finetune(
                 *body["warnings"],
                 *skip_notes(samples),
                 *size_notes(pre),
-                *trained.notes,
+                *notes,
                 *budget_note(budget, clock),
             ]
         )
     )
-    return Outcome(result, metrics, trained.history, proof, body)
+    return Outcome(result, metrics, list(work.history), proof, body)
 
 
 def _dry(patient: Model, body: dict[str, Any], clock: Clock) -> Outcome:

@@ -110,8 +110,9 @@ def prove(
         DataError: the data's labels are not the model's outputs.
     """
     from surgeon.graph.weights import tuned_names
-    from surgeon.job import proving
-    from surgeon.job.run import Run, Trained
+    from surgeon.job import measure, proving
+    from surgeon.job.done import Candidate, Trained
+    from surgeon.job.run import Run
     from surgeon.runtime.places import choose_device
 
     clock = Clock(time.perf_counter())
@@ -150,14 +151,15 @@ def prove(
         patient=model, samples=samples, codes=codes, parts=parts, device=str(device),
         seed=int(seed), threads=threads, progress=progress,
     )  # fmt: skip
-    trained = Trained(delivered="tuned")
-    proof = proving.prove(run, tuned, trained, golden_samples=golden_samples, constants=constants)
+    proven = proving.prove(run, tuned, golden_samples=golden_samples, constants=constants)
+    proof = proven.document
     envelope.put(tuned, envelope.PROOF, proof)
     result = replace(model.with_proto(tuned), plan=model.plan)
-    metrics = proving.measure(run, tuned, trained, limit=TRAIN_METRICS)
+    given = Trained(Candidate("tuned"))
+    metrics, said = measure.measure(run, tuned, given, limit=TRAIN_METRICS)
     allowed = set(tuned_names(tuned, model.trainable)) - set(model.trainable)
     body |= {
-        "providers": list(trained.providers),
+        "providers": list(proven.providers),
         "statistics": sorted(allowed),
         "changed": changed or [],
         "metrics": metrics,
@@ -166,8 +168,8 @@ def prove(
         "seconds": seconds(clock),
     }
     body["data"] |= counts(samples, names, parts)
-    said = [*body["warnings"], *notes, *skip_notes(samples), *trained.notes]
-    body["warnings"] = list(dict.fromkeys(said))
+    told = [*body["warnings"], *notes, *skip_notes(samples), *proven.notes, *said]
+    body["warnings"] = list(dict.fromkeys(told))
     return Outcome(result, metrics, [], proof, body)
 
 

@@ -12,7 +12,8 @@ import numpy as np
 from surgeon.engines.choice import BOUNDS, HALF_BOUND, engine_for
 from surgeon.errors import DataError
 from surgeon.graph.apart import doubtful_nodes
-from surgeon.job.run import Run, Trained, runtime_device
+from surgeon.job.done import Work
+from surgeon.job.run import Run, runtime_device
 from surgeon.probe.solver import torch_threads
 from surgeon.records import as_json
 from surgeon.runtime.features import extract
@@ -63,9 +64,12 @@ def features_of(
 
 
 def view_features(
-    run: Run, front: Frontier, train: NDArray[np.int64], result: Trained
-) -> tuple[NDArray[Any], NDArray[np.int64]]:
-    """Return the features of augmented views of training samples, and the sample of each row."""
+    run: Run, front: Frontier, train: NDArray[np.int64]
+) -> tuple[NDArray[Any], NDArray[np.int64], dict[str, Any]]:
+    """Return the features of augmented views of training samples, and the sample of each row.
+
+    And what the document's `frontier` says of them.
+    """
     strength = {"auto": "light"}.get(run.augment, run.augment)
     varied = Views(run.samples, run.views - 1, strength, seed=run.seed)
     wanted = np.concatenate([train + view * run.samples.n for view in range(run.views - 1)])
@@ -75,13 +79,13 @@ def view_features(
     values = features.array(name)
     values = values.reshape(len(values), -1)
     require_finite(run, features, values, name)
-    result.frontier["views"] = {
+    told = {
         "views": run.views,
         "augment": strength,
         "bytes": features.bytes,
         "hit": features.hit,
     }
-    return values, wanted % run.samples.n
+    return values, wanted % run.samples.n, told
 
 
 def slack_of(run: Run, front: Frontier, features: Features) -> float:
@@ -98,27 +102,31 @@ def slack_of(run: Run, front: Frontier, features: Features) -> float:
     return max(run.patient.bound, engines, HALF_BOUND if half else 0.0)
 
 
-def note_frontier(front: Frontier, features: Features | None, result: Trained) -> None:
-    """Write down where the graph was split, and what computed the features."""
+def frozen_work(front: Frontier, features: Features | None, *, alone: bool, seconds: float) -> Work:
+    """Return where the graph was split, and what computed the features in how long."""
     cache = None
     if features is not None:
-        result.providers = features.providers
-        result.notes += [note for note in features.notes if note not in result.notes]
-        result.alone |= features.alone
+        alone |= features.alone
         cache = {
             "path": None if features.path is None else str(features.path),
             "bytes": features.bytes,
             "hit": features.hit,
         }
-    result.frontier = {
-        "tensors": [
-            {"name": t.name, "shape": as_json(t.shape), "dtype": t.dtype} for t in front.tensors
-        ],
-        "nodes_frozen": front.nodes_frozen,
-        "nodes_trained": front.nodes_trained,
-        "one_by_one": result.alone,
-        "cache": cache,
-    }
+    return Work(
+        frontier={
+            "tensors": [
+                {"name": t.name, "shape": as_json(t.shape), "dtype": t.dtype} for t in front.tensors
+            ],
+            "nodes_frozen": front.nodes_frozen,
+            "nodes_trained": front.nodes_trained,
+            "one_by_one": alone,
+            "cache": cache,
+        },
+        providers=() if features is None else features.providers,
+        alone=alone,
+        notes=() if features is None else features.notes,
+        seconds_features=seconds,
+    )
 
 
 def rows_of(run: Run, features: Features) -> dict[str, NDArray[np.int64]]:

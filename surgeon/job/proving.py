@@ -1,4 +1,4 @@
-"""What a tuned graph is worth, and that it is what was trained: metrics, parity, proof.
+"""That a tuned graph is what was trained: torch and ONNX Runtime agree, and the file proves it.
 
 What must not enter: training.
 """
@@ -6,7 +6,7 @@ What must not enter: training.
 from __future__ import annotations
 
 import math
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -17,20 +17,17 @@ from surgeon.errors import CheckError, UnsupportedError
 from surgeon.graph import precision as halves
 from surgeon.graph.frontier import split as split_graph
 from surgeon.graph.weights import roles
-from surgeon.job.run import Believed, Run, Trained, head_names, runtime_device
-from surgeon.runtime.metrics import score, score_told, softmax
+from surgeon.job.run import Run, head_names
 from surgeon.runtime.observe import relative_error, rounding_of_head
 from surgeon.runtime.proof import fill_batch, make_proof, seeded_input
 from surgeon.runtime.proof import golden_samples as make_golden
 from surgeon.runtime.saturation import saturating
 from surgeon.runtime.sessions import open_session
-from surgeon.runtime.stream import Runner
 from surgeon.torch_graph.module import to_module
 from surgeon.torch_graph.stepwise import Agreement, compare, quantised_values
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping, Sequence
-    from pathlib import Path
+    from collections.abc import Mapping, Sequence
 
     from numpy.typing import NDArray
     from onnx import ModelProto
@@ -38,187 +35,22 @@ if TYPE_CHECKING:
     from surgeon.runtime.sessions import Session
 
 
-SCATTERED = 16
-"""Samples on which it is seen how much ONNX Runtime's results depend on the batch."""
-SPOT = 32
-"""Samples on which the file is compared where ONNX Runtime has run the same graph over all."""
+@dataclass(frozen=True)
+class Proven:
+    """The proof of a tuned graph, what ran it for that, and what people should know."""
 
-
-def measure(
-    run: Run, tuned: ModelProto, trained: Trained, *, limit: int, path: Path | None = None
-) -> dict[str, Any]:
-    """Return validation, test and train metrics of the tuned file by ONNX Runtime.
-
-    The file is run over the validation samples, whatever was computed before. Where only the head
-    was trained, the other figures follow from the features; otherwise it is run over test samples,
-    and over at most `limit` training samples.
-
-    Args:
-        run: what was trained on what.
-        tuned: the graph.
-        trained: what training gave.
-        limit: training samples that are run.
-        path: the written file; None = there is none, the graph in memory is run.
-
-    Raises:
-        CheckError: what the file gives is not what training computed.
-    """
-    scores = dict(trained.scores)
-    found = _judge_file(run, path or tuned, tuned, trained)
-    stated = scores.get("validation", {})
-    # What is cross-validated says more of a head that has seen these samples.
-    if found is not None and stated is not None and "method" not in stated:
-        scores["validation"] = found
-    random = np.random.default_rng(run.seed)
-    some = run.parts.train
-    if len(some) > limit:
-        some = np.sort(random.choice(some, limit, replace=False))
-    parts = {"validation": run.parts.validation, "test": run.parts.test, "train": some}
-    for name, indices in parts.items():
-        if name not in scores:
-            scores[name] = None if indices is None else _score_part(run, tuned, indices, trained)
-    for name in ("validation", "test"):
-        if scores[name] is not None:
-            scores[name] = {"method": "held-out"} | scores[name]
-    if run.parts.cross and trained.cross is not None:
-        scores["cross_validation"] = trained.cross
-    return scores
-
-
-def _judge_file(
-    run: Run, file: ModelProto | Path, tuned: ModelProto, trained: Trained
-) -> dict[str, Any] | None:
-    """Compare the file with what training computed; return its validation metrics if all were run.
-
-    Raises:
-        CheckError: they differ by more than rounding explains.
-    """
-    rows = run.parts.validation
-    known = next((one.rows for one in trained.believed if one.by_runtime), None)
-    if known is not None:
-        some = known[np.unique(np.linspace(0, len(known) - 1, SPOT).astype(np.int64))]
-        rows = np.unique(np.concatenate([some, *(one.rows[:SPOT] for one in trained.believed)]))
-    output = tuned.graph.output[0].name
-    predicted, told, judged = [], [], []
-    for logits, samples in run_part(run, file, rows, trained, output=output):
-        for one in trained.believed:
-            _compare(
-                one, logits, samples, lambda some: _scatter(run, file, some, trained, output=output)
-            )
-        probabilities = softmax(logits)
-        judged.append(run.codes[samples])
-        predicted.append(probabilities.argmax(axis=1))
-        told.append(probabilities[np.arange(len(samples)), judged[-1]])
-    if known is not None or not judged:
-        return None
-    return score_told(np.concatenate(predicted), np.concatenate(told), np.concatenate(judged))
-
-
-def _compare(
-    believed: Believed,
-    logits: NDArray[np.float64],
-    rows: NDArray[np.int64],
-    scatter: Callable[[NDArray[np.int64]], float],
-) -> None:
-    """Compare what the file gives for samples with what was computed, as far as it was.
-
-    What ONNX Runtime's own kernels differ by between batches (`scatter`, asked for only where it
-    matters) is allowed: products with weights of 4 and 8 bits are such.
-
-    Raises:
-        CheckError: they differ by more than rounding explains.
-    """
-    _, mine, theirs = np.intersect1d(rows, believed.rows, return_indices=True)
-    if not len(mine):
-        return
-    wanted, slack = believed.at(theirs)
-    apart = np.abs(logits[mine] - wanted)
-    if not (apart <= slack).all() and not (apart <= slack + 2 * scatter(rows[mine])).all():
-        raise CheckError(
-            f"the file gives other logits than training computed: they differ by {apart.max():.2g} "
-            f"(the largest is {np.abs(wanted).max():.2g}, rounding explains {np.max(slack):.2g})",
-            where="validation samples",
-            remedy="nothing was written; report the model's operators",
-        )
-
-
-def _scatter(
-    run: Run, file: ModelProto | Path, rows: NDArray[np.int64], result: Trained, *, output: str
-) -> float:
-    """Return how far ONNX Runtime's logits of some samples move when each is run alone.
-
-    Its kernels for weights of four and eight bits compute a batch in another way than one sample.
-    """
-    some = np.sort(rows[:SCATTERED])
-    found = [
-        np.concatenate(
-            [logits for logits, _ in run_part(run, file, some, result, output=output, alone=alone)]
-        )
-        for alone in (False, True)
-    ]
-    moved = float(np.abs(found[0] - found[1]).max())
-    if moved > 0:
-        result.notes.append(
-            f"ONNX Runtime's kernels give logits that differ by {moved:.1g} with the size of the "
-            "batch; the metrics are those of larger batches"
-        )
-    return moved
-
-
-def _score_part(
-    run: Run, model: ModelProto, indices: NDArray[np.int64], result: Trained
-) -> dict[str, Any] | None:
-    predicted = predict_part(run, model, indices, result, output=model.graph.output[0].name)
-    return None if predicted is None else score(softmax(predicted[0]), run.codes[predicted[1]])
-
-
-def predict_part(
-    run: Run,
-    model: ModelProto | Path,
-    indices: NDArray[np.int64],
-    result: Trained,
-    *,
-    output: str,
-) -> tuple[NDArray[np.float64], NDArray[np.int64]] | None:
-    """Return logits by ONNX Runtime and the samples they are of; None without any."""
-    found = list(run_part(run, model, indices, result, output=output))
-    if not found:
-        return None
-    logits, rows = zip(*found, strict=True)
-    return np.concatenate(logits), np.concatenate(rows)
-
-
-def run_part(
-    run: Run,
-    model: ModelProto | Path,
-    indices: NDArray[np.int64],
-    result: Trained,
-    *,
-    output: str,
-    alone: bool = False,
-) -> Iterator[tuple[NDArray[np.float64], NDArray[np.int64]]]:
-    """Give logits by ONNX Runtime and the samples they are of, some at a time."""
-    if not len(indices):
-        return
-    runner = Runner(
-        model, run.samples, outputs=[output], device=runtime_device(run), threads=run.threads
-    )
-    if result.alone or alone:
-        runner.run_one_by_one()
-    for chunk in runner.stream(indices):
-        if len(chunk.positions):
-            yield np.asarray(chunk.outputs[output], np.float64), indices[chunk.positions]
-    result.notes += [note for note in runner.notes if note not in result.notes]
+    document: dict[str, Any]
+    providers: tuple[str, ...]
+    notes: tuple[str, ...]
 
 
 def prove(
     run: Run,
     tuned: ModelProto,
-    trained: Trained,
     *,
     golden_samples: bool,
     constants: Mapping[str, Any] | None = None,
-) -> dict[str, Any]:
+) -> Proven:
     """Compare torch with ONNX Runtime before and after tuning, and write the proof.
 
     Raises:
@@ -233,6 +65,7 @@ def prove(
     worst, rounded = 0.0, None
     session = open_session(tuned, device="cpu", threads=run.threads)
     made: list[dict[str, Any]] = []
+    notes: list[str] = []
     for model, opened in ((run.patient.proto, None), (tuned, session)):
         found = parity(run, model, feeds, session=opened, made=made)
         if isinstance(found, Agreement):
@@ -240,7 +73,7 @@ def prove(
         worst = max(worst, found)
     bound = run.patient.bound
     if rounded is not None and rounded.optimised > bound:
-        trained.notes.append(
+        notes.append(
             "ONNX Runtime's optimised 8-bit kernels give logits that differ by "
             f"{rounded.optimised:.0e} relative from the graph computed as written; the metrics are "
             "those of the optimised ones"
@@ -249,7 +82,7 @@ def prove(
         lost = _rounding(run, tuned, feeds)
         if lost > bound:
             bound = lost
-            trained.notes.append(
+            notes.append(
                 "features with means far larger than their spread: float32 sums of the head are "
                 f"exact to {lost:.0e} of the largest logit, which is the bound here"
             )
@@ -260,8 +93,7 @@ def prove(
             where="parity",
             remedy="nothing was written; report the model's operators",
         )
-    trained.providers = trained.providers or session.providers
-    return make_proof(
+    document = make_proof(
         tuned,
         plan,
         source_sha256=run.patient.source_sha256,
@@ -269,6 +101,7 @@ def prove(
         | ({} if rounded is None else {"quantised": asdict(rounded)}),
         golden=make_golden(tuned, session, real, constants, sizes, ranges),
     )
+    return Proven(document, session.providers, tuple(notes))
 
 
 def require_alike(run: Run, trained: ModelProto) -> None:

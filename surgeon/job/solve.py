@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import functools
 import time
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -14,124 +15,195 @@ import torch
 
 from surgeon.errors import UnsupportedError
 from surgeon.graph.frontier import split as split_graph
+from surgeon.graph.weights import write_back
+from surgeon.job.done import Candidate, SolvedHead, StageDone, Work
 from surgeon.job.frozen import (
     features_of,
-    note_frontier,
+    frozen_work,
     require_finite,
     rows_of,
     slack_of,
     view_features,
 )
-from surgeon.job.run import (
-    Probe,
-    Run,
-    Trained,
-    head_input,
-    head_names,
-    stored_type,
-    torch_device,
-    with_tensors,
-)
+from surgeon.job.measure import as_metrics, score, score_answers
+from surgeon.job.run import Run, head_input, head_names, stored_type, torch_device
 from surgeon.probe.solver import solve
-from surgeon.runtime.metrics import score_told, softmax
 from surgeon.train.device import is_out_of_memory
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+
     from numpy.typing import NDArray
-    from onnx import ModelProto
 
     from surgeon.graph.frontier import Frontier
     from surgeon.probe.solver import HeadSolution
-    from surgeon.records import Stage
+    from surgeon.runtime.store import Features
+
+    Rows = Mapping[str, NDArray[np.int64]]
 
 _AT_ONCE = 2**22
 """Logits computed at once."""
 
 
-def solve_head(run: Run, stage: Stage, result: Trained, *, refit: bool = False) -> Probe:
-    """Compute features once per sample and solve the head on them to its optimum.
+@dataclass(frozen=True)
+class HeadFeatures:
+    """What the new head reads of the samples, and the work of computing it."""
+
+    name: str
+    front: Frontier
+    features: Features
+    work: Work
+
+
+@dataclass(frozen=True)
+class _Fitted:
+    """Rows that a head is solved on.
+
+    Attributes:
+        values: [rows, d].
+        sample: of each row; the samples themselves stand in front of their views.
+        held: rows of validation samples, or None where none is among them.
+        work: of making views.
+    """
+
+    values: NDArray[Any]
+    sample: NDArray[np.int64]
+    held: NDArray[np.bool_] | None
+    work: Work = field(default_factory=Work)
+
+
+def open_head(run: Run, known: StageDone) -> HeadFeatures:
+    """Compute what the head reads, once per sample, behind the weights as they are known.
+
+    Raises:
+        UnsupportedError: samples cannot be told apart in them, so that they are not kept.
+    """
+    current = write_back(run.patient.proto, known.candidate.tensors, partial=True)
+    names = head_names(run.patient.proto)
+    front = split_graph(current, names, run.patient.anatomy().shapes)
+    begun = time.perf_counter()
+    features = features_of(run, front)
+    seconds = time.perf_counter() - begun
+    work = frozen_work(front, features, alone=known.work.alone, seconds=seconds)
+    name = head_input(current)
+    if [tensor.name for tensor in front.tensors] != [name]:
+        raise UnsupportedError(
+            "the features of the new head cannot be divided into samples",
+            where=f"tensor {name!r}",
+            remedy="choose another cut (`surgeon cuts` lists them)",
+        )
+    return HeadFeatures(name, front, features, work)
+
+
+def solve_head(
+    run: Run, stage: str, read: HeadFeatures, *, refit: bool = False
+) -> tuple[SolvedHead, Work]:
+    """Solve the head on its features to its optimum.
 
     With `refit` it is fitted to training and validation samples together, at the penalty that the
     training samples choose; of validation samples each is then judged by a head that has not seen
     it.
+
+    Returns:
+        The head, and the work without that of computing the features.
     """
-    weight_name, bias_name = head_names(run.patient.proto)
-    current = with_tensors(run.patient.proto, result.tensors)
-    front = split_graph(current, [weight_name, bias_name], run.patient.anatomy().shapes)
-    started = time.perf_counter()
-    features = features_of(run, front)
-    result.seconds_features += time.perf_counter() - started
-    note_frontier(front, features, result)
-    started = time.perf_counter()
-    name = _features_of_head(front, current)
+    begun = time.perf_counter()
+    features = read.features
     parts = rows_of(run, features)
-    values = features.array(name)
+    values = features.array(read.name)
     values = values.reshape(len(values), -1)
-    require_finite(run, features, values, name)
-    fitted = [parts["train"], *([parts["validation"]] if refit else [])]
-    viewed, sample = values[np.concatenate(fitted)], features.rows[np.concatenate(fitted)]
-    if run.views > 1:
-        counted = time.perf_counter()
-        more, of = view_features(run, front, sample, result)
-        viewed, sample = np.concatenate([viewed, more]), np.concatenate([sample, of])
-        result.seconds_features += time.perf_counter() - counted
-        started += time.perf_counter() - counted
-    held = np.isin(sample, features.rows[parts["validation"]]) if refit else None
-    solution = _solved(run, viewed, sample, held, result)
-    found = {
-        weight_name: solution.weight.astype(stored_type(run, weight_name)),
-        bias_name: solution.bias.astype(stored_type(run, bias_name)),
+    require_finite(run, features, values, read.name)
+    fitted = _fitted(run, read, values, parts, refit=refit)
+    solution, notes = _solved(run, fitted)
+    scores, cross = _scores(run, features, values, parts, solution, refit=refit)
+    seconds = time.perf_counter() - begun - fitted.work.seconds_features
+    row = _row(stage, solution, scores, seconds)
+    names = head_names(run.patient.proto)
+    tensors = {
+        name: array.astype(stored_type(run, name))
+        for name, array in zip(names, (solution.weight, solution.bias), strict=True)
     }
+    order = parts["validation"][np.argsort(features.rows[parts["validation"]])]
+    candidate = Candidate("probe", tensors, scores, cross)
+    solved = SolvedHead(
+        candidate, features.rows[order], values[order], solution.weight, solution.bias
+    )
+    believed = solved.believed(slack_of(run, read.front, features))
+    solved = replace(solved, candidate=replace(candidate, believed=(believed,)))
+    return solved, fitted.work + Work(
+        history=(row,), samples_seen=len(fitted.sample), seconds_train=seconds, notes=notes
+    )
+
+
+def _fitted(
+    run: Run, read: HeadFeatures, values: NDArray[Any], parts: Rows, *, refit: bool
+) -> _Fitted:
+    """Return the rows to solve on: training samples, with `refit` validation samples, and views."""
+    rows = np.concatenate([parts["train"], *([parts["validation"]] if refit else [])])
+    chosen, sample = values[rows], read.features.rows[rows]
+    work = Work()
+    if run.views > 1:
+        begun = time.perf_counter()
+        more, of, told = view_features(run, read.front, sample)
+        chosen, sample = np.concatenate([chosen, more]), np.concatenate([sample, of])
+        seconds = time.perf_counter() - begun
+        work = Work(frontier={**read.work.frontier, "views": told}, seconds_features=seconds)
+    held = np.isin(sample, read.features.rows[parts["validation"]]) if refit else None
+    return _Fitted(chosen, sample, held, work)
+
+
+def _row(
+    stage: str, solution: HeadSolution, scores: Mapping[str, Any], seconds: float
+) -> dict[str, Any]:
+    """Return the row of the history."""
+    validation = scores["validation"] or {}
+    return {
+        "stage": stage,
+        "epoch": 1,
+        "step": solution.iterations,
+        "loss": scores["train"]["loss"],
+        "validation_loss": validation.get("loss"),
+        "validation_accuracy": validation.get("accuracy"),
+        "lr": None,
+        "seconds": seconds,
+        "regularisation": solution.regularisation,
+        "converged": solution.converged,
+    }
+
+
+def _scores(
+    run: Run,
+    features: Features,
+    values: NDArray[Any],
+    parts: Rows,
+    solution: HeadSolution,
+    *,
+    refit: bool,
+) -> tuple[dict[str, Any], dict[str, Any] | None]:
+    """Return metrics by part, and the cross-validated ones of the training samples."""
     codes = {part: run.codes[features.rows[rows]] for part, rows in parts.items()}
-    scores: dict[str, Any] = {"validation": None, "test": None, "train": None}
-    for part, rows in parts.items():
-        if len(rows):
-            scores[part] = _scored(values[rows], solution, codes[part])
+    scores = {
+        part: as_metrics(score(_outputs(values[parts[part]], codes[part], solution)))
+        for part in ("validation", "test", "train")
+    }
     # Of what was fitted to, the samples themselves stand in front of their views.
     trained, judged = len(parts["train"]), len(parts["validation"])
     cross = _outside(solution, slice(0, trained), codes["train"])
     cross = cross and cross | {"folds": solution.folds}
     if refit and judged:
-        scores["validation"] = _outside(
-            solution, slice(trained, trained + judged), codes["validation"]
-        )
-    seconds = time.perf_counter() - started
-    result.seconds_train += seconds
-    result.samples_seen += len(sample)
-    validation = scores["validation"] or {}
-    result.history.append(
-        {
-            "stage": stage.name,
-            "epoch": 1,
-            "step": solution.iterations,
-            "loss": scores["train"]["loss"],
-            "validation_loss": validation.get("loss"),
-            "validation_accuracy": validation.get("accuracy"),
-            "lr": None,
-            "seconds": seconds,
-            "regularisation": solution.regularisation,
-            "converged": solution.converged,
-        }
-    )
-    order = parts["validation"][np.argsort(features.rows[parts["validation"]])]
-    return Probe(
-        found, scores, cross, features.rows[order], values[order], solution.weight, solution.bias,
-        slack_of(run, front, features), refitted=refit,
-    )  # fmt: skip
+        seen = slice(trained, trained + judged)
+        scores["validation"] = _outside(solution, seen, codes["validation"])
+    return scores, cross
 
 
-def _scored(
-    features: NDArray[Any], solution: HeadSolution, codes: NDArray[np.int64]
-) -> dict[str, Any]:
-    """Return the metrics of the solved head on samples, some at a time."""
+def _outputs(
+    features: NDArray[Any], codes: NDArray[np.int64], solution: HeadSolution
+) -> Iterator[tuple[NDArray[Any], NDArray[np.int64]]]:
+    """Give the solved head's outputs for samples, some at a time, beside their codes."""
     at_once = max(1, _AT_ONCE // len(solution.bias))
-    predicted, told = [], []
     for first in range(0, len(codes), at_once):
         rows = slice(first, first + at_once)
-        probabilities = softmax(features[rows] @ solution.weight.T + solution.bias)
-        predicted.append(probabilities.argmax(axis=1))
-        told.append(probabilities[np.arange(len(probabilities)), codes[rows]])
-    return score_told(np.concatenate(predicted), np.concatenate(told), codes)
+        yield features[rows] @ solution.weight.T + solution.bias, codes[rows]
 
 
 def _outside(
@@ -142,51 +214,29 @@ def _outside(
     if not len(predicted) or (predicted < 0).any():
         return None
     told = np.exp(-solution.out_of_fold_loss[rows])
-    return score_told(predicted, told, codes) | {"method": "cross-validated"}
+    return as_metrics(score_answers(predicted, told, codes), method="cross-validated")
 
 
-def _features_of_head(front: Frontier, model: ModelProto) -> str:
-    """Return the name of the features that the head reads; they are what is solved on.
-
-    Raises:
-        UnsupportedError: samples cannot be told apart in them, so that they are not kept.
-    """
-    name = head_input(model)
-    if [tensor.name for tensor in front.tensors] != [name]:
-        raise UnsupportedError(
-            "the features of the new head cannot be divided into samples",
-            where=f"tensor {name!r}",
-            remedy="choose another cut (`surgeon cuts` lists them)",
-        )
-    return name
-
-
-def _solved(
-    run: Run,
-    features: NDArray[Any],
-    sample: NDArray[np.int64],
-    held: NDArray[np.bool_] | None,
-    result: Trained,
-) -> HeadSolution:
+def _solved(run: Run, fitted: _Fitted) -> tuple[HeadSolution, tuple[str, ...]]:
     """Solve the head on rows of features; on the CPU where they do not fit into a GPU's memory."""
     solved = functools.partial(
         solve,
-        features,
-        run.codes[sample],
+        fitted.values,
+        run.codes[fitted.sample],
         run.classes,
-        views_of=sample if run.views > 1 else None,
-        held=held,
+        views_of=fitted.sample if run.views > 1 else None,
+        held=fitted.held,
         seed=run.seed,
         threads=run.threads,
         progress=lambda done, total: run.say("solving the head", done, total),
     )
     device = torch_device(run)
     try:
-        return solved(device=device)
+        return solved(device=device), ()
     except Exception as error:
         if device.type == "cpu" or not is_out_of_memory(error):
             raise
     # Here, and not above: the error's frames hold what was in that memory.
     torch.cuda.empty_cache()
-    result.notes.append("the head did not fit into the GPU's memory: solved on the CPU")
-    return solved(device="cpu")
+    note = "the head did not fit into the GPU's memory: solved on the CPU"
+    return solved(device="cpu"), (note,)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import time
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -13,30 +13,26 @@ import torch
 from surgeon.errors import DataError, UsageError
 from surgeon.graph.apart import doubtful_nodes
 from surgeon.graph.files import sha256_model
-from surgeon.graph.weights import tuned_names
-from surgeon.job.proving import predict_part
-from surgeon.job.run import (
-    Believed,
-    Run,
-    Trained,
-    head_names,
-    runtime_device,
-    stage_names,
-    torch_device,
-    with_tensors,
-)
-from surgeon.job.solve import solve_head
-from surgeon.job.tuning import drawn, fit_stage, race_stage
+from surgeon.graph.weights import tuned_names, write_back
+from surgeon.job.done import Believed, Candidate, StageDone, Trained, Work
+from surgeon.job.measure import as_metrics, open_runner, outputs_at_once, score
+from surgeon.job.part import drawn
+from surgeon.job.run import Run, head_names, stage_names, torch_device
+from surgeon.job.solve import open_head, solve_head
+from surgeon.job.tuning import fit_stage, race_stage
 from surgeon.probe import guard
-from surgeon.records import SOLVE_HEAD, TRAIN_ALL, Init, Stage
+from surgeon.records import SOLVE_HEAD, TRAIN_ALL, Stage
 from surgeon.runtime import neighbours
-from surgeon.runtime.metrics import score, softmax
+from surgeon.runtime.metrics import softmax
 from surgeon.runtime.places import choose_device
-from surgeon.runtime.stream import Runner
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
+
+    from numpy.typing import NDArray
+
+    from surgeon.job.done import SolvedHead
 
 
 def train(run: Run) -> Trained:
@@ -48,50 +44,134 @@ def train(run: Run) -> Trained:
     plan = run.patient.plan
     assert plan is not None
     device = torch_device(run)  # one that is missing is refused now, not behind the frozen part
-    result = Trained(device=str(device))
     started = time.perf_counter()
     stages = _stages(run)
-    start: Init = "pretrained" if run.patient.tuned else plan.init
-    fresh, vain = True, []
-    if any(stage.method != "solve" for stage in stages):
-        _examine_neighbours(run, result)
+    only_solved = all(stage.method == "solve" for stage in stages)
+    done = StageDone("pretrained" if run.patient.tuned else plan.init)
+    if not only_solved:
+        done = done.worked(_examine_neighbours(run))
     if stages[0].method != "solve" and not run.drawn:
-        _probe_aside(run, result)
+        done = _candidate(run, done)
     for number, stage in enumerate(stages):
         if stage.method == "solve":
-            _solve_stage(run, stage, result)
+            done = _solve_stage(run, stage, done, refit=only_solved and not run.parts.given)
             continue
-        folder = _checkpoint(run, number)
-        if start == "race":
-            start, improved = race_stage(run, stage, result, started, folder)
-        else:
-            improved = fit_stage(run, stage, result, started, folder, start=start, fresh=fresh)
-        if not improved:
-            vain.append(stage.name)
-        fresh = False
-        if result.stopped in ("nan", "interrupt", "budget"):
+        tune = race_stage if done.start == "race" else fit_stage
+        done = tune(run, stage, done, started, _checkpoint(run, number))
+        if done.stopped in ("nan", "interrupt", "budget"):
             break
     # Who asks for random weights by name gets them, and is told what they cost.
     asked = plan.init == "random" and not run.patient.tuned
-    if asked and not result.stepped:  # what was drawn has led nowhere
-        result.tensors = {} if run.drawn else drawn(run)
-        result.delivered, result.scores, result.cross = "start", {}, None
-        result.believed = []
-    _guard(run, result, asked=asked)
-    result.notes += [
-        f"stage {name!r} did not improve on what it started from; "
-        f"the {result.delivered} is delivered"
-        for name in vain
+    if asked and not done.candidate.stepped:  # what was drawn has led nowhere
+        done = replace(done, candidate=Candidate(tensors={} if run.drawn else drawn(run)))
+    chosen, compared, work = _choose(run, done, asked=asked)
+    work = done.work + work
+    notes = [
+        f"stage {name!r} did not improve on what it started from; the {chosen.kind} is delivered"
+        for name in done.without_gain
     ]
+    notes += _places(run, device, work.providers)
+    notes += _without_effect(run, device) if only_solved else []
     moving = set(tuned_names(run.patient.proto, run.patient.trainable))
-    result.statistics = sorted(moving - set(run.patient.trainable))
-    result.notes += _places(run, device, result.providers)
-    if all(stage.method == "solve" for stage in stages):
-        result.notes += _in_vain(run, device)
-    return result
+    return Trained(
+        delivered=chosen,
+        work=work + Work(notes=tuple(notes)),
+        device=str(device),
+        statistics=tuple(sorted(moving - set(run.patient.trainable))),
+        stopped=done.stopped,
+        guard=None if compared is None else compared.as_dict(),
+        race=done.race,
+    )
 
 
-def _examine_neighbours(run: Run, result: Trained) -> None:
+def _candidate(run: Run, known: StageDone) -> StageDone:
+    """Solve the head as a candidate only: the stages start from what the plan says."""
+    work = Work()
+    try:
+        read = open_head(run, known)
+        work = read.work
+        probe, solving = solve_head(run, "probe", read)
+    except DataError as error:
+        note = f"there is no probe to compare with: {error.message}"
+        return known.worked(work + Work(notes=(note,)))
+    return replace(known.worked(work + solving), probe=probe)
+
+
+def _solve_stage(run: Run, stage: Stage, known: StageDone, *, refit: bool) -> StageDone:
+    """Solve the head and go on from there.
+
+    A head that is all that is trained is fitted to the validation samples, too (`refit`), unless
+    they are the data's own: they were taken from what could be trained on, and nothing is compared
+    with it on them.
+    """
+    read = open_head(run, known)
+    solved, solving = solve_head(run, stage.name, read, refit=refit)
+    before, found = known.candidate, solved.candidate
+    whole = before.stepped or set(run.patient.trainable) <= set(found.tensors)
+    candidate = replace(
+        found,
+        kind="tuned" if whole else "probe",
+        tensors={**before.tensors, **found.tensors},
+        stepped=before.stepped,
+    )
+    probe = known.probe or solved
+    return replace(known.worked(read.work + solving), candidate=candidate, probe=probe)
+
+
+def _choose(
+    run: Run, done: StageDone, *, asked: bool
+) -> tuple[Candidate, guard.Comparison | None, Work]:
+    """Choose the probe if what was tuned is not better than it on the validation samples.
+
+    Args:
+        run: what was trained on what.
+        done: the stages.
+        asked: whether these weights were asked for by name, and are delivered all the same.
+
+    Returns:
+        What is delivered, how both compare if they were, and the work of comparing.
+    """
+    candidate, probe = done.candidate, done.probe
+    if probe is None:
+        return candidate, None, Work()
+    if not candidate.stepped and not asked:
+        return (probe.candidate if candidate.kind == "start" else candidate), None, Work()
+    if not len(probe.rows):
+        return candidate, None, Work()
+    tuned = write_back(run.patient.proto, candidate.tensors, partial=True)
+    runner = open_runner(run, tuned, alone=done.work.alone)
+    predicted = outputs_at_once(runner, probe.rows)
+    said = tuple(runner.notes)
+    if predicted is None:
+        return candidate, None, Work(notes=said)
+    logits, rows = predicted
+    compared = _compared(run, probe, logits, rows)
+    if not compared.better and not asked:
+        return probe.candidate, compared, Work(notes=(*said, compared.note))
+    believed = Believed.of(rows, logits, run.patient.bound, by_runtime=True)
+    candidate = replace(
+        candidate,
+        scores={"validation": as_metrics(score([(logits, run.codes[rows])]))},
+        believed=(*candidate.believed, believed),
+    )
+    warning = () if compared.better else (compared.warning,)
+    return candidate, compared, Work(notes=(*said, *warning))
+
+
+def _compared(
+    run: Run, probe: SolvedHead, logits: NDArray[Any], rows: NDArray[np.int64]
+) -> guard.Comparison:
+    """Compare a network with the probe by its outputs for some of the probe's samples."""
+    known = np.searchsorted(probe.rows, rows)
+    return guard.compare(
+        softmax(probe.logits)[known],
+        softmax(logits),
+        run.codes[rows],
+        expected=run.expected,
+    )
+
+
+def _examine_neighbours(run: Run) -> Work:
     """Find out whether the whole network mixes the samples of a batch: each then passes alone.
 
     Raises:
@@ -100,24 +180,18 @@ def _examine_neighbours(run: Run, result: Trained) -> None:
     proto, shapes = run.patient.proto, run.patient.anatomy().shapes
     nodes = doubtful_nodes(proto, shapes)
     if not nodes:
-        return
-    runner = Runner(
-        proto,
-        run.samples,
-        outputs=[proto.graph.output[0].name],
-        device=runtime_device(run),
-        threads=run.threads,
-    )
+        return Work()
+    runner = open_runner(run, proto, alone=False)
     _, found = neighbours.examine(runner, run.parts.train, doubtful=True)
     if found is None:
-        return
+        return Work()
     if runner.fixed_batch:
         raise found.error()
-    result.alone = True
-    result.notes.append(f"{found.said}: it is trained one sample at a time, which takes longer")
+    note = f"{found.said}: it is trained one sample at a time, which takes longer"
+    return Work(alone=True, notes=(note,))
 
 
-def _in_vain(run: Run, device: torch.device) -> list[str]:
+def _without_effect(run: Run, device: torch.device) -> list[str]:
     """Return a note on options of training by steps, where there were none."""
     given = {
         # On a GPU the frozen part computes in it.
@@ -192,63 +266,3 @@ def _stages(run: Run) -> tuple[Stage, ...]:
             )
         stage_names(run, stage)
     return stages
-
-
-def _solve_stage(run: Run, stage: Stage, result: Trained) -> None:
-    """Solve the head and go on from there.
-
-    A head that is all that is trained is fitted to the validation samples, too, unless they are the
-    data's own: they were taken from what could be trained on.
-    """
-    # Nothing is compared with it on the validation samples where it is all that is trained.
-    alone = all(one.method == "solve" for one in _stages(run))
-    solved = solve_head(run, stage, result, refit=alone and not run.parts.given)
-    result.probe = result.probe or solved
-    result.tensors |= solved.tensors
-    result.scores, result.cross = solved.scores, solved.cross
-    only_head = set(run.patient.trainable) <= set(solved.tensors)
-    result.delivered = "tuned" if only_head or result.stepped else "probe"
-    result.believed = [solved.believed]
-
-
-def _probe_aside(run: Run, result: Trained) -> None:
-    """Solve the head as a candidate only: the stages start from what the plan says."""
-    try:
-        result.probe = solve_head(run, replace(SOLVE_HEAD, name="probe"), result)
-    except DataError as error:
-        result.notes.append(f"there is no probe to compare with: {error.message}")
-
-
-def _guard(run: Run, result: Trained, *, asked: bool) -> None:
-    """Deliver the probe if what was tuned is not better than it on the validation samples."""
-    probe = result.probe
-    if probe is None or ((result.stepped or asked) and not len(probe.rows)):
-        return
-    if result.stepped or asked:
-        tuned = with_tensors(run.patient.proto, result.tensors)
-        output = tuned.graph.output[0].name
-        predicted = predict_part(run, tuned, probe.rows, result, output=output)
-        if predicted is None:
-            return
-        logits, rows = predicted
-        probabilities = softmax(logits)
-        known = np.searchsorted(probe.rows, rows)
-        compared = guard.compare(
-            probe.probabilities[known],
-            probabilities,
-            run.codes[rows],
-            expected=run.expected,
-        )
-        result.guard = compared.as_dict()
-        if compared.better or asked:
-            result.scores = {"validation": score(probabilities, run.codes[rows])}
-            result.believed.append(Believed.of(rows, logits, run.patient.bound, by_runtime=True))
-            if not compared.better:
-                result.notes.append(compared.warning)
-            return
-        result.notes.append(compared.note)
-    elif result.delivered != "start":
-        return
-    result.tensors, result.delivered = dict(probe.tensors), "probe"
-    result.scores, result.cross = probe.scores, probe.cross
-    result.believed = [probe.believed]

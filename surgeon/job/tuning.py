@@ -1,213 +1,142 @@
 """Tuning by steps: one stage from one start, or a race of two.
 
-A stage splits the operated graph at its own frontier, so a head trains on cached vectors and a
-whole network has no frozen part; the set of weights is one. What must not enter: the order of the
-stages, and which result is delivered.
+What must not enter: the order of the stages, and which result is delivered.
 """
 
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
-import numpy as np
-import torch
-
-from surgeon.errors import UnsupportedError
-from surgeon.graph import precision as halves
 from surgeon.graph.cuts import first_use
-from surgeon.graph.frontier import Frontier
-from surgeon.graph.frontier import split as split_graph
-from surgeon.graph.initialization import scheme
-from surgeon.graph.walk import label, reads
-from surgeon.graph.weights import roles, tuned_names
 from surgeon.job import race
-from surgeon.job.frozen import features_of, note_frontier, rows_of
-from surgeon.job.proving import require_alike
-from surgeon.job.run import (
-    Believed,
-    Run,
-    Trained,
-    head_names,
-    stage_names,
-    stored_type,
-    with_tensors,
-)
+from surgeon.job.done import Candidate, StageDone, Work
+from surgeon.job.part import Part, believed, drawn, open_part, scale, trained_tensors
 from surgeon.probe.solver import torch_threads
-from surgeon.torch_graph import arrays
-from surgeon.torch_graph.initialize import draw_all, randomize
-from surgeon.torch_graph.module import tensors, to_module
-from surgeon.torch_graph.stepwise import quantised_values
-from surgeon.train import batches
-from surgeon.train.device import arithmetic
 from surgeon.train.fit import fit
 from surgeon.train.settings import FitResult, FitSettings, Progress
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
     from pathlib import Path
 
-    from numpy.typing import NDArray
-    from onnx import ModelProto
-
+    from surgeon.job.run import Run
     from surgeon.records import Stage
-    from surgeon.runtime.store import Features
-
-
-BELIEVED = 32
-"""Validation samples whose logits by torch are compared with those of the written file."""
-TORCH_SLACK = 10
-"""Times the bound of parity by which they may differ: batches are summed in other orders."""
 
 
 @dataclass(frozen=True)
-class Ready:
-    """The trained part of a stage, converted: what `fit` takes."""
+class _Leg:
+    """One start of a race: what was trained, and how far it came."""
 
-    module: Any
-    graph: ModelProto
-    names: list[str]
-    train: Any
-    validation: Any
-    judged: NDArray[np.int64]
-    """the samples of `validation`, by position"""
+    part: Part
+    fitted: FitResult
+    work: Work
 
 
 def fit_stage(
-    run: Run,
-    stage: Stage,
-    result: Trained,
-    started: float,
-    checkpoint: Path | None,
-    *,
-    start: race.Start,
-    fresh: bool,
-) -> bool:
+    run: Run, stage: Stage, known: StageDone, started: float, checkpoint: Path | None
+) -> StageDone:
     """Tune the stage's weights by gradient, from what the stages before it gave.
 
-    A random start begins with the first such stage (`fresh`): its weights are drawn there.
-
-    Returns:
-        Whether it improved on what it started from.
+    A random start begins with the first such stage: its weights are drawn there.
     """
-    anew = start == "random" and fresh
+    candidate, start = known.candidate, known.start
+    assert start != "race"
+    anew = start == "random" and known.fresh
     if anew:
-        result.tensors = drawn(run)
-    ready = _open(run, stage, result.tensors, result)
+        candidate = replace(candidate, tensors=drawn(run))
+    part = open_part(run, stage, candidate.tensors, alone=known.work.alone)
     if anew:
-        _scale(run, ready)
+        scale(run, part)
     settings = _settings(run, stage, start, _seconds_left(run, started))
-    fitted = _fit(run, ready, settings, checkpoint, result)
-    result.stopped = fitted.stopped
+    fitted, work = _fit(run, part, settings, checkpoint)
     if fitted.improved:
-        _take(run, ready, result)
-    return fitted.improved
+        candidate = _taken(run, part, candidate)
+    return replace(
+        known,
+        fresh=False,
+        candidate=candidate,
+        work=known.work + part.work + work,
+        without_gain=known.without_gain + (() if fitted.improved else (stage.name,)),
+        stopped=fitted.stopped,
+    )
 
 
 def race_stage(
-    run: Run, stage: Stage, result: Trained, started: float, checkpoint: Path | None
-) -> tuple[race.Start, bool]:
-    """Train both starts for a short while on the same batches; the better one goes on.
-
-    Returns:
-        Which that was, and whether it improved on what it started from.
-    """
-    seconds = _seconds_left(run, started)
-    opened: dict[race.Start, Ready] = {}
-    legs: dict[race.Start, FitResult] = {}
-    for start in race.STARTS:
-        values = result.tensors if start == "pretrained" else drawn(run)
-        ready = _open(run, stage, values, result, like=opened.get("pretrained"))
-        if ready.validation is None:
-            result.notes.append("no race of two starts: there are no samples to judge them by")
-            return "pretrained", fit_stage(
-                run, stage, result, started, checkpoint, start="pretrained", fresh=True
-            )
-        if start == "random":
-            _scale(run, ready)
-        opened[start] = ready
-        whole = _settings(run, stage, start, None)
-        settings = race.short(whole, start, ready.train.n, seconds, legs.get("pretrained"))
-        folder = None if checkpoint is None else checkpoint / start
-        legs[start] = _fit(run, ready, settings, folder, result, start=start)
-        if legs[start].stopped == "interrupt":
-            break
-    found = race.Race(legs["pretrained"], legs.get("random"))
-    winner, ready, leg = found.winner, opened[found.winner], legs[found.winner]
+    run: Run, stage: Stage, known: StageDone, started: float, checkpoint: Path | None
+) -> StageDone:
+    """Train both starts for a short while on the same batches; the better one goes on."""
+    seconds, alone = _seconds_left(run, started), known.work.alone
+    part = open_part(run, stage, known.candidate.tensors, alone=alone)
+    if part.sets.validation is None:
+        note = "no race of two starts: there are no samples to judge them by"
+        opened = replace(known.worked(part.work + Work(notes=(note,))), start="pretrained")
+        return fit_stage(run, stage, opened, started, checkpoint)
+    first, second = _leg(run, stage, "pretrained", part, seconds, checkpoint), None
+    if first.fitted.stopped != "interrupt":
+        other = open_part(run, stage, drawn(run), alone=part.work.alone, like=part)
+        scale(run, other)
+        second = _leg(run, stage, "random", other, seconds, checkpoint, first=first.fitted)
+    found = race.Race(first.fitted, None if second is None else second.fitted)
+    legs = [first] if second is None else [first, second]
+    winner, leg = found.winner, legs[race.STARTS.index(found.winner)]
+    candidate, improved = known.candidate, winner == "random" or leg.fitted.improved
     if winner == "random":
-        result.tensors = drawn(run)
-    improved = winner == "random" or leg.improved
+        candidate = replace(candidate, tensors=drawn(run))
     if improved:
-        _take(run, ready, result)
-    result.notes.append(found.note)
-    final = leg.best
-    ended = [one.stopped for one in legs.values()]
-    if "interrupt" in ended:
-        result.stopped = "interrupt"
-    elif leg.stopped == "nan":
-        result.stopped = "nan"
-    rest = race.rest(_settings(run, stage, winner, _seconds_left(run, started)), leg, ready.train.n)
-    if result.stopped is None and rest is not None:
-        fitted = _fit(run, ready, rest, checkpoint, result, start=winner)
-        result.stopped, final = fitted.stopped, fitted.best
+        candidate = _taken(run, leg.part, candidate)
+    work = sum((one.work for one in legs), known.work) + Work(notes=(found.note,))
+    stopped, best = None, leg.fitted.best
+    if any(one.fitted.stopped == "interrupt" for one in legs):
+        stopped = "interrupt"
+    elif leg.fitted.stopped == "nan":
+        stopped = "nan"
+    whole = _settings(run, stage, winner, _seconds_left(run, started))
+    rest = race.rest(whole, leg.fitted, leg.part.sets.train.n)
+    if stopped is None and rest is not None:
+        fitted, more = _fit(run, leg.part, rest, checkpoint, start=winner)
+        stopped, best, work = fitted.stopped, fitted.best, work + more
         if fitted.improved:
-            improved = True
-            _take(run, ready, result)
-    result.race = found.as_dict(final)
-    return winner, improved
+            improved, candidate = True, _taken(run, leg.part, candidate)
+    return replace(
+        known,
+        start=winner,
+        fresh=False,
+        candidate=candidate,
+        work=work,
+        without_gain=known.without_gain + (() if improved else (stage.name,)),
+        stopped=stopped,
+        race=found.as_dict(best),
+    )
 
 
-def _open(
+def _leg(
     run: Run,
     stage: Stage,
-    values: Mapping[str, NDArray[Any]],
-    result: Trained,
+    start: race.Start,
+    part: Part,
+    seconds: float | None,
+    checkpoint: Path | None,
     *,
-    like: Ready | None = None,
-) -> Ready:
-    """Convert the trained part with these values; the samples are those of `like`, if given."""
-    patient = run.patient
-    names = stage_names(run, stage)
-    current = with_tensors(patient.proto, values)
-    front = split_graph(current, names, patient.anatomy().shapes, keep_weightless=False)
-    _require_numbers(front)
-    if like is None:
-        require_alike(run, front.trained)
-    half = halves.is_half(front.trained)
-    trained = halves.widen(front.trained) if half else front.trained
-    module = to_module(trained, roles=roles(trained), quantized=names)
-    shapes = patient.anatomy().shapes
-    if like is None:
-        begun = time.perf_counter()
-        *sets, features = _batches(run, front, module.input_names, widen=half)
-        result.seconds_features += time.perf_counter() - begun
-        note_frontier(front, features, result)
-    else:
-        sets = [like.train, like.validation, like.judged]
-    if result.alone or shapes.batches[0] == shapes.batches[1]:
-        axes = [info.batch_axis for info in front.tensors]
-        batches.keep_batch(module, 1 if result.alone else shapes.batches[0], axes)
-    return Ready(module, trained, names, *sets)
+    first: FitResult | None = None,
+) -> _Leg:
+    """Train one start for its part of the race; `first` is what the other one did."""
+    whole = _settings(run, stage, start, None)
+    settings = race.short(whole, start, part.sets.train.n, seconds, first)
+    folder = None if checkpoint is None else checkpoint / start
+    fitted, work = _fit(run, part, settings, folder, start=start)
+    return _Leg(part, fitted, part.work + work)
 
 
-def _require_numbers(front: Frontier) -> None:
-    """Refuse to train behind a value that torch cannot hold.
-
-    Raises:
-        UnsupportedError: naming a node that reads it.
-    """
-    for info in front.tensors:
-        if info.dtype not in ("string", "undefined"):
-            continue
-        node = next(n for n in front.trained.graph.node if info.name in reads(n))
-        raise UnsupportedError(
-            f"{label(node)} reads {info.name!r} ({info.dtype}) behind or beside a weight that is "
-            "trained; torch holds tensors of numbers only",
-            where=f"tensor {info.name!r}",
-            remedy="train the head only (`--case small-similar`), or a case that trains what lies "
-            "behind this node",
-        )
+def _taken(run: Run, part: Part, before: Candidate) -> Candidate:
+    """Return what is delivered if a trained module's weights are."""
+    return Candidate(
+        kind="tuned",
+        tensors={**before.tensors, **trained_tensors(run, part)},
+        cross=before.cross,
+        believed=believed(run, part),
+        stepped=True,
+    )
 
 
 def _settings(run: Run, stage: Stage, start: race.Start, seconds: float | None) -> FitSettings:
@@ -245,21 +174,20 @@ def _seconds_left(run: Run, started: float) -> float | None:
 
 def _fit(
     run: Run,
-    ready: Ready,
+    part: Part,
     settings: FitSettings,
     checkpoint: Path | None,
-    result: Trained,
     *,
     start: race.Start | None = None,
-) -> FitResult:
-    """Train, and write down what was done; rows of a race say which start they belong to."""
+) -> tuple[FitResult, Work]:
+    """Train, and say what was done; rows of a race say which start they belong to."""
     begun = time.perf_counter()
     with torch_threads(run.threads):
         fitted = fit(
-            ready.module,
-            ready.train,
-            ready.validation,
-            trainable=ready.names,
+            part.module,
+            part.sets.train,
+            part.sets.validation,
+            trainable=part.names,
             depths=first_use(run.patient.anatomy()),
             classes=run.classes,
             settings=settings,
@@ -267,111 +195,30 @@ def _fit(
             checkpoint_dir=checkpoint,
             resume=run.resume,
         )
-    result.seconds_train += time.perf_counter() - begun
-    result.history += [dict(row) | ({"start": start} if start else {}) for row in fitted.history]
-    result.notes += list(fitted.notes)
-    result.samples_seen += fitted.samples
+    seconds, stage = time.perf_counter() - begun, settings.stage
+    notes, resumed = list(fitted.notes), None
     if fitted.resumed is not None:
-        result.resumed = {"stage": settings.stage, "epoch": fitted.resumed}
-        result.notes.append(
-            f"resumed: stage {settings.stage!r} went on after {fitted.resumed} of "
+        resumed = {"stage": stage, "epoch": fitted.resumed}
+        notes.append(
+            f"resumed: stage {stage!r} went on after {fitted.resumed} of "
             f"{fitted.planned_epochs} epochs"
         )
-    result.compiled |= fitted.compiled
-    if fitted.decision is not None:
-        result.decisions.append({"stage": settings.stage, **fitted.decision})
-    result.peak_memory = fitted.peak_memory
     if fitted.stopped == "nan":
-        result.notes.append(
-            f"the loss became NaN in stage {settings.stage!r}: training stopped there, the best "
+        notes.append(
+            f"the loss became NaN in stage {stage!r}: training stopped there, the best "
             "weights so far are delivered; a lower --lr may help"
         )
-    return fitted
-
-
-def _take(run: Run, ready: Ready, result: Trained) -> None:
-    """Take a trained module's weights as what is delivered so far."""
-    result.delivered, result.stepped, result.scores = "tuned", True, {}
-    result.believed = _believed(run, ready)
-    wanted = set(tuned_names(run.patient.proto, ready.names))
-    for name, value in tensors(ready.module).items():
-        if name in wanted:
-            result.tensors[name] = arrays.to_array(value).astype(stored_type(run, name))
-
-
-def _believed(run: Run, ready: Ready) -> list[Believed]:
-    """Return what the trained module gives for some validation samples.
-
-    Where values are quantised, each step is compared instead (`surgeon.torch_graph.stepwise`).
-    """
-    if ready.validation is None or quantised_values(ready.graph):
-        return []
-    count = min(ready.validation.n, BELIEVED)
-    module = ready.module.eval()
-    device = next(module.parameters()).device
-    inputs = ready.validation.load(np.arange(count))
-    inputs = tuple(None if value is None else value.to(device) for value in inputs)
-    if hasattr(ready.validation, "prepare"):
-        inputs = ready.validation.prepare(inputs)
-    with torch_threads(run.threads), torch.no_grad(), arithmetic(device, exact=True):
-        logits = module(*inputs).double().cpu().numpy()
-    rows = ready.judged[:count]
-    order = np.argsort(rows)
-    return [Believed.of(rows[order], logits[order], TORCH_SLACK * run.patient.bound)]
-
-
-def drawn(run: Run) -> dict[str, NDArray[Any]]:
-    """Draw every weight that is trained anew; the head has its random weights already."""
-    proto, trainable = run.patient.proto, run.patient.trainable
-    names = [n for n in tuned_names(proto, trainable) if n not in head_names(proto)]
-    drawn = draw_all(proto, names, seed=run.seed)
-    return {name: values.astype(stored_type(run, name)) for name, values in drawn.items()}
-
-
-def _batches(
-    run: Run, front: Frontier, inputs: Sequence[str], *, widen: bool
-) -> tuple[Any, Any, NDArray[np.int64], Features | None]:
-    """Return what is trained on, what is judged on and the samples of it, and the features."""
-    if front.frozen is not None:
-        features = features_of(run, front)
-        rows = rows_of(run, features)
-        sets = [
-            batches.ValueBatches(
-                batches.of_features(features, rows[part]),
-                run.codes[features.rows[rows[part]]],
-                inputs,
-                widen=widen,
-            )
-            for part in ("train", "validation")
-        ]
-        judged = features.rows[rows["validation"]]
-        return sets[0], sets[1] if sets[1].n else None, judged, features
-    parts = {"train": run.parts.train, "validation": run.parts.validation}
-    if run.samples.is_images:
-        pictures = batches.Pictures(run.samples, run.progress)
-        readable = {name: rows[pictures.readable[rows]] for name, rows in parts.items()}
-        strength = {"auto": "light"}.get(run.augment, run.augment)
-        found = [
-            batches.PictureBatches(pictures, readable[part], run.codes, inputs, applied)
-            for part, applied in (("train", strength), ("validation", "none"))
-        ]
-        return found[0], found[1] if found[1].n else None, readable["validation"], None
-    values = [
-        batches.ValueBatches(
-            batches.of_samples(run.samples, rows), run.codes[rows], inputs, widen=widen
-        )
-        for rows in parts.values()
-    ]
-    return values[0], values[1] if values[1].n else None, parts["validation"], None
-
-
-def _scale(run: Run, ready: Ready) -> None:
-    """Scale a random start by data, where normalization layers were folded away (LSUV)."""
-    inputs = ready.train.load(np.arange(min(ready.train.n, 64)))
-    if hasattr(ready.train, "prepare"):
-        inputs = ready.train.prepare(inputs)
-    with torch_threads(run.threads):
-        randomize(ready.module, scheme(ready.graph), ready.names, seed=run.seed, inputs=inputs)
+    decision = None if fitted.decision is None else {"stage": stage, **fitted.decision}
+    return fitted, Work(
+        history=tuple(dict(row) | ({"start": start} if start else {}) for row in fitted.history),
+        decisions=() if decision is None else (decision,),
+        resumed=resumed,
+        compiled=fitted.compiled,
+        peak_memory=fitted.peak_memory,
+        samples_seen=fitted.samples,
+        seconds_train=seconds,
+        notes=tuple(notes),
+    )
 
 
 def _report(run: Run, progress: Progress) -> None:

@@ -11,7 +11,7 @@ from onnx import numpy_helper
 import surgeon
 from surgeon import operation
 from surgeon.errors import CheckError, UnsupportedError
-from surgeon.job import proving
+from surgeon.job import measure
 
 WIDTH = 6
 
@@ -130,13 +130,13 @@ def test_a_file_that_is_not_what_was_trained_is_not_delivered(case, written, tmp
 
 def test_figures_are_those_of_the_written_file(tmp_path, monkeypatch):
     ran = []
-    real = proving.run_part
+    real = measure.open_runner
 
     def noticed(run, model, *arguments, **options):
         ran.append(model)
         return real(run, model, *arguments, **options)
 
-    monkeypatch.setattr(proving, "run_part", noticed)
+    monkeypatch.setattr(measure, "open_runner", noticed)
     out = tmp_path / "o.onnx"
     surgeon.finetune(network("none"), data(), out, case="small-similar", threads=1)
     assert len(ran) == 1

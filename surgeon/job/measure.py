@@ -1,0 +1,218 @@
+"""What a graph gives for the samples of a run: outputs by ONNX Runtime, scores, metrics.
+
+The one room of a job in which outputs become answers. What must not enter: training.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from surgeon.errors import CheckError
+from surgeon.job.run import runtime_device
+from surgeon.runtime.metrics import score_told, softmax
+from surgeon.runtime.stream import Runner
+from surgeon.tasks.base import Scores
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator
+    from pathlib import Path
+
+    from numpy.typing import NDArray
+    from onnx import ModelProto
+
+    from surgeon.job.done import Believed, Trained
+    from surgeon.job.run import Run
+
+    Outputs = Iterator[tuple[NDArray[np.float64], NDArray[np.int64]]]
+
+SCATTERED = 16
+"""Samples on which it is seen how much ONNX Runtime's results depend on the batch."""
+SPOT = 32
+"""Samples on which the file is compared where ONNX Runtime has run the same graph over all."""
+
+
+def score(parts: Iterable[tuple[NDArray[Any], NDArray[np.int64]]]) -> Scores | None:
+    """Return how good outputs are, given some at a time beside their codes; None without any."""
+    predicted, told, codes = [], [], []
+    for logits, answers in parts:
+        probabilities = softmax(logits)
+        predicted.append(probabilities.argmax(axis=1))
+        told.append(probabilities[np.arange(len(answers)), answers])
+        codes.append(answers)
+    if not codes:
+        return None
+    return score_answers(np.concatenate(predicted), np.concatenate(told), np.concatenate(codes))
+
+
+def score_answers(
+    predicted: NDArray[np.int64], told: NDArray[np.float64], codes: NDArray[np.int64]
+) -> Scores:
+    """Return how good predictions are, with the probability of each sample's own class."""
+    figures = score_told(predicted, told, codes)
+    del figures["samples"]
+    return Scores(
+        figures, (predicted == codes).astype(np.float64), -np.log(np.clip(told, 1e-12, None))
+    )
+
+
+def as_metrics(scores: Scores | None, **more: Any) -> dict[str, Any] | None:
+    """Return the object of the document's `metrics`; None without any samples."""
+    return None if scores is None else {"samples": len(scores.loss), **scores.figures, **more}
+
+
+def open_runner(run: Run, model: ModelProto | Path, *, alone: bool) -> Runner:
+    """Return what runs a graph over samples; `alone`, one at a time."""
+    output = run.patient.proto.graph.output[0].name
+    runner = Runner(
+        model, run.samples, outputs=[output], device=runtime_device(run), threads=run.threads
+    )
+    if alone:
+        runner.run_one_by_one()
+    return runner
+
+
+def outputs_of(runner: Runner, indices: NDArray[np.int64]) -> Outputs:
+    """Give outputs and the samples they are of, some at a time."""
+    for chunk in runner.stream(indices):
+        if len(chunk.positions):
+            (values,) = chunk.outputs.values()
+            yield np.asarray(values, np.float64), indices[chunk.positions]
+
+
+def outputs_at_once(
+    runner: Runner, indices: NDArray[np.int64]
+) -> tuple[NDArray[np.float64], NDArray[np.int64]] | None:
+    """Return all outputs and the samples they are of; None without any."""
+    found = list(outputs_of(runner, indices))
+    if not found:
+        return None
+    logits, rows = zip(*found, strict=True)
+    return np.concatenate(logits), np.concatenate(rows)
+
+
+def measure(
+    run: Run, tuned: ModelProto, trained: Trained, *, limit: int, path: Path | None = None
+) -> tuple[dict[str, Any], list[str]]:
+    """Return validation, test and train metrics of the tuned file by ONNX Runtime, and notes.
+
+    The file is run over the validation samples, whatever was computed before. Where only the head
+    was trained, the other figures follow from the features; otherwise it is run over test samples,
+    and over at most `limit` training samples.
+
+    Args:
+        run: what was trained on what.
+        tuned: the graph.
+        trained: what training gave.
+        limit: training samples that are run.
+        path: the written file; None = there is none, the graph in memory is run.
+
+    Raises:
+        CheckError: what the file gives is not what training computed.
+    """
+    scores = dict(trained.delivered.scores)
+    found, notes = _judge_file(run, path or tuned, trained)
+    stated = scores.get("validation", {})
+    # What is cross-validated says more of a head that has seen these samples.
+    if found is not None and stated is not None and "method" not in stated:
+        scores["validation"] = found
+    random = np.random.default_rng(run.seed)
+    some = run.parts.train
+    if len(some) > limit:
+        some = np.sort(random.choice(some, limit, replace=False))
+    parts = {"validation": run.parts.validation, "test": run.parts.test, "train": some}
+    for name, indices in parts.items():
+        if name in scores:
+            continue
+        scores[name] = None
+        if indices is not None and len(indices):
+            runner = open_runner(run, tuned, alone=trained.work.alone)
+            judged = ((logits, run.codes[rows]) for logits, rows in outputs_of(runner, indices))
+            scores[name] = as_metrics(score(judged))
+            notes += runner.notes
+    for name in ("validation", "test"):
+        if scores[name] is not None:
+            scores[name] = {"method": "held-out"} | scores[name]
+    if run.parts.cross and trained.delivered.cross is not None:
+        scores["cross_validation"] = trained.delivered.cross
+    return scores, notes
+
+
+def _judge_file(
+    run: Run, file: ModelProto | Path, trained: Trained
+) -> tuple[dict[str, Any] | None, list[str]]:
+    """Compare the file with what training computed; return its validation metrics if all were run.
+
+    Raises:
+        CheckError: they differ by more than rounding explains.
+    """
+    believed, rows = trained.delivered.believed, run.parts.validation
+    known = next((one.rows for one in believed if one.by_runtime), None)
+    if known is not None:
+        some = known[np.unique(np.linspace(0, len(known) - 1, SPOT).astype(np.int64))]
+        rows = np.unique(np.concatenate([some, *(one.rows[:SPOT] for one in believed)]))
+    if not len(rows):
+        return None, []
+    runner = open_runner(run, file, alone=trained.work.alone)
+    moved: list[float] = []
+
+    def scatter(some: NDArray[np.int64]) -> float:
+        moved.append(_scatter(run, file, some, alone=trained.work.alone))
+        return moved[-1]
+
+    def compared() -> Outputs:
+        for logits, samples in outputs_of(runner, rows):
+            for one in believed:
+                _compare(one, logits, samples, scatter)
+            yield logits, run.codes[samples]
+
+    scores = score(compared())
+    said = [
+        f"ONNX Runtime's kernels give logits that differ by {one:.1g} with the size of the "
+        "batch; the metrics are those of larger batches"
+        for one in moved
+        if one > 0
+    ]
+    return as_metrics(scores) if known is None else None, [*said, *runner.notes]
+
+
+def _compare(
+    believed: Believed,
+    logits: NDArray[np.float64],
+    rows: NDArray[np.int64],
+    scatter: Callable[[NDArray[np.int64]], float],
+) -> None:
+    """Compare what the file gives for samples with what was computed, as far as it was.
+
+    What ONNX Runtime's own kernels differ by between batches (`scatter`, asked for only where it
+    matters) is allowed: products with weights of 4 and 8 bits are such.
+
+    Raises:
+        CheckError: they differ by more than rounding explains.
+    """
+    _, mine, theirs = np.intersect1d(rows, believed.rows, return_indices=True)
+    if not len(mine):
+        return
+    wanted, slack = believed.at(theirs)
+    apart = np.abs(logits[mine] - wanted)
+    if not (apart <= slack).all() and not (apart <= slack + 2 * scatter(rows[mine])).all():
+        raise CheckError(
+            f"the file gives other logits than training computed: they differ by {apart.max():.2g} "
+            f"(the largest is {np.abs(wanted).max():.2g}, rounding explains {np.max(slack):.2g})",
+            where="validation samples",
+            remedy="nothing was written; report the model's operators",
+        )
+
+
+def _scatter(run: Run, file: ModelProto | Path, rows: NDArray[np.int64], *, alone: bool) -> float:
+    """Return how far ONNX Runtime's logits of some samples move when each is run alone.
+
+    Its kernels for weights of four and eight bits compute a batch in another way than one sample.
+    """
+    some = np.sort(rows[:SCATTERED])
+    found = [
+        np.concatenate([logits for logits, _ in outputs_of(opened, some)])
+        for opened in (open_runner(run, file, alone=one) for one in (alone, True))
+    ]
+    return float(np.abs(found[0] - found[1]).max())

@@ -1,0 +1,219 @@
+"""The trained part of a stage, opened: the module, and the batches it is trained and judged on.
+
+A stage splits the operated graph at its own frontier, so a head trains on cached vectors and a
+whole network has no frozen part; the set of weights is one. What must not enter: training.
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+
+from surgeon.errors import UnsupportedError
+from surgeon.graph import precision as halves
+from surgeon.graph.frontier import split as split_graph
+from surgeon.graph.initialization import scheme
+from surgeon.graph.walk import label, reads
+from surgeon.graph.weights import roles, tuned_names, write_back
+from surgeon.job.done import Believed, Work
+from surgeon.job.frozen import features_of, frozen_work, rows_of
+from surgeon.job.proving import require_alike
+from surgeon.job.run import head_names, stage_names, stored_type
+from surgeon.probe.solver import torch_threads
+from surgeon.torch_graph import arrays
+from surgeon.torch_graph.initialize import draw_all, randomize
+from surgeon.torch_graph.module import tensors, to_module
+from surgeon.torch_graph.stepwise import quantised_values
+from surgeon.train import batches
+from surgeon.train.device import arithmetic
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from numpy.typing import NDArray
+    from onnx import ModelProto
+
+    from surgeon.graph.frontier import Frontier
+    from surgeon.job.run import Run
+    from surgeon.records import Stage
+    from surgeon.runtime.store import Features
+
+
+BELIEVED = 32
+"""Validation samples whose logits by torch are compared with those of the written file."""
+TORCH_SLACK = 10
+"""Times the bound of parity by which they may differ: batches are summed in other orders."""
+
+
+@dataclass(frozen=True)
+class Sets:
+    """What is trained and judged on.
+
+    Attributes:
+        train: batches to train on.
+        validation: batches to judge on, or None where there are no samples for it.
+        judged: samples of `validation`, by position.
+        features: that the batches are made of, or None.
+    """
+
+    train: Any
+    validation: Any
+    judged: NDArray[np.int64]
+    features: Features | None = None
+
+
+@dataclass(frozen=True)
+class Part:
+    """The trained part of a stage, converted: what `fit` takes, and the work of opening it."""
+
+    module: Any
+    graph: ModelProto
+    names: list[str]
+    sets: Sets
+    work: Work
+
+
+def open_part(
+    run: Run,
+    stage: Stage,
+    values: Mapping[str, NDArray[Any]],
+    *,
+    alone: bool,
+    like: Part | None = None,
+) -> Part:
+    """Convert the trained part with these values; the samples are those of `like`, if given."""
+    operated = run.patient
+    names, shapes = stage_names(run, stage), operated.anatomy().shapes
+    current = write_back(operated.proto, values, partial=True)
+    front = split_graph(current, names, shapes, keep_weightless=False)
+    _require_numbers(front)
+    if like is None:
+        require_alike(run, front.trained)
+    half = halves.is_half(front.trained)
+    trained = halves.widen(front.trained) if half else front.trained
+    module = to_module(trained, roles=roles(trained), quantized=names)
+    if like is None:
+        begun = time.perf_counter()
+        sets = _sets(run, front, module.input_names, widen=half)
+        seconds = time.perf_counter() - begun
+        work = frozen_work(front, sets.features, alone=alone, seconds=seconds)
+    else:
+        sets, work = like.sets, Work(alone=alone)
+    alone = work.alone
+    if alone or shapes.batches[0] == shapes.batches[1]:
+        axes = [info.batch_axis for info in front.tensors]
+        batches.keep_batch(module, 1 if alone else shapes.batches[0], axes)
+    return Part(module, trained, names, sets, work)
+
+
+def _require_numbers(front: Frontier) -> None:
+    """Refuse to train behind a value that torch cannot hold.
+
+    Raises:
+        UnsupportedError: naming a node that reads it.
+    """
+    for info in front.tensors:
+        if info.dtype not in ("string", "undefined"):
+            continue
+        node = next(n for n in front.trained.graph.node if info.name in reads(n))
+        raise UnsupportedError(
+            f"{label(node)} reads {info.name!r} ({info.dtype}) behind or beside a weight that is "
+            "trained; torch holds tensors of numbers only",
+            where=f"tensor {info.name!r}",
+            remedy="train the head only (`--case small-similar`), or a case that trains what lies "
+            "behind this node",
+        )
+
+
+def _sets(run: Run, front: Frontier, inputs: Sequence[str], *, widen: bool) -> Sets:
+    """Return what is trained and judged on: features of the frozen part, pictures, or values."""
+    if front.frozen is not None:
+        features = features_of(run, front)
+        positions = rows_of(run, features)
+        values = {
+            part: (batches.of_features(features, rows), features.rows[rows])
+            for part, rows in positions.items()
+        }
+        return replace(_value_sets(run, values, inputs, widen=widen), features=features)
+    parts = {"train": run.parts.train, "validation": run.parts.validation}
+    if not run.samples.is_images:
+        values = {
+            part: (batches.of_samples(run.samples, rows), rows) for part, rows in parts.items()
+        }
+        return _value_sets(run, values, inputs, widen=widen)
+    pictures = batches.Pictures(run.samples, run.progress)
+    readable = {name: rows[pictures.readable[rows]] for name, rows in parts.items()}
+    strength = {"auto": "light"}.get(run.augment, run.augment)
+    train, validation = (
+        batches.PictureBatches(pictures, readable[part], run.codes, inputs, applied)
+        for part, applied in (("train", strength), ("validation", "none"))
+    )
+    return Sets(train, validation if validation.n else None, readable["validation"])
+
+
+def _value_sets(
+    run: Run,
+    values: Mapping[str, tuple[Any, NDArray[np.int64]]],
+    inputs: Sequence[str],
+    *,
+    widen: bool,
+) -> Sets:
+    """Return batches of values that are loaded as they are, with the samples they are of."""
+    train, validation = (
+        batches.ValueBatches(load, run.codes[samples], inputs, widen=widen)
+        for load, samples in (values["train"], values["validation"])
+    )
+    return Sets(train, validation if validation.n else None, values["validation"][1])
+
+
+def scale(run: Run, part: Part) -> None:
+    """Scale a random start by data, where normalization layers were folded away (LSUV)."""
+    inputs = part.sets.train.load(np.arange(min(part.sets.train.n, 64)))
+    if hasattr(part.sets.train, "prepare"):
+        inputs = part.sets.train.prepare(inputs)
+    with torch_threads(run.threads):
+        randomize(part.module, scheme(part.graph), part.names, seed=run.seed, inputs=inputs)
+
+
+def trained_tensors(run: Run, part: Part) -> dict[str, NDArray[Any]]:
+    """Return what training may have changed of the file, as the file stores it."""
+    wanted = set(tuned_names(run.patient.proto, part.names))
+    return {
+        name: arrays.to_array(value).astype(stored_type(run, name))
+        for name, value in tensors(part.module).items()
+        if name in wanted
+    }
+
+
+def believed(run: Run, part: Part) -> tuple[Believed, ...]:
+    """Return what the trained module gives for some validation samples.
+
+    Where values are quantised, each step is compared instead (`surgeon.torch_graph.stepwise`).
+    """
+    validation = part.sets.validation
+    if validation is None or quantised_values(part.graph):
+        return ()
+    count = min(validation.n, BELIEVED)
+    module = part.module.eval()
+    device = next(module.parameters()).device
+    inputs = validation.load(np.arange(count))
+    inputs = tuple(None if value is None else value.to(device) for value in inputs)
+    if hasattr(validation, "prepare"):
+        inputs = validation.prepare(inputs)
+    with torch_threads(run.threads), torch.no_grad(), arithmetic(device, exact=True):
+        logits = module(*inputs).double().cpu().numpy()
+    rows = part.sets.judged[:count]
+    order = np.argsort(rows)
+    return (Believed.of(rows[order], logits[order], TORCH_SLACK * run.patient.bound),)
+
+
+def drawn(run: Run) -> dict[str, NDArray[Any]]:
+    """Draw every weight that is trained anew; the head has its random weights already."""
+    proto, trainable = run.patient.proto, run.patient.trainable
+    names = [n for n in tuned_names(proto, trainable) if n not in head_names(proto)]
+    drawn = draw_all(proto, names, seed=run.seed)
+    return {name: values.astype(stored_type(run, name)) for name, values in drawn.items()}
