@@ -4,7 +4,8 @@
 
     SurgeonError                    the root; `exit` is the exit code of the command line
     ├── UsageError            2     an option or argument that cannot be meant
-    │   └── UnknownNameError  2     a name that does not exist; the nearest ones are named
+    │   ├── UnknownNameError  2     a name that does not exist; the nearest ones are named
+    │   └── PluginError       2     what a plugin offers and that cannot be used
     ├── ModelError            2     a file that is not a model this project can read or operate on
     │   └── UnsupportedError  2     an operator, version or form that is not converted
     ├── DataError             2     samples, labels or preprocessing that do not fit
@@ -81,6 +82,12 @@ class UnknownNameError(UsageError):
         near = get_close_matches(name, known, n=3, cutoff=0.4) or known[:5]
         hint = "did you mean " + ", ".join(near) + "?" if near else "there is none at all"
         super().__init__(f"unknown {what} {name!r}", where=where, remedy=hint)
+
+
+class PluginError(UsageError):
+    """What a plugin offers and that cannot be used."""
+
+    kind = "plugin"
 
 
 class ModelError(SurgeonError):

@@ -85,6 +85,7 @@ from surgeon.job.decide import (
 from surgeon.model import Model, load
 from surgeon.outcome import Outcome, Prediction, Verification
 from surgeon.records import (
+    Case,
     Evidence,
     Finding,
     Preprocess,
@@ -184,12 +185,12 @@ def cuts(
 
 def cases(plugins: Plugins | None = None) -> dict[str, Any]:
     """Return the body of `cases`: the four and every third party's."""
-    found = loaded_plugins(plugins).cases()
+    found = loaded_plugins(plugins).offers(Case)
     return {
         "cases": [
             {
                 "name": name,
-                "summary": item.case.summary,
+                "summary": item.offer.summary,
                 "distribution": item.distribution,
                 "version": item.version,
             }

@@ -37,7 +37,6 @@ ROOMS = (
     Room("answering", "a classifier's answers to samples, by ONNX Runtime"),
     Room("documents", "the bodies of JSON documents"),
     Room("intake", "options checked, preprocessing found, samples opened and divided"),
-    Room("plugin", "hooks, loading, names of cases", ("pluggy",)),
     Room("outcome", "what operations return"),
     Room("resumption", "what an interrupted run left, and whether it may be replaced"),
     Room("model", "a graph, its origin, its plan"),
@@ -55,8 +54,10 @@ ROOMS = (
     Room("data", "samples, labels, splits; one file per medium"),
     Room("tasks", "what an answer is: read, judged, told; the protocol of a task, in numpy"),
     Room("graph", "ONNX in, ONNX out: gate, normalize, shapes, cuts, old head, frontier, weights"),
+    Room("plugin", "hooks, loading, what plugins offer and its settings", ("pluggy",)),
     Room("schemas", "the form of every document"),
     Room("records", "the nouns that travel"),
+    Room("extras", "which extra brings a library, and the words where it is missing"),
     Room("errors", "the error tree"),
     Room("version", "the version"),
 )

@@ -9,9 +9,10 @@ import numpy as np
 import pytest
 
 import surgeon
+from surgeon.plugin import hookimpl
 from surgeon.plugin.manager import load_plugins
 from surgeon.probe import guard
-from surgeon.records import TRAIN_ALL, Plan, Stage
+from surgeon.records import TRAIN_ALL, Case, Plan, Stage
 
 HEAD = {"surgeon.head.weight", "surgeon.head.bias"}
 
@@ -193,17 +194,17 @@ def test_a_file_of_random_weights_has_no_probe_of_pretrained_ones(tmp_path):
 
 
 @pytest.mark.parametrize("stages", [(TRAIN_ALL,), (Stage("steps", "head", method="adamw"),)])
-def test_a_plan_without_a_solved_head_has_a_probe_all_the_same(monkeypatch, stages):
+def test_a_plan_without_a_solved_head_has_a_probe_all_the_same(stages):
     plugins = load_plugins()
     trainable = "all" if stages[0].trains == "all" else "head"
-    case = plugins.case("large-similar")
-    monkeypatch.setattr(
-        type(plugins),
-        "case",
-        lambda *_: type(case)(
-            "other", "", case.suits, lambda c: Plan(classes=2, trainable=trainable, stages=stages)
-        ),
-    )
+    plan = Plan(classes=2, trainable=trainable, stages=stages)
+
+    class Other:
+        @hookimpl
+        def surgeon_cases(self):
+            yield Case("other", "", lambda _: 0.0, lambda _: plan)
+
+    plugins.manager.register(Other())
     body = surgeon.finetune(
         nw.mlp(), separable(), case="other", epochs=1, device="cpu", plugins=plugins
     ).document()

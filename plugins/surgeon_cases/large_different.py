@@ -46,4 +46,4 @@ def plan(context: Context) -> Plan:
 @hookimpl
 def surgeon_cases() -> Iterable[Case]:
     """Offer the case."""
-    yield Case(NAME, "many data, unlike: retrain everything, or from scratch", suits, plan)
+    yield Case(NAME, "many data, unlike: retrain everything, or from scratch", suits, plan, place=4)

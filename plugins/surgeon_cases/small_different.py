@@ -39,4 +39,5 @@ def plan(context: Context) -> Plan:
 @hookimpl
 def surgeon_cases() -> Iterable[Case]:
     """Offer the case."""
-    yield Case(NAME, "few data, unlike: cut early, freeze all, train a new head", suits, plan)
+    what = "few data, unlike: cut early, freeze all, train a new head"
+    yield Case(NAME, what, suits, plan, place=2)

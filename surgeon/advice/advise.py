@@ -36,6 +36,7 @@ from surgeon.intake import (
 from surgeon.job.decide import decide, loaded_plugins
 from surgeon.model import load
 from surgeon.records import (
+    Case,
     CutPoint,
     DataFinding,
     Encoding,
@@ -530,8 +531,8 @@ def samples_needed(parameters: int, classes: int, removed: float, error: float) 
 
 def _best_case(evidence: Evidence, plugins: Plugins | None) -> str:
     """Return the one of the four that says it suits best."""
-    offered = loaded_plugins(plugins).cases()
-    suits = {name: offered[name].case.suits(evidence) for name in FOUR if name in offered}
+    offered = loaded_plugins(plugins).offers(Case)
+    suits = {name: offered[name].offer.suits(evidence) for name in FOUR if name in offered}
     if not suits:
         raise UsageError(
             "none of the four cases is loaded",

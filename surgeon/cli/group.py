@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from surgeon.cli.session import Session, reserved_stdout
-from surgeon.errors import UnknownNameError, UsageError
+from surgeon.errors import PluginError, UnknownNameError, UsageError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -106,12 +106,6 @@ class VerbGroup(click.Group):
         if session is not None and ctx.parent is None and not name.startswith("-"):
             session.verb = name  # a plugin's command may be no `Verb` that notes itself
         return super().resolve_command(ctx, args)
-
-
-class PluginError(UsageError):
-    """A verb that a plugin offers and that cannot be run."""
-
-    kind = "plugin"
 
 
 class SurgeonGroup(VerbGroup):

@@ -9,6 +9,7 @@ import click
 
 from surgeon.cli import values
 from surgeon.cli.session import Session
+from surgeon.records import Case
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -23,9 +24,9 @@ SEED_LIMIT = 2**32 - 1
 def _complete_case(ctx: click.Context, _: click.Parameter, incomplete: str) -> list[CompletionItem]:
     from click.shell_completion import CompletionItem
 
-    cases = (ctx.find_object(Session) or Session()).plugins.cases()
+    cases = (ctx.find_object(Session) or Session()).plugins.offers(Case)
     return [
-        CompletionItem(name, help=found.case.summary)
+        CompletionItem(name, help=found.offer.summary)
         for name, found in cases.items()
         if name.startswith(incomplete)
     ]

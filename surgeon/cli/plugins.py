@@ -9,6 +9,8 @@ import click
 from surgeon.cli.group import SurgeonGroup, VerbGroup
 from surgeon.cli.session import Answer, Session
 from surgeon.errors import UsageError
+from surgeon.plugin.manager import KINDS
+from surgeon.records import as_json
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -37,7 +39,7 @@ def check_plugins(session: Session) -> Answer:
 
 
 def show(screen: Screen, body: Mapping[str, Any]) -> None:
-    """One row per plugin, then what is wrong."""
+    """One row per plugin, one per offer, then what is wrong."""
     screen.table(
         ("plugin", "from", "offers"),
         [
@@ -48,6 +50,11 @@ def show(screen: Screen, body: Mapping[str, Any]) -> None:
             )
             for one in body["plugins"]
         ],
+    )
+    screen.line("")
+    screen.table(
+        ("offer", "name", "what it is", "from"),
+        [(one["kind"], one["name"], one["summary"], one["distribution"]) for one in body["offers"]],
     )
     for one in body["plugins"]:
         if one["problem"]:
@@ -60,29 +67,46 @@ def _examine(session: Session) -> dict[str, Any]:
     manager = session.plugins
     top = click.get_current_context().find_root()
     broken = top.command.broken(top) if isinstance(top.command, SurgeonGroup) else {}
-    found = [
+    plugins = [
         {
             "name": plugin.name,
             "distribution": plugin.distribution,
             "version": plugin.version,
             "loaded": plugin.error is None,
-            "offers": _offers(manager, plugin.name) if plugin.error is None else [],
+            "offers": _hooks(manager, plugin.name) if plugin.error is None else [],
             "problem": plugin.error or broken.get(plugin.name),
         }
         for plugin in manager.loaded
     ]
-    conflicts = []
-    try:
-        manager.cases()
-    except UsageError as error:
-        conflicts.append(str(error))
-    except Exception as error:  # noqa: BLE001 - a stranger's code
-        conflicts.append(f"surgeon_cases failed: {type(error).__name__}: {error}")
-    ok = not conflicts and all(one["problem"] is None for one in found)
-    return {"ok": ok, "plugins": found, "conflicts": conflicts}
+    conflicts: list[str] = []
+    offers = []
+    for kind, (word, _, _) in KINDS.items():
+        try:
+            found: dict[str, Any] = manager.offers(kind)
+        except UsageError as error:
+            conflicts.append(str(error))
+            continue
+        offers += [
+            {
+                "kind": word,
+                "name": one.offer.name,
+                "summary": one.offer.summary,
+                "distribution": one.distribution,
+                "version": one.version,
+            }
+            for one in found.values()
+        ]
+    ok = not conflicts and all(one["problem"] is None for one in plugins)
+    return {
+        "ok": ok,
+        "plugins": plugins,
+        "conflicts": conflicts,
+        "offers": offers,
+        "loaded": [as_json(one) for one in manager.loaded],
+    }
 
 
-def _offers(manager: Any, name: str) -> list[str]:
+def _hooks(manager: Any, name: str) -> list[str]:
     """Names of the hooks a plugin implements, without their prefix."""
     callers = manager.manager.get_hookcallers(manager.manager.get_plugin(name)) or []
     return sorted(caller.name.removeprefix("surgeon_") for caller in callers)

@@ -24,6 +24,7 @@ from surgeon.graph.taps import choose_cuts
 from surgeon.graph.walk import all_graphs, data_inputs
 from surgeon.graph.weights import write_back
 from surgeon.records import (
+    Case,
     Context,
     Evidence,
     Head,
@@ -64,7 +65,7 @@ def decide(
     plugins: Plugins | None,
 ) -> Plan:
     """Ask the case for its plan; what the user said by name wins."""
-    chosen = loaded_plugins(plugins).case(case)
+    chosen = loaded_plugins(plugins).offer(Case, case).offer
     if init not in (None, *INITS):
         raise UsageError(
             f"init is {init!r}", where="--init", remedy="give `pretrained`, `random` or `race`"
@@ -372,7 +373,7 @@ def measures(case: str | None, plugins: Plugins | None) -> bool:
     Raises:
         UnknownNameError: there is no such case.
     """
-    return isinstance(case, str) and loaded_plugins(plugins).case(case).measures
+    return isinstance(case, str) and loaded_plugins(plugins).offer(Case, case).offer.measures
 
 
 def loaded_plugins(plugins: Plugins | None) -> Plugins:

@@ -25,7 +25,18 @@ import pluggy
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from surgeon.records import Case
+    from surgeon.records import (
+        Adapter,
+        Case,
+        Check,
+        Exporter,
+        HeadKind,
+        Known,
+        Loss,
+        Medium,
+        Task,
+        Tracker,
+    )
 
 PROJECT = "surgeon"
 
@@ -41,6 +52,108 @@ def surgeon_cases() -> Iterable[Case]:  # type: ignore[empty-body]
         >>> @hookimpl
         ... def surgeon_cases():
         ...     yield Case("mine", "one line", lambda evidence: 0.0, lambda context: Plan("mine"))
+    """
+
+
+@hookspec
+def surgeon_tasks() -> Iterable[Task]:  # type: ignore[empty-body]
+    """Yield tasks: what an answer is, how it is read, judged and told.
+
+    Example:
+        >>> @hookimpl
+        ... def surgeon_tasks():
+        ...     yield Task("ordinal", "classes with an order", "my_package.ordinal:Ordinal")
+    """
+
+
+@hookspec
+def surgeon_heads() -> Iterable[HeadKind]:  # type: ignore[empty-body]
+    """Yield kinds of new heads.
+
+    Example:
+        >>> @hookimpl
+        ... def surgeon_heads():
+        ...     yield HeadKind("mlp", "two layers", "my_package.heads:mlp")
+    """
+
+
+@hookspec
+def surgeon_losses() -> Iterable[Loss]:  # type: ignore[empty-body]
+    """Yield losses that training may minimise.
+
+    Example:
+        >>> @hookimpl
+        ... def surgeon_losses():
+        ...     yield Loss("focal", "hard samples count more", "my_package.losses:focal")
+    """
+
+
+@hookspec
+def surgeon_adapters() -> Iterable[Adapter]:  # type: ignore[empty-body]
+    """Yield adapters, which train few numbers of a large weight.
+
+    Example:
+        >>> @hookimpl
+        ... def surgeon_adapters():
+        ...     yield Adapter("lora", "low-rank updates", "my_package.lora:LoRA")
+    """
+
+
+@hookspec
+def surgeon_media() -> Iterable[Medium]:  # type: ignore[empty-body]
+    """Yield media that samples may be of.
+
+    Example:
+        >>> @hookimpl
+        ... def surgeon_media():
+        ...     yield Medium("video", "frames of a film", "my_package.video:Films", (".mp4",))
+    """
+
+
+@hookspec
+def surgeon_trackers() -> Iterable[Tracker]:  # type: ignore[empty-body]
+    """Yield trackers, which are told the progress of training.
+
+    Example:
+        >>> @hookimpl
+        ... def surgeon_trackers():
+        ...     yield Tracker("mine", "to my server", "my_package.tracker:Tracker")
+    """
+
+
+@hookspec
+def surgeon_exporters() -> Iterable[Exporter]:  # type: ignore[empty-body]
+    """Yield exporters, which write a file in another form.
+
+    Example:
+        >>> @hookimpl
+        ... def surgeon_exporters():
+        ...     yield Exporter("tflite", "for phones", "my_package.tflite:export")
+    """
+
+
+@hookspec
+def surgeon_checks() -> Iterable[Check]:  # type: ignore[empty-body]
+    """Yield examinations of one's own.
+
+    Example:
+        >>> @hookimpl
+        ... def surgeon_checks():
+        ...     yield Check("size", "fits our devices", "my_package.checks:size")
+    """
+
+
+@hookspec(firstresult=True)
+def surgeon_known(sha256: str, model: Any) -> Known | None:
+    """Return what a model zoo knows of a file, else None; it may be asked for any file.
+
+    `sha256` is that of the file, `model` its onnx.ModelProto, for files that have no hash of their
+    own because whoever builds them gets other last digits. A hook may take `sha256` alone.
+
+    Example:
+        >>> @hookimpl
+        ... def surgeon_known(sha256):
+        ...     return Known("mine", labels=("cat", "dog")) if sha256 == MINE else None
     """
 
 

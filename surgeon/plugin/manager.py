@@ -1,26 +1,56 @@
-"""Loading plugins: each entry point on its own, so that a broken one is a warning, not an end."""
+"""Loading plugins: each entry point on its own, so that a broken one is a warning, not an end.
+
+What they offer is found by its kind and by name, ours by the same way as anyone's.
+"""
 
 from __future__ import annotations
 
+import importlib
 import logging
 import os
 from dataclasses import dataclass, field
 from importlib.metadata import EntryPoint, entry_points
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 import pluggy
 
-from surgeon.errors import UnknownNameError, UsageError
+from surgeon.errors import PluginError, SurgeonError, UnknownNameError, UsageError
+from surgeon.extras import lacking
 from surgeon.plugin import hooks
-from surgeon.records import Case
+from surgeon.records import (
+    Adapter,
+    Case,
+    Check,
+    Exporter,
+    HeadKind,
+    Loss,
+    Medium,
+    Offer,
+    Task,
+    Tracker,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterable
 
+T = TypeVar("T", bound=Case | Offer)
+
 GROUP = "surgeon"
 DISABLE = "SURGEON_DISABLE_PLUGINS"
-OWN = frozenset({"small-similar", "small-different", "large-similar", "large-different"})
-"""Entry points of our own distribution; `--no-plugins` keeps them."""
+DISTRIBUTION = "onnx-surgeon"
+"""Our own, whose plugins `--no-plugins` keeps."""
+KINDS: dict[type, tuple[str, str, str]] = {
+    Case: ("case", "surgeon_cases", "--case"),
+    Task: ("task", "surgeon_tasks", "--task"),
+    HeadKind: ("head", "surgeon_heads", "--head"),
+    Loss: ("loss", "surgeon_losses", "--loss"),
+    Adapter: ("adapter", "surgeon_adapters", "--adapter"),
+    Medium: ("medium", "surgeon_media", "data"),
+    Tracker: ("tracker", "surgeon_trackers", "--track"),
+    Exporter: ("exporter", "surgeon_exporters", "export"),
+    Check: ("check", "surgeon_checks", "checks"),
+}
+"""{kind of offer: (its word, the hook that yields it, where people name it)}."""
 
 
 @dataclass(frozen=True)
@@ -34,12 +64,37 @@ class Loaded:
 
 
 @dataclass(frozen=True)
-class FoundCase:
-    """A case and where it comes from."""
+class Found(Generic[T]):
+    """What a plugin offers, and where it comes from."""
 
-    case: Case
+    offer: T
     distribution: str
     version: str
+
+    def load(self) -> Any:
+        """Import the code behind an offer.
+
+        Raises:
+            EnvironmentLacksError: a package that it imports is not installed.
+            PluginError: there is no such code, or importing it fails.
+        """
+        code = getattr(self.offer, "code", "")
+        module, _, attribute = code.partition(":")
+        kind = KINDS[type(self.offer)][0]
+        said = f"the {kind} {self.offer.name!r} of distribution {self.distribution}"
+        try:
+            return getattr(importlib.import_module(module), attribute)
+        except SurgeonError:
+            raise
+        except (Exception, SystemExit) as error:  # a stranger's module may raise anything
+            absent = error.name if isinstance(error, ModuleNotFoundError) else None
+            if absent and absent.partition(".")[0] != module.partition(".")[0]:
+                raise lacking(absent, said) from error
+            raise PluginError(
+                f"{said} cannot be loaded: {type(error).__name__}: {error}",
+                where=code,
+                remedy="tell its author; `surgeon plugins check` looks at all of them",
+            ) from error
 
 
 @dataclass(frozen=True)
@@ -49,60 +104,65 @@ class Plugins:
     manager: pluggy.PluginManager
     loaded: tuple[Loaded, ...]
     warnings: tuple[str, ...] = ()
-    _origins: dict[str, Loaded] = field(default_factory=dict)
+    _offers: dict[type, dict[str, Found[Any]]] = field(default_factory=dict, repr=False)
 
     @property
     def hook(self) -> Any:
         """The pluggy hook relay."""
         return self.manager.hook
 
-    def cases(self) -> dict[str, FoundCase]:
-        """Return {name: case}, our four first.
+    def offers(self, kind: type[T]) -> dict[str, Found[T]]:
+        """Return {name: offer} of one kind, those of our own distribution first.
 
         Raises:
-            UsageError: two distributions offer a case of the same name; both are named.
+            UsageError: two distributions offer the same name; both are named.
         """
-        found: dict[str, FoundCase] = {}
-        for plugin, name in self._plugins():
-            implementation = getattr(plugin, "surgeon_cases", None)
-            if implementation is None:
-                continue
-            origin = self._origins[name]
-            for case in _yielded(implementation, origin):
-                if case.name in found:
-                    other = found[case.name].distribution
-                    raise UsageError(
-                        f"two plugins offer a case called {case.name!r}",
-                        where=f"distributions {other} and {origin.distribution}",
-                        remedy=f"uninstall one, or set {DISABLE} to the entry point of one",
-                    )
-                found[case.name] = FoundCase(case, origin.distribution, origin.version)
-        return found
+        if kind not in self._offers:
+            self._offers[kind] = self._ask(kind)
+        return self._offers[kind]
 
-    def case(self, name: str) -> Case:
-        """Return a case by name.
+    def offer(self, kind: type[T], name: str) -> Found[T]:
+        """Return an offer by name.
 
         Raises:
             UnknownNameError: there is none; names the nearest.
         """
-        cases = self.cases()
-        if name not in cases:
-            raise UnknownNameError("case", name, cases, where="--case")
-        return cases[name].case
+        found = self.offers(kind)
+        if name not in found:
+            word, _, where = KINDS[kind]
+            raise UnknownNameError(word, name, found, where=where)
+        return found[name]
 
-    def _plugins(self) -> list[tuple[Any, str]]:
-        return [
-            (self.manager.get_plugin(item.name), item.name)
-            for item in self.loaded
-            if item.error is None
-        ]
+    def _ask(self, kind: type[T]) -> dict[str, Found[T]]:
+        word, hook, _ = KINDS[kind]
+        origins = {item.name: item for item in self.loaded}
+        found: dict[str, Found[T]] = {}
+        for name, plugin in self.manager.list_name_plugin():
+            implementation = getattr(plugin, hook, None)
+            if implementation is None:
+                continue
+            origin = origins.get(name, Loaded(name, "unknown", "0"))
+            for offer in _yielded(implementation, kind, hook, origin):
+                if offer.name in found:
+                    other = found[offer.name].distribution
+                    raise UsageError(
+                        f"two plugins offer a {word} called {offer.name!r}",
+                        where=f"distributions {other} and {origin.distribution}",
+                        remedy=f"uninstall one, or set {DISABLE} to the entry point of one",
+                    )
+                found[offer.name] = Found(offer, origin.distribution, origin.version)
+        order = sorted(
+            found.values(),
+            key=lambda one: (not _is_own(one.distribution), getattr(one.offer, "place", 0)),
+        )
+        return {one.offer.name: one for one in order}
 
 
 def load_plugins(*, enabled: bool = True, disabled: Collection[str] = ()) -> Plugins:
     """Load every entry point of the group `surgeon`, each on its own.
 
     Args:
-        enabled: False keeps only our own four cases (`--no-plugins`).
+        enabled: False keeps only those of our own distribution (`--no-plugins`).
         disabled: entry points or distributions to leave out, besides those that the environment
             variable SURGEON_DISABLE_PLUGINS names.
     """
@@ -114,7 +174,9 @@ def load_plugins(*, enabled: bool = True, disabled: Collection[str] = ()) -> Plu
     warnings: list[str] = []
     for point in _entry_points():
         distribution, version = _distribution(point)
-        if blocked & {_plain(point.name), _plain(distribution)} or not (enabled or _is_own(point)):
+        if blocked & {_plain(point.name), _plain(distribution)} or not (
+            enabled or _is_own(distribution)
+        ):
             continue
         # Two distributions may use one entry point name; their cases are told apart by their own.
         taken = pm.has_plugin(point.name)
@@ -126,8 +188,7 @@ def load_plugins(*, enabled: bool = True, disabled: Collection[str] = ()) -> Plu
                 f"plugin {point.name!r} of distribution {distribution} {version} was not loaded: "
                 f"{error}"
             )
-    origins = {item.name: item for item in loaded if item.error is None}
-    return Plugins(pm, tuple(loaded), tuple(warnings), origins)
+    return Plugins(pm, tuple(loaded), tuple(warnings))
 
 
 def _plain(name: str) -> str:
@@ -135,23 +196,26 @@ def _plain(name: str) -> str:
     return name.lower().replace("_", "-").replace(".", "-")
 
 
-def _is_own(point: EntryPoint) -> bool:
-    return _plain(_distribution(point)[0]) == "onnx-surgeon" and point.name in OWN
+def _is_own(distribution: str) -> bool:
+    return _plain(distribution) == DISTRIBUTION
 
 
-def _yielded(implementation: Callable[[], Iterable[Case]], origin: Loaded) -> list[Case]:
+def _yielded(
+    implementation: Callable[[], Iterable[T]], kind: type[T], hook: str, origin: Loaded
+) -> list[T]:
     """Return what a hook yields; one that fails is a warning that names its distribution."""
     try:
         found = list(implementation())
-        wrong = [item for item in found if not isinstance(item, Case)]
+        wrong = [item for item in found if not isinstance(item, kind)]
         if wrong:
-            raise TypeError(f"it yields a {type(wrong[0]).__name__}, not a Case")  # noqa: TRY301
+            raise TypeError(f"it yields a {type(wrong[0]).__name__}, not a {kind.__name__}")  # noqa: TRY301
     except Exception as error:  # noqa: BLE001 - whatever a plugin does wrong, we go on
         logging.getLogger("surgeon.plugin").warning(
-            "plugin %r of distribution %s %s: surgeon_cases failed: %s: %s",
+            "plugin %r of distribution %s %s: %s failed: %s: %s",
             origin.name,
             origin.distribution,
             origin.version,
+            hook,
             type(error).__name__,
             error,
         )
@@ -160,15 +224,13 @@ def _yielded(implementation: Callable[[], Iterable[Case]], origin: Loaded) -> li
 
 
 def _entry_points() -> list[EntryPoint]:
-    """Return the entry points, our own first in the order of the four cases."""
-    order = ["small-similar", "small-different", "large-similar", "large-different"]
+    """Return the entry points, those of our own distribution first, each once."""
     unique = {
         (point.name, point.value, _distribution(point)[0]): point
         for point in entry_points(group=GROUP)
     }
     return sorted(
-        unique.values(),
-        key=lambda point: (order.index(point.name) if _is_own(point) else 4, point.name),
+        unique.values(), key=lambda point: (not _is_own(_distribution(point)[0]), point.name)
     )
 
 

@@ -20,7 +20,7 @@ from surgeon.errors import ModelError
 from surgeon.graph import envelope
 from surgeon.graph.shapes import declared, fixed_batch, input_infos, input_sizes
 from surgeon.graph.weights import hash_tensors, same_values, tuned_names
-from surgeon.records import Check, Plan, Verdict
+from surgeon.records import Plan, ProofCheck, Verdict
 from surgeon.runtime.observe import random_array, relative_error, spread
 from surgeon.runtime.sessions import open_session
 
@@ -247,11 +247,11 @@ def _part(proof: Mapping[str, Any], name: str) -> dict[str, Any]:
     return found if isinstance(found, dict) else {}
 
 
-def _same(name: str, measured: str, wanted: str | None, detail: str | None) -> Check:
-    return Check(name, measured == wanted, measured, wanted, detail)
+def _same(name: str, measured: str, wanted: str | None, detail: str | None) -> ProofCheck:
+    return ProofCheck(name, measured == wanted, measured, wanted, detail)
 
 
-def _check_golden(model: ModelProto, session: Session, proof: Mapping[str, Any]) -> Check:
+def _check_golden(model: ModelProto, session: Session, proof: Mapping[str, Any]) -> ProofCheck:
     stated = _part(proof, "parity").get("bound")
     bound = float(stated) if isinstance(stated, float) else 1e-4
     wanted, got = [], []
@@ -275,10 +275,10 @@ def _check_golden(model: ModelProto, session: Session, proof: Mapping[str, Any])
         error = relative_error(np.concatenate(got), np.concatenate(wanted)) if got else 0.0
         worst = float("inf") if np.isnan(error) else error
     except (ModelError, KeyError, TypeError, ValueError, AttributeError) as error:
-        return Check("golden", passed=False, measured=None, bound=bound, detail=str(error))
+        return ProofCheck("golden", passed=False, measured=None, bound=bound, detail=str(error))
     # Two seeded ones are always written: a proof without any was robbed of them.
     passed = bool(entries) and worst <= bound
-    return Check("golden", passed, worst, bound, f"{len(entries)} golden inputs")
+    return ProofCheck("golden", passed, worst, bound, f"{len(entries)} golden inputs")
 
 
 def _check_source(
@@ -287,7 +287,7 @@ def _check_source(
     source: ModelProto,
     proof: Mapping[str, Any],
     source_sha256: str | None,
-) -> Check:
+) -> ProofCheck:
     """Compare the frozen tensors with the original's of the same name, byte for byte."""
     tuned = set(tuned_names(model, plan.trainable))
     originals = {tensor.name: tensor for tensor in source.graph.initializer}
@@ -322,4 +322,4 @@ def _check_source(
         detail += "; not the very file the proof names (sha256 differs)"
     # With nothing frozen to compare, only the source's own hash can tell it from another.
     passed = not differing and not foreign and (named or compared > 0)
-    return Check("source", passed, len(differing) + foreign, 0, detail)
+    return ProofCheck("source", passed, len(differing) + foreign, 0, detail)

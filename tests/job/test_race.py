@@ -181,8 +181,9 @@ def test_a_budget_ends_the_race_and_the_rest(tmp_path):
 
 def test_large_different_races_where_the_data_was_measured():
     from surgeon.plugin.manager import load_plugins
+    from surgeon.records import Case
 
-    plan = load_plugins().case("large-different").plan
+    plan = load_plugins().offer(Case, "large-different").offer.plan
     given = Context(classes=3, cut=None, init=None, late="f", early="e")
     assert plan(given).init == "pretrained"
     measured = replace(given, evidence=Evidence(accuracy_by_depth=((1.0, 0.5),)))

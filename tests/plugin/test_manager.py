@@ -17,6 +17,7 @@ import pytest
 import surgeon
 from surgeon.errors import UnknownNameError, UsageError
 from surgeon.plugin.manager import load_plugins
+from surgeon.records import Case
 
 FIXTURES = Path(__file__).parent.parent / "fixtures"
 FOUR = ["small-similar", "small-different", "large-similar", "large-different"]
@@ -39,34 +40,8 @@ def _without_our_own_plugin(monkeypatch):
     monkeypatch.setenv("SURGEON_DISABLE_PLUGINS", MULTI)
 
 
-@pytest.fixture
-def install(tmp_path, monkeypatch):
-    """Install a module as a distribution of its own, as pip would leave it on disk."""
-    site = tmp_path / "site"
-    site.mkdir()
-    monkeypatch.syspath_prepend(str(site))
-    modules = []
-
-    def put(distribution, entry, content, *, version="1.0"):
-        module = f"fixture_{distribution.replace('-', '_')}_{len(modules)}"
-        modules.append(module)
-        (site / f"{module}.py").write_text(content)
-        info = site / f"{distribution.replace('-', '_')}-{version}.dist-info"
-        info.mkdir(exist_ok=True)
-        (info / "METADATA").write_text(
-            f"Metadata-Version: 2.1\nName: {distribution}\nVersion: {version}\n"
-        )
-        points = info / "entry_points.txt"
-        text = points.read_text() if points.exists() else "[surgeon]\n"
-        points.write_text(f"{text}{entry} = {module}\n")
-
-    yield put
-    for module in modules:
-        sys.modules.pop(module, None)
-
-
 def test_the_four_come_first_and_from_our_own_distribution():
-    found = load_plugins().cases()
+    found = load_plugins().offers(Case)
     assert list(found)[:4] == FOUR
     assert {found[name].distribution for name in FOUR} == {"onnx-surgeon"}
     assert {found[name].version for name in FOUR} == {surgeon.__version__}
@@ -76,7 +51,7 @@ def test_a_case_of_another_distribution(install):
     install("their-case", "mine", CASE.format(name="mine", plan='Plan(cut="@0.5")'))
     plugins = load_plugins()
     assert plugins.warnings == ()
-    case = plugins.cases()["mine"]
+    case = plugins.offers(Case)["mine"]
     assert (case.distribution, case.version) == ("their-case", "1.0")
     patient = surgeon.operate(nw.residual(), case="mine", classes=3, plugins=plugins)
     assert patient.plan.case == "mine"
@@ -136,7 +111,7 @@ def test_a_broken_plugin_is_one_line_that_names_its_distribution(install, conten
     assert "their-broken" in line
     assert words in line
     assert "\n" not in line
-    assert [*FOUR, "mine"] == list(plugins.cases())
+    assert [*FOUR, "mine"] == list(plugins.offers(Case))
     assert plugins.hook.surgeon_open_data(uri="nothing") is None
 
 
@@ -144,7 +119,7 @@ def test_a_hook_that_fails_when_it_is_asked_does_not_end_the_others(install, cap
     content = "from surgeon.plugin import hookimpl\n@hookimpl\ndef surgeon_cases():\n    yield 3"
     install("their-broken", "broken", content)
     with caplog.at_level(logging.WARNING):
-        assert list(load_plugins().cases()) == FOUR
+        assert list(load_plugins().offers(Case)) == FOUR
     assert "their-broken" in caplog.text
 
 
@@ -154,21 +129,21 @@ def test_equal_case_names_are_an_error_naming_both_distributions(install, entrie
         install(distribution, entry, CASE.format(name="twin", plan="Plan()"))
     plugins = load_plugins()
     with pytest.raises(UsageError, match="twin") as caught:
-        plugins.cases()
+        plugins.offers(Case)
     assert {"first-dist", "second-dist"} <= set(caught.value.where.replace(",", " ").split())
 
 
 def test_nobody_takes_the_place_of_our_own_cases(install):
     install("aaa-dist", "small-similar", CASE.format(name="other", plan="Plan()"))
     plugins = load_plugins()
-    assert plugins.cases()["small-similar"].distribution == "onnx-surgeon"
-    assert plugins.cases()["other"].distribution == "aaa-dist"
+    assert plugins.offers(Case)["small-similar"].distribution == "onnx-surgeon"
+    assert plugins.offers(Case)["other"].distribution == "aaa-dist"
     install("bbb-dist", "mine", CASE.format(name="small-similar", plan="Plan()"))
     with pytest.raises(UsageError) as caught:
-        load_plugins().cases()
+        load_plugins().offers(Case)
     assert "onnx-surgeon" in caught.value.where
     assert "bbb-dist" in caught.value.where
-    assert list(load_plugins(enabled=False).cases()) == FOUR
+    assert list(load_plugins(enabled=False).offers(Case)) == FOUR
 
 
 @pytest.mark.parametrize("word", ["mine", "their-case", "Their_Case"])
@@ -177,18 +152,18 @@ def test_plugins_are_left_out_by_entry_point_or_distribution(install, monkeypatc
     install("their-broken", "broken", "raise RuntimeError")
     monkeypatch.setenv("SURGEON_DISABLE_PLUGINS", f"{word}, broken, {MULTI}")
     plugins = load_plugins()
-    assert list(plugins.cases()) == FOUR
+    assert list(plugins.offers(Case)) == FOUR
     assert plugins.warnings == ()
     monkeypatch.delenv("SURGEON_DISABLE_PLUGINS")
-    assert "mine" not in load_plugins(disabled=[word]).cases()
-    assert list(load_plugins(enabled=False).cases()) == FOUR
+    assert "mine" not in load_plugins(disabled=[word]).offers(Case)
+    assert list(load_plugins(enabled=False).offers(Case)) == FOUR
     assert load_plugins(enabled=False).warnings == ()
 
 
 def test_an_unknown_case_names_the_nearest(install):
     install("their-case", "mine", CASE.format(name="small-simple", plan="Plan()"))
     with pytest.raises(UnknownNameError) as caught:
-        load_plugins().case("small-simpel")
+        load_plugins().offer(Case, "small-simpel")
     assert "small-simple" in str(caught.value)
 
 
@@ -216,7 +191,8 @@ def run(site, *arguments, **environment):
         "import sys; from surgeon.cli import main; sys.exit(main())",
         *map(str, arguments),
     ]
-    variables = {**os.environ, "PYTHONPATH": str(site), **environment}
+    path = os.pathsep.join(filter(None, [str(site), os.environ.get("PYTHONPATH")]))
+    variables = {**os.environ, "PYTHONPATH": path, **environment}
     return subprocess.run(command, capture_output=True, text=True, check=False, env=variables)
 
 

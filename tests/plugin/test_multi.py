@@ -17,8 +17,9 @@ import pytest
 
 import surgeon
 from surgeon.errors import UnknownNameError, UsageError
+from surgeon.plugin import hookimpl
 from surgeon.plugin.manager import load_plugins
-from surgeon.records import Context, CutPoint, Evidence, Head, Plan
+from surgeon.records import Case, Context, CutPoint, Evidence, Head, Plan
 from surgeon_models import get
 
 ROOT = Path(__file__).parents[2]
@@ -51,9 +52,9 @@ def pooled(model, inputs, names):
 
 
 def test_the_case_comes_from_its_own_distribution():
-    found = load_plugins().cases()[NAME]
+    found = load_plugins().offers(Case)[NAME]
     assert found.distribution == "surgeon-multi"
-    assert found.case.measures
+    assert found.offer.measures
 
 
 def test_the_head_reads_what_the_original_computes_at_every_depth():
@@ -170,7 +171,7 @@ def context(**changes):
 
 
 def test_the_depths_it_chooses():
-    plan = load_plugins().case(NAME).plan
+    plan = load_plugins().offer(Case, NAME).offer.plan
     blind = plan(context())
     assert blind.cut == "t10"
     assert len(blind.head.taps) == 6
@@ -182,15 +183,19 @@ def test_the_depths_it_chooses():
 
 
 def test_a_third_partys_plan_may_name_taps_by_depth_and_wrong_ones_are_refused():
-    plugins = load_plugins()
-
     def operate(taps, cut="late"):
-        case = replace(
-            plugins.case(NAME),
-            plan=lambda c: Plan(cut=cut, head=Head(taps=taps), classes=c.classes),
-        )
-        fake = type("Fake", (), {"case": lambda _, name: case, "cases": lambda _: {NAME: case}})()
-        return surgeon.operate(nw.residual(), case=NAME, classes=3, plugins=fake)
+        class Tapping:
+            @hookimpl
+            def surgeon_cases(self):
+                head = Head(taps=taps)
+                yield Case(
+                    "tapping", "", lambda _: 0.0,
+                    lambda c: Plan(cut=cut, head=head, classes=c.classes),
+                )  # fmt: skip
+
+        plugins = load_plugins()
+        plugins.manager.register(Tapping())
+        return surgeon.operate(nw.residual(), case="tapping", classes=3, plugins=plugins)
 
     assert operate(("@0.1", "b1.sum", "@0.1")).plan.head.taps == ("conv_0", "b1.sum")
     with pytest.raises(UnknownNameError):
