@@ -40,28 +40,6 @@ if TYPE_CHECKING:
     Report = Callable[..., None]
 
 
-def check_numbers(**numbers: Any) -> None:
-    """Refuse counts below 1 and rates that are no positive numbers; None is always allowed.
-
-    Raises:
-        UsageError: naming the first offender by its option.
-    """
-    for name, value in numbers.items():
-        if value is None:
-            continue
-        whole = name not in ("lr", "budget")
-        kinds = int | np.integer if whole else int | float | np.integer | np.floating
-        good = isinstance(value, kinds) and not isinstance(value, bool)
-        lowest = 0 if name in ("seed", "cache_limit") else 1 if whole else None
-        if good and (value >= lowest if lowest is not None else 0 < value < float("inf")):
-            continue
-        raise UsageError(
-            f"{name} is {value!r}",
-            where=f"--{name.replace('_', '-')}",
-            remedy="give a number above 0" if lowest is None else f"give {lowest} or more",
-        )
-
-
 def check_views(views: int, augment: str, samples: Samples) -> None:
     """Refuse augmented views of what cannot be augmented.
 
@@ -82,35 +60,6 @@ def check_views(views: int, augment: str, samples: Samples) -> None:
             where="--views",
             remedy="leave it out, or give --augment light or strong",
         )
-
-
-def check_texts(**texts: Any) -> None:
-    """Refuse what is not text where a name is meant.
-
-    Raises:
-        UsageError: naming the first offender by its option.
-    """
-    for name, text in texts.items():
-        if not isinstance(text, str | None):
-            depth = graph_cuts.depth_meant(text) if name == "cut" else None
-            raise UsageError(
-                f"{text!r} is not text",
-                where=f"--{name}",
-                remedy=f"a depth is text: {depth!r}" if depth else "give a name",
-            )
-
-
-def check_words(**words: tuple[Any, tuple[str, ...]]) -> None:
-    """Refuse a word that is not one of those known.
-
-    Raises:
-        UsageError: naming the first offender by its option.
-    """
-    for name, (value, known) in words.items():
-        if value not in known:
-            raise UsageError(
-                f"{name} is {value!r}", where=f"--{name}", remedy=f"one of {', '.join(known)}"
-            )
 
 
 def find_preprocess(

@@ -49,10 +49,7 @@ from surgeon.graph.dequantize import INTEGERS, dequantize
 from surgeon.graph.nodes import add_head
 from surgeon.graph.weights import same_values, write_back
 from surgeon.intake import (
-    check_numbers,
-    check_texts,
     check_views,
-    check_words,
     constant_inputs,
     find_preprocess,
     gone_inputs,
@@ -83,6 +80,7 @@ from surgeon.job.decide import (
     truncate,
 )
 from surgeon.model import Model, load
+from surgeon.options import Options, explained
 from surgeon.outcome import Outcome, Prediction, Verification
 from surgeon.records import (
     Case,
@@ -111,12 +109,12 @@ TRAIN_METRICS = 1000
 # ── looking ──────────────────────────────────────────────────────────────────────────────────────
 
 
+@explained
 def inspect(path: Source, *, output: str | None = None) -> dict[str, Any]:
     """Return the body of `inspect`: what a file is. A fixed batch is told, not made free.
 
     Args:
         path: the model.
-        output: the graph output whose head counts; None = the deepest one's.
     """
     from surgeon.graph.describe import describe
     from surgeon.graph.shapes import fixed_batch
@@ -136,6 +134,7 @@ def inspect(path: Source, *, output: str | None = None) -> dict[str, Any]:
     }
 
 
+@explained
 def cuts(
     path: Source,
     *,
@@ -152,10 +151,6 @@ def cuts(
         path: the model.
         timed: measure how long the graph up to each cut takes for one sample (`seconds`: median
             of the runs of a graph of its own; None beyond `MOST_TIMED` cuts).
-        output: the graph output whose head counts; None = the deepest one's.
-        inputs: constant inputs, `NAME=VALUE`, for measuring.
-        device: where to measure.
-        threads: of the measured sessions; None = ONNX Runtime's own choice.
         progress: called as `progress(stage, done, total)`.
     """
     model = load(path).with_output(output)
@@ -199,6 +194,7 @@ def cases(plugins: Plugins | None = None) -> dict[str, Any]:
     }
 
 
+@explained
 def check(
     path: Source,
     *,
@@ -264,6 +260,7 @@ def check(
 # ── surgery ──────────────────────────────────────────────────────────────────────────────────────
 
 
+@explained
 def operate(
     model: Source,
     case: str | None = None,
@@ -275,27 +272,19 @@ def operate(
     init: str | None = None,
     seed: int = 0,
     inputs: Sequence[str] | Mapping[str, Any] = (),
-    device: str = "auto",  # noqa: ARG001 - surgery needs none; kept so that all verbs agree
-    threads: int | None = None,  # noqa: ARG001 - the same
+    device: str = "auto",
+    threads: int | None = None,
     evidence: Evidence | None = None,
     drawn: bool = True,
     plugins: Plugins | None = None,
 ) -> Model:
     """Cut a network and append a new head, as a case decides; the source stays as it is.
 
+    With `start` alone, without a case, it only drops what lies in front of that tensor, which must
+    separate the graph. `device` and `threads` are taken as by all verbs; surgery needs none.
+
     Args:
         model: path, ModelProto or Model.
-        case: name of a case plugin; may be left out with `start`, which then only drops what lies
-            in front of that tensor.
-        classes: outputs of the new head, ≥ 1.
-        cut: exact tensor name, or `@x` with 0 ≤ x ≤ 1; None = the case's own.
-        output: the graph output whose head counts; None = the deepest one's.
-        start: inner tensor at which the graph shall start; it must separate the graph.
-        init: `pretrained`, `random` or `race`; None = the case's own.
-        seed: seed of the head's weights, and of all weights for a random start.
-        inputs: constant inputs (`NAME=VALUE`), used where the graph must be run to be understood.
-        device: not needed by surgery.
-        threads: not needed by surgery.
         evidence: what is known about the data.
         drawn: False leaves the pretrained weights where the start is random, for training to draw:
             it compares with what the pretrained ones give.
@@ -309,6 +298,8 @@ def operate(
         UsageError: classes missing or below 1, or a value that cannot be cut at.
         ModelError: the graph cannot be operated on.
     """
+    to = Options.of(locals())
+    classes, seed = to.surgery.classes, to.training.seed
     model = load(model).with_output(output)
     if case is None:
         if start is None:
@@ -316,13 +307,10 @@ def operate(
                 "no case is given", where="--case", remedy="`surgeon cases` lists the cases"
             )
         return start_only(model, start)
-    check_numbers(classes=classes)
     if classes is None:
         raise UsageError(
             "the number of classes is not given", where="--classes", remedy="give 1 or more"
         )
-    classes = int(classes)  # numpy's integers do not go into a graph
-    check_texts(case=case, cut=cut, start=start)
     constants = constant_inputs(model, inputs)
     model = model.with_constants(constants)
     anatomy = model.anatomy()
@@ -402,6 +390,7 @@ def operate(
 # ── the main job ─────────────────────────────────────────────────────────────────────────────────
 
 
+@explained
 def finetune(
     model: Source,
     data: Any,
@@ -448,43 +437,6 @@ def finetune(
         model: path, ModelProto or Model. One that carries a plan is trained by it unless `case` is
             given.
         data: folder, table, data set, `.npz`, or `{name: array}` (see docs/data.md).
-        out: file to write; None writes nothing.
-        case: see `operate`; `auto` = what `advise` finds best.
-        cut: see `operate`.
-        output: see `operate`.
-        classes: see `operate`; the data says it.
-        init: see `operate`.
-        epochs: of the stages that train by steps; None = the method's own choice.
-        budget: seconds of training after which the best so far is delivered.
-        device: `auto`, `cpu`, `cuda`, `cuda:N`.
-        precision: `float32`, `bf16` or `fp16` (autocast; weights stay float32).
-        seed: of splits, head, order and augmentation; the same seed gives the same bits.
-        batch: samples per step. None = the method's own choice.
-        lr: peak learning rate of the head; None = the method's own choice.
-        validation: fraction held out, or the path of data of its own.
-        augment: `auto`, `none`, `light` or `strong`; pictures only.
-        views: how often each training picture counts where the head is solved: as it is, and
-            views − 1 times augmented.
-        accumulate: passes of `batch` samples whose gradients make one step.
-        compile: `on`, `off`, or `auto`: `torch.compile` where a long run was measured to gain by
-            it; its results differ by rounding, so only `on` and `off` repeat long runs bit for bit.
-        memory: `normal`; `low`: less memory for about a third more time, with the same numbers; or
-            `lowest`: moments of the optimiser in 8 bits, too, which changes the numbers a little.
-        deterministic: on a GPU, only what repeats bit for bit; on a CPU, where all else does, it
-            turns `compile="auto"` off.
-        preprocess: how pictures become inputs: a name, JSON, or a file.
-        size: (height, width) of pictures.
-        tokenizer: path of a `tokenizer.json`, for texts; it is kept in the result.
-        max_length: tokens kept of each text.
-        audio: `RATE,SECONDS` or (rate, seconds), for sounds.
-        label_column: label column of a table.
-        inputs: constant inputs, `NAME=VALUE`.
-        threads: CPU threads.
-        cache_limit: bytes the features may take on disk.
-        golden_samples: whether real samples may be kept in the proof.
-        force: overwrite `out`.
-        resume: go on with the checkpoint of an interrupted run to the same `out`.
-        dry_run: decide and count, train and write nothing.
         progress: called as `progress(stage, done, total, **figures)`.
         plugins: loaded plugins; None loads them.
 
@@ -498,18 +450,9 @@ def finetune(
     from surgeon.runtime.places import choose_device
 
     clock = Clock(time.perf_counter())
-    check_numbers(
-        classes=classes, epochs=epochs, budget=budget, seed=seed, batch=batch, lr=lr,
-        threads=threads, cache_limit=cache_limit, views=views, accumulate=accumulate,
-    )  # fmt: skip
-    check_words(
-        precision=(precision, ("float32", "bf16", "fp16")),
-        augment=(augment, ("auto", "none", "light", "strong")),
-        compile=(compile, ("auto", "on", "off")),
-        memory=(memory, ("normal", "low", "lowest")),
-    )
-    check_texts(case=case, cut=cut, output=output)
-    seed, device = int(seed), str(device)  # numpy's and torch's own kinds are as welcome
+    to = Options.of(locals())
+    seed, device, classes = to.training.seed, to.place.device, to.surgery.classes
+    views, accumulate = to.training.views, to.training.accumulate
     if out is not None and not dry_run:
         force = force or (resume and resumption.is_delivered(out))
         files.check_output(out, force=force)
@@ -617,8 +560,8 @@ def finetune(
     run = Run(
         patient=patient, samples=samples, codes=codes, parts=parts, device=device, seed=seed,
         threads=threads, cache_limit=cache_limit, precision=precision, batch=batch, lr=lr,
-        epochs=epochs, budget=budget, augment=augment, views=int(views),
-        accumulate=int(accumulate), compile=compile, memory=memory,
+        epochs=epochs, budget=budget, augment=augment, views=views,
+        accumulate=accumulate, compile=compile, memory=memory,
         deterministic=deterministic, resume=resume, progress=progress, checkpoint=checkpoint,
         expected=None if advised is None else advised.expected,
         drawn=goes_on and patient.plan.init == "random" and not patient.tuned,
@@ -735,6 +678,7 @@ def _changed(before: onnx.ModelProto, after: onnx.ModelProto) -> list[str]:
 # ── using the result ─────────────────────────────────────────────────────────────────────────────
 
 
+@explained
 def predict(
     path: Source,
     inputs: Any,
@@ -757,18 +701,8 @@ def predict(
     Args:
         path: the model.
         inputs: pictures, texts (`.txt`), sounds (`.wav`) or series, folders of them, a table, an
-            `.npz`, or `{input name: array}`; or one array
-            for a model of one input.
-        output: the graph output that is read; None = the one with the deepest head.
-        preprocess: overrides what the file says.
-        size: (height, width) of pictures; overrides what the file says.
-        tokenizer: for texts; overrides what the file says.
-        max_length: tokens kept of each text; overrides what the file says.
-        audio: `RATE,SECONDS` of sounds; overrides what the file says.
+            `.npz`, or `{input name: array}`; or one array for a model of one input.
         constants: constant inputs, `NAME=VALUE`.
-        batch: samples per run.
-        device: `auto`, `cpu`, `cuda`, `cuda:N`.
-        threads: CPU threads.
         progress: called as `progress(stage, done, total)`.
         plugins: loaded plugins.
 
@@ -822,6 +756,7 @@ def predict(
     )
 
 
+@explained
 def evaluate(
     path: Source,
     data: Any,
@@ -916,6 +851,7 @@ def evaluate(
     }
 
 
+@explained
 def verify(
     path: Source,
     source: Source | None = None,
@@ -928,8 +864,6 @@ def verify(
     Args:
         path: the tuned file.
         source: the original it was made from; its tensors are compared with the frozen ones.
-        device: where golden inputs run.
-        threads: of that run.
 
     Raises:
         ModelError: the file carries no proof.

@@ -19,7 +19,6 @@ from surgeon.errors import CheckError, DataError, UsageError
 from surgeon.graph import encodings, envelope
 from surgeon.graph.weights import same_values
 from surgeon.intake import (
-    check_numbers,
     constant_inputs,
     find_preprocess,
     gone_inputs,
@@ -31,6 +30,7 @@ from surgeon.intake import (
 )
 from surgeon.job.decide import load_operators, opened_by_plugin
 from surgeon.model import Model, load
+from surgeon.options import Options, explained
 from surgeon.outcome import Outcome
 from surgeon.records import Plan, Preprocess
 
@@ -51,6 +51,7 @@ TRAIN_METRICS = 1000
 """Samples on which training metrics are measured."""
 
 
+@explained
 def prove(
     model: Source,
     data: Any,
@@ -87,18 +88,6 @@ def prove(
             the original.
         labels: names of the outputs, in their order; None = the file's own, else the data's, sorted
             (numbers by value, names by code point).
-        preprocess: see `finetune`.
-        size: see `finetune`.
-        tokenizer: see `finetune`.
-        max_length: see `finetune`.
-        audio: see `finetune`.
-        label_column: see `finetune`.
-        inputs: constant inputs, `NAME=VALUE`.
-        validation: see `finetune`; samples that were trained on make its figures too good.
-        seed: of the split.
-        device: where metrics are measured.
-        threads: CPU threads.
-        golden_samples: whether real samples may be kept in the proof.
         progress: called as `progress(stage, done, total)`.
         plugins: loaded plugins; None loads them.
 
@@ -116,7 +105,8 @@ def prove(
     from surgeon.runtime.places import choose_device
 
     clock = Clock(time.perf_counter())
-    check_numbers(seed=seed, threads=threads)
+    to = Options.of(locals())
+    seed, device = to.training.seed, to.place.device
     model = load(model)
     before = _before(model, source)
     changed = _changed(model, before)
@@ -138,18 +128,18 @@ def prove(
     model = model.sized_like(first) if isinstance(first, dict) else model
     names = _labels(model, samples, labels)
     codes = label_codes(samples, names)
-    parts = split_samples(samples, codes, validation, int(seed), names)
+    parts = split_samples(samples, codes, validation, seed, names)
 
-    chosen = choose_device(str(device))
-    body = start_body(model, samples, names, parts, chosen, "float32", int(seed), None)
+    chosen = choose_device(device)
+    body = start_body(model, samples, names, parts, chosen, "float32", seed, None)
     load_operators(model.proto, plugins)
     tuned = _copy(model.proto)
     envelope.put(tuned, envelope.LABELS, names)
     if pre is not None:
         envelope.put(tuned, envelope.PREPROCESS, encodings.as_document(pre))
     run = Run(
-        patient=model, samples=samples, codes=codes, parts=parts, device=str(device),
-        seed=int(seed), threads=threads, progress=progress,
+        patient=model, samples=samples, codes=codes, parts=parts, device=device,
+        seed=seed, threads=threads, progress=progress,
     )  # fmt: skip
     proven = proving.prove(run, tuned, golden_samples=golden_samples, constants=constants)
     proof = proven.document

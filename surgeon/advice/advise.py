@@ -23,7 +23,6 @@ from surgeon.graph import encodings
 from surgeon.graph.picks import picks
 from surgeon.graph.taps import add_taps
 from surgeon.intake import (
-    check_numbers,
     constant_inputs,
     find_preprocess,
     gone_inputs,
@@ -35,6 +34,7 @@ from surgeon.intake import (
 )
 from surgeon.job.decide import decide, loaded_plugins
 from surgeon.model import load
+from surgeon.options import Options, explained
 from surgeon.records import (
     Case,
     CutPoint,
@@ -235,6 +235,7 @@ class Advice:
 # ── the verb ─────────────────────────────────────────────────────────────────────────────────────
 
 
+@explained
 def advise(
     model: Source,
     data: Any,
@@ -263,19 +264,6 @@ def advise(
     Args:
         model: path, ModelProto or Model; one that was operated on is looked at as it is.
         data: see `finetune`.
-        output: see `operate`.
-        init: see `operate`.
-        seed: of the sample, the splits and the probes.
-        validation: see `finetune`.
-        preprocess: see `finetune`; where nothing says it, it is measured.
-        size: see `finetune`.
-        tokenizer: see `finetune`.
-        max_length: see `finetune`.
-        audio: see `finetune`.
-        label_column: see `finetune`.
-        inputs: constant inputs, `NAME=VALUE`.
-        device: `auto`, `cpu`, `cuda`, `cuda:N`.
-        threads: CPU threads.
         progress: called as `progress(stage, done, total)`.
         plugins: loaded plugins; None loads them.
 
@@ -284,7 +272,8 @@ def advise(
     """
     from surgeon.data.labels import check_trainable
 
-    check_numbers(seed=seed, threads=threads)
+    to = Options.of(locals())
+    seed, device = to.training.seed, to.place.device
     started = time.perf_counter()
     model = load(model).with_output(output)
     loaded = time.perf_counter() - started
@@ -312,7 +301,7 @@ def advise(
     opened = time.perf_counter() - opening
     model = bound.sized_like(first) if isinstance(first, dict) else bound
     found = choose(
-        model, samples, init=init, seed=int(seed), validation=validation, device=device,
+        model, samples, init=init, seed=seed, validation=validation, device=device,
         threads=threads, latency=True, open_all=True, progress=progress, plugins=plugins,
     )  # fmt: skip
     times = {"preprocess": 0.0 if detected is None else detected.seconds, "data": opened}

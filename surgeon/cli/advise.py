@@ -37,10 +37,7 @@ LINE, CHOSEN = "tab:blue", "tab:red"
     metavar="FILE.svg|png",
     help="Draw accuracy over depth, and over the time of one sample; the chosen cut is marked.",
 )
-@takes(
-    "output", "init", "seed", "validation", "preprocess", "size", "tokenizer", "max_length", "audio"
-)
-@takes("label_column", "inputs", "device", "threads", "force")
+@takes("advise")
 @click.pass_obj
 def advise(
     session: Session,

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 @click.command(cls=Verb)
 @model_argument
-@takes("case", "cut", "output", "classes", "init")
+@takes("check")
 @click.pass_obj
 def check(session: Session, /, model: Path, **settings: Any) -> Answer:
     """Name everything in MODEL that will not convert or train, all at once.

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 @click.command(cls=Verb)
 @model_argument
 @click.option("--time", "timed", is_flag=True, help="Measure one sample's time up to each cut.")
-@takes("output", "inputs", "device", "threads")
+@takes("cuts")
 @click.pass_obj
 def cuts(session: Session, /, model: Path, **settings: Any) -> Answer:
     """List the cut points of MODEL by depth, with what each keeps of the network."""

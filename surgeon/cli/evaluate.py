@@ -22,8 +22,7 @@ SHOWN_CLASSES = 20
 @click.command(cls=Verb)
 @model_argument
 @click.argument("data")
-@takes("output", "preprocess", "size", "tokenizer", "max_length", "audio", "label_column", "inputs")
-@takes("batch", "device", "threads", "ignore_unknown")
+@takes("evaluate")
 @click.pass_obj
 def evaluate(session: Session, /, model: Path, data: str, **settings: Any) -> Answer:
     """Measure MODEL on labelled DATA: accuracy, F1, per class, confusion."""

@@ -9,7 +9,7 @@ import click
 
 from surgeon.cli.failures import InterruptError
 from surgeon.cli.group import Verb
-from surgeon.cli.options import model_argument, output_option, takes
+from surgeon.cli.options import model_argument, takes
 from surgeon.cli.progress import progress_for
 from surgeon.cli.screen import Screen, many, percent, size
 from surgeon.cli.session import Answer, Session
@@ -27,24 +27,7 @@ STOPPED_EXIT = {"nan": 1, "interrupt": 130}
 @click.command(cls=Verb)
 @model_argument
 @click.argument("data")
-@output_option
-@takes(
-    "case", "cut", "output", "classes", "init", "epochs", "budget", "device", "precision", "seed"
-)
-@takes("batch", "accumulate", "lr", "compile", "memory", "deterministic")
-@takes("validation", "augment", "views", "preprocess", "size", "tokenizer")
-@takes(
-    "max_length",
-    "audio",
-    "label_column",
-    "inputs",
-    "threads",
-    "cache_limit",
-    "golden_samples",
-    "force",
-    "resume",
-    "dry_run",
-)
+@takes("finetune")
 @click.pass_obj
 def finetune(
     session: Session, /, model: Path, data: str, *, out: Path | None, dry_run: bool, **settings: Any

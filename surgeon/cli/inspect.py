@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 @click.command(cls=Verb)
 @model_argument
-@takes("output")
+@takes("inspect")
 def inspect(model: Path, *, output: str | None) -> Answer:
     """Show what MODEL is: inputs, outputs, operators, parameters, size, opset, head, labels."""
     from surgeon import operation

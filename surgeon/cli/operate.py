@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from surgeon.cli.group import Verb
-from surgeon.cli.options import model_argument, output_option, takes
+from surgeon.cli.options import model_argument, takes
 from surgeon.cli.session import Answer, Session
 from surgeon.cli.values import check_output
 from surgeon.errors import UsageError
@@ -21,9 +21,7 @@ if TYPE_CHECKING:
 
 @click.command(cls=Verb)
 @model_argument
-@takes("case", "cut", "output", "classes", "start", "init", "seed", "inputs", "device", "threads")
-@output_option
-@takes("force", "dry_run")
+@takes("operate")
 @click.pass_obj
 def operate(
     session: Session,

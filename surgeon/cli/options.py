@@ -1,4 +1,4 @@
-"""The options that several verbs share, each written once; `takes` hands a verb its own."""
+"""Click's options, made of `surgeon.options`; `takes` hands a verb its own."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import click
 
 from surgeon.cli import values
 from surgeon.cli.session import Session
+from surgeon.options import Option, options_of
 from surgeon.records import Case
 
 if TYPE_CHECKING:
@@ -17,8 +18,6 @@ if TYPE_CHECKING:
     from click.shell_completion import CompletionItem
 
 F = TypeVar("F", bound="Callable[..., Any]")
-
-SEED_LIMIT = 2**32 - 1
 
 
 def _complete_case(ctx: click.Context, _: click.Parameter, incomplete: str) -> list[CompletionItem]:
@@ -32,215 +31,57 @@ def _complete_case(ctx: click.Context, _: click.Parameter, incomplete: str) -> l
     ]
 
 
-_OPTIONS = {
-    "case": click.option(
-        "--case", metavar="NAME", shell_complete=_complete_case, help="One of `surgeon cases`."
-    ),
-    "cut": click.option(
-        "--cut",
-        type=values.Cut(),
-        metavar="TENSOR|@x",
-        help="Where to cut: a tensor of `surgeon cuts`, or a depth @0 … @1. Default: the case's.",
-    ),
-    "output": click.option(
-        "--output",
-        metavar="NAME",
-        help="Of several outputs of the graph, the one whose head counts. Default: the one with "
-        "the deepest head. (-o names the file to write.)",
-    ),
-    "classes": click.option(
-        "--classes", type=click.IntRange(min=1), metavar="N", help="Outputs of the new head."
-    ),
-    "start": click.option(
-        "--start",
-        metavar="TENSOR",
-        help="Let the graph begin at this tensor; the nodes before it are dropped.",
-    ),
-    "init": click.option(
-        "--init",
-        type=values.Word(["pretrained", "random", "race"]),
-        help="Start from the file's weights, from random ones, or try both for a short while and "
-        "go on with the better. Default: the case's choice.",
-    ),
-    "epochs": click.option(
-        "--epochs",
-        type=click.IntRange(min=1),
-        metavar="N",
-        help="Epochs at most. Default: the method's choice.",
-    ),
-    "budget": click.option(
-        "--budget",
-        type=values.Positive(),
-        metavar="SECONDS",
-        help="Stop training after this long and deliver the best so far.",
-    ),
-    "device": click.option(
-        "--device",
-        type=values.Device(),
-        default="auto",
-        show_default=True,
-        metavar="auto|cpu|cuda[:n]",
-        help="Where to compute.",
-    ),
-    "precision": click.option(
-        "--precision",
-        type=values.Word(["float32", "bf16", "fp16"]),
-        default="float32",
-        show_default=True,
-        help="Arithmetic of training; on a GPU, of the frozen part too.",
-    ),
-    "seed": click.option(
-        "--seed",
-        type=click.IntRange(0, SEED_LIMIT),
-        default=0,
-        show_default=True,
-        metavar="N",
-        help="The same seed gives the same result.",
-    ),
-    "batch": click.option(
-        "--batch",
-        type=click.IntRange(min=1),
-        metavar="N",
-        help="Samples per batch. Default: chosen to fit.",
-    ),
-    "lr": click.option(
-        "--lr", type=values.Positive(), metavar="RATE", help="Peak learning rate of the head."
-    ),
-    "validation": click.option(
-        "--validation",
-        type=values.Validation(),
-        default="0.2",
-        show_default=True,
-        metavar="FRACTION|PATH",
-        help="Share of the data held out, or data of its own.",
-    ),
-    "accumulate": click.option(
-        "--accumulate",
-        type=click.IntRange(min=1),
-        default=1,
-        show_default=True,
-        metavar="N",
-        help="Batches whose gradients make one step.",
-    ),
-    "compile": click.option(
-        "--compile",
-        type=values.Word(["auto", "on", "off"]),
-        default="auto",
-        show_default=True,
-        help="torch.compile; auto: where a long run gains by it. Only on and off repeat exactly.",
-    ),
-    "memory": click.option(
-        "--memory",
-        type=values.Word(["normal", "low", "lowest"]),
-        default="normal",
-        show_default=True,
-        help="low: train in less memory, in about a third more time; lowest: and with the "
-        "optimiser's memory in 8 bits.",
-    ),
-    "deterministic": click.option(
-        "--deterministic",
-        is_flag=True,
-        help="On a GPU use only what repeats bit for bit, which is slower. On a CPU all else does: "
-        "it only turns --compile auto off.",
-    ),
-    "augment": click.option(
-        "--augment",
-        type=values.Word(["none", "light", "strong", "auto"]),
-        default="auto",
-        show_default=True,
-        help="Random variation of training images.",
-    ),
-    "views": click.option(
-        "--views",
-        type=click.IntRange(min=1),
-        default=1,
-        show_default=True,
-        metavar="K",
-        help="Solve the head on every training image as it is and K-1 times augmented.",
-    ),
-    "preprocess": click.option(
-        "--preprocess",
-        metavar="NAME|JSON|FILE",
-        help="How images become inputs. Default: what the file or the model index says.",
-    ),
-    "size": click.option(
-        "--size", type=values.Size(), metavar="HxW", help="Size of images, in pixels."
-    ),
-    "tokenizer": click.option(
-        "--tokenizer",
-        type=click.Path(exists=True, dir_okay=False, path_type=Path),
-        metavar="FILE",
-        help="tokenizer.json that turns texts into tokens. Default: what the file says.",
-    ),
-    "max_length": click.option(
-        "--max-length",
-        type=click.IntRange(min=1),
-        metavar="N",
-        help="Tokens kept of each text. Default: what the file says.",
-    ),
-    "audio": click.option(
-        "--audio",
-        type=values.Audio(),
-        metavar="RATE,SECONDS",
-        help="Rate in Hz and length that sounds are brought to. Default: what the file says.",
-    ),
-    "label_column": click.option(
-        "--label-column", metavar="NAME", help="Column of a table that holds the labels."
-    ),
-    "inputs": click.option(
-        "--input",
-        "inputs",
-        type=values.Assignment(),
-        multiple=True,
-        callback=values.unique_names,
-        metavar="NAME=VALUE",
-        help="Constant value of a graph input; may be repeated.",
-    ),
-    "threads": click.option(
-        "--threads",
-        type=click.IntRange(min=1),
-        metavar="N",
-        help="CPU threads. Default: the machine's cores.",
-    ),
-    "cache_limit": click.option(
-        "--cache-limit",
-        type=values.Bytes(),
-        metavar="BYTES",
-        help="Disk that cached features may take (2GB, 500MB).",
-    ),
-    "force": click.option("--force", is_flag=True, help="Overwrite the output."),
-    "resume": click.option(
-        "--resume", is_flag=True, help="Go on with an interrupted run of the same settings."
-    ),
-    "dry_run": click.option("--dry-run", is_flag=True, help="Show the plan and write nothing."),
-    "golden_samples": click.option(
-        "--golden-samples/--no-golden-samples",
-        default=True,
-        help="Keep up to two real samples in the file's proof, or none.",
-    ),
-    "ignore_unknown": click.option(
-        "--ignore-unknown", is_flag=True, help="Drop samples whose label the file does not know."
-    ),
+FORMS: dict[str, Callable[[], Any]] = {
+    "cut": values.Cut,
+    "size": values.Size,
+    "audio": values.Audio,
+    "bytes": values.Bytes,
+    "device": values.Device,
+    "validation": values.Validation,
+    "constants": values.Assignment,
+    "path": lambda: click.Path(path_type=Path),
+    "file": lambda: click.Path(exists=True, dir_okay=False, path_type=Path),
 }
+"""How the text of an option is read, by `Option.form`."""
+MORE: dict[str, dict[str, Any]] = {
+    "case": {"shell_complete": _complete_case},
+    "inputs": {"multiple": True, "callback": values.unique_names, "default": None},
+}
+"""What only the command line knows of an option."""
 
 model_argument = click.argument("model", type=values.ModelFile())
 
-output_option = click.option(
-    "-o",
-    "--out",
-    "out",
-    type=click.Path(path_type=Path),
-    metavar="OUT",
-    help="The ONNX file to write.",
-)
 
-
-def takes(*names: str) -> Callable[[F], F]:
-    """Give a command the shared options of these names, shown in this order."""
+def takes(verb: str) -> Callable[[F], F]:
+    """Give a command the options of a verb, in the order in which they are declared."""
 
     def decorate(command: F) -> F:
-        for name in reversed(names):
-            command = _OPTIONS[name](command)
+        for one in reversed(options_of(verb)):
+            command = _made(one)(command)
         return command
 
     return decorate
+
+
+def _made(one: Option) -> Callable[[F], F]:
+    """Return click's decorator for an option."""
+    told: dict[str, Any] = {"help": one.help}
+    if one.default is True:
+        negative = one.flag.replace("--", "--no-", 1)
+        return click.option(f"{one.flag}/{negative}", one.name, default=True, **told)
+    if one.default is False:
+        return click.option(one.flag, one.name, is_flag=True, **told)
+    if one.default is not None:
+        told |= {"default": one.default, "show_default": True}
+    told |= {"type": _type(one), "metavar": one.metavar} | MORE.get(one.name, {})
+    return click.option(*(one.flags or (one.flag,)), one.name, **told)
+
+
+def _type(one: Option) -> Any:
+    if one.words:
+        return values.Word(list(one.words))
+    if one.form in FORMS:
+        return FORMS[one.form]()
+    if one.least is not None:
+        return click.IntRange(one.least, one.most)
+    return values.Positive() if one.above is not None else str

@@ -32,8 +32,7 @@ SHOWN = 50
 @click.argument(
     "files", metavar="INPUTS...", nargs=-1, required=True, type=click.Path(path_type=Path)
 )
-@takes("output", "preprocess", "size", "tokenizer", "max_length", "audio")
-@takes("inputs", "batch", "device", "threads")
+@takes("predict")
 @click.pass_obj
 def predict(
     session: Session,

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from surgeon.graph.cuts import depth_meant
+from surgeon.options import depth_meant
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping

@@ -11,6 +11,7 @@ import click
 
 from surgeon.errors import OutputError, UsageError
 from surgeon.graph.reading import parse_json, what_lies_at
+from surgeon.options import depth_meant
 
 if TYPE_CHECKING:
     import os
@@ -65,12 +66,6 @@ def _refuse(
     raise NotMeantError(message, ctx, param, _remedy(param, meant))
 
 
-def _depth(value: str) -> str | None:
-    from surgeon.graph.cuts import depth_meant
-
-    return depth_meant(value)
-
-
 def _device(value: str) -> str | None:
     """Return the device that was meant by `gpu`, `0`, `cuda0`, `mps`."""
     match = re.fullmatch(r"(?:gpu|cuda|nvidia)?[:_ ]?(\d*)", value.strip().lower())
@@ -95,7 +90,9 @@ class Cut(_Kind):
         if value.startswith("@"):
             depth = _number(value[1:])
             if depth is not None and not 0 <= depth <= 1:
-                _refuse(f"{value!r}: a depth lies between @0 and @1", param, ctx, _depth(value))
+                _refuse(
+                    f"{value!r}: a depth lies between @0 and @1", param, ctx, depth_meant(value)
+                )
         if not value:
             self.fail("empty: a tensor name or a depth such as @0.5 is needed", param, ctx)
         return value

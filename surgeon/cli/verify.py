@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     metavar="ORIGINAL",
     help="Compare the frozen weights with the file it was made from.",
 )
-@takes("device", "threads")
+@takes("verify")
 def verify(model: Path, *, source: Path | None, device: str, threads: int | None) -> Answer:
     """Check MODEL against its own proof: hashes, and outputs on the samples it carries.
 

@@ -7,12 +7,11 @@ truncation by name accepts any float value that carries the batch axis.
 
 from __future__ import annotations
 
-import math
 import re
 from dataclasses import dataclass
 from functools import cached_property
 from math import prod
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from onnx import ModelProto, TensorProto
 
@@ -24,6 +23,7 @@ from surgeon.graph.old_head import CLASSIFYING, find_heads
 from surgeon.graph.schema import type_name
 from surgeon.graph.shapes import Shapes, declared, macs, make_value, trace
 from surgeon.graph.walk import FLOATS, Links, ancestors, data_inputs, producers, reads
+from surgeon.options import depth_meant
 from surgeon.records import CutPoint, OldHead
 
 if TYPE_CHECKING:
@@ -421,16 +421,6 @@ def resolve(anatomy: Anatomy, cut: str | None, *, default: str | None = None) ->
         raise UsageError(f"there is no value {cut!r}", where="--cut", remedy=_depth_remedy(cut))
     listed = [item.tensor for item in anatomy.cuts]
     raise UnknownNameError("cut", cut, [*listed, *made], where="--cut")
-
-
-def depth_meant(cut: Any) -> str | None:
-    """Return the depth `@x` that was meant by 0.5, `.5`, `50%`, `@50%` or `1/2`; None if none."""
-    match = re.fullmatch(r"@?\s*(\d*\.?\d+)\s*(%|/\s*(\d+))?", str(cut).strip())
-    if match is None:
-        return None
-    parts = 1.0 if not match[2] else 100.0 if match[2] == "%" else float(match[3])
-    depth = float(match[1]) / parts if parts else math.inf
-    return f"@{depth:.4g}" if depth <= 1 else None
 
 
 def _depth_remedy(cut: str) -> str:

@@ -23,6 +23,7 @@ from surgeon.graph.schema import opsets
 from surgeon.graph.taps import choose_cuts
 from surgeon.graph.walk import all_graphs, data_inputs
 from surgeon.graph.weights import write_back
+from surgeon.options import words
 from surgeon.records import (
     Case,
     Context,
@@ -49,7 +50,6 @@ if TYPE_CHECKING:
     Source = str | os.PathLike[str] | onnx.ModelProto | Model
     Report = Callable[..., None]
 
-INITS = ("pretrained", "random", "race")
 OLDEST_HEAD = 7
 """The first opset whose Gemm ONNX Runtime implements."""
 
@@ -66,10 +66,6 @@ def decide(
 ) -> Plan:
     """Ask the case for its plan; what the user said by name wins."""
     chosen = loaded_plugins(plugins).offer(Case, case).offer
-    if init not in (None, *INITS):
-        raise UsageError(
-            f"init is {init!r}", where="--init", remedy="give `pretrained`, `random` or `race`"
-        )
     wanted = None if cut is None else graph_cuts.resolve(anatomy, cut)
     context = Context(
         classes=classes,
@@ -125,8 +121,8 @@ def _check_plan(plan: Any, case: str) -> None:
         raise refuse(f"trainable {names!r}, not `head`, `all`, or names")
     if not isinstance(plan.cut, str | None) or not isinstance(plan.case, str):
         raise refuse(f"cut {plan.cut!r} and case {plan.case!r}, not text")
-    if plan.init not in INITS:
-        raise refuse(f"init {plan.init!r}, not `pretrained`, `random` or `race`")
+    if plan.init not in words("init"):
+        raise refuse(f"init {plan.init!r}, not one of {', '.join(words('init'))}")
     if not isinstance(plan.head, Head) or plan.head.kind != "gemm":
         raise refuse(f"the head {plan.head!r}, not a Head of kind `gemm`")
     if plan.head.pool not in ("mean", "max", "first", "last", "flatten"):

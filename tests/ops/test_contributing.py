@@ -17,7 +17,7 @@ from surgeon.errors import UnsupportedError
 from surgeon.ops import registry
 
 TEXT = (Path(__file__).resolve().parents[2] / "CONTRIBUTING.md").read_text("utf-8")
-OPERATOR, SAMPLE = re.findall(r"```python\n(.*?)```", TEXT.split("## A case")[0], re.DOTALL)
+OPERATOR, SAMPLE = re.findall(r"```python\n(.*?)```", TEXT.split("## An option")[0], re.DOTALL)
 
 
 @pytest.fixture
