@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     from surgeon.data.samples import Samples
     from surgeon.model import Model
-    from surgeon.runtime.answers import Answers
+    from surgeon.tasks.base import Decoded
 
     Report = Callable[..., None]
 
@@ -32,7 +32,7 @@ NUMBERS = frozenset({"LinearRegressor", "TreeEnsembleRegressor", "SVMRegressor",
 class Ran:
     """What a run over samples gave: answers, the rows they belong to, providers, notes."""
 
-    answers: Answers
+    answers: Decoded
     rows: NDArray[np.int64]
     providers: tuple[str, ...]
     notes: tuple[str, ...]
@@ -50,8 +50,9 @@ def run_samples(
 ) -> Ran:
     """Run a network over samples and read what its output says."""
     from surgeon.graph.ending import ending, reading
-    from surgeon.runtime.answers import Answers, decode
     from surgeon.runtime.stream import Runner
+    from surgeon.tasks.answers import decode
+    from surgeon.tasks.base import Decoded
 
     output, classifier, told = answering(model)
     proto, held = model.knowing(constants).as_it_runs()
@@ -71,7 +72,7 @@ def run_samples(
         if progress is not None:
             progress("samples", done, len(chosen))
     if not pieces:
-        none = Answers("classification", np.zeros((0, 0)))
+        none = Decoded("classification", np.zeros((0, 0)))
         return Ran(none, np.zeros(0, np.int64), runner.session.providers, told)
     order = np.concatenate(rows)
     place = np.argsort(order, kind="stable")
@@ -131,13 +132,13 @@ def _no_classifier(model: Model, output: str) -> UnsupportedError:
     )
 
 
-def judged(answers: Answers, labels: list[str], model: Model) -> list[str]:
+def judged(answers: Decoded, labels: list[str], model: Model) -> list[str]:
     """Make sure that answers can be compared with a label per sample; return what to say of it.
 
     Raises:
         UnsupportedError: they are no probabilities, or not one per label of the file.
     """
-    columns = answers.scores.shape[1]
+    columns = answers.answers.shape[1]
     if answers.kind == "values" or columns != len(labels):
         what = "plain values" if answers.kind == "values" else "probabilities"
         raise UnsupportedError(

@@ -443,11 +443,11 @@ def finetune(
     Raises:
         SurgeonError: of the kind that fits; nothing is left half-written.
     """
-    from surgeon.data.labels import check_trainable
     from surgeon.job import measure, proving, stages
     from surgeon.job.run import Run, clean, head_names
     from surgeon.runtime.neighbours import require_steady
     from surgeon.runtime.places import choose_device
+    from surgeon.tasks.labels import check_trainable
 
     clock = Clock(time.perf_counter())
     to = Options.of(locals())
@@ -739,11 +739,11 @@ def predict(
         samples = open_inputs(given, model.inputs, preprocess=pre, constants=fixed)
     ran = run_samples(model, samples, batch, device, threads, progress, constants=fixed)
     labels = model.labels
-    if labels is not None and len(ran.rows) and len(labels) != ran.answers.scores.shape[1]:
+    if labels is not None and len(ran.rows) and len(labels) != ran.answers.answers.shape[1]:
         labels = None
     return Prediction.of(
         ran.answers.kind,
-        ran.answers.scores,
+        ran.answers.answers,
         labels,
         names=[str(samples.names[row]) for row in ran.rows],
         failed=[
@@ -786,7 +786,7 @@ def evaluate(
     """
     from surgeon.data.read import needs_preprocess, open_data
     from surgeon.graph.preprocess import missing_preprocess
-    from surgeon.runtime import metrics
+    from surgeon.tasks import metrics
 
     started = time.perf_counter()
     model = load(path).with_output(output)
@@ -826,7 +826,7 @@ def evaluate(
             remedy=f"it knows {', '.join(map(repr, labels[:10]))}",
         )
     ran = run_samples(model, samples, batch, device, threads, progress, chosen, fixed)
-    probabilities, rows, notes = ran.answers.scores, ran.rows, list(ran.notes)
+    probabilities, rows, notes = ran.answers.answers, ran.rows, list(ran.notes)
     if len(rows):
         notes += judged(ran.answers, labels, model)
     codes = np.asarray([index[told[row]] for row in rows], np.int64)

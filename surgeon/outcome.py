@@ -108,7 +108,7 @@ class Prediction:
     def of(
         cls, kind: str, scores: NDArray[np.float64], classes: list[str] | None, **told: Any
     ) -> Prediction:
-        """Return what scores [n, columns] of a kind say (see `runtime.answers`)."""
+        """Return what scores [n, columns] of a kind say (see `tasks.answers`)."""
         values = None
         labels: list[Any] = [None] * len(scores)
         if kind == "values":

@@ -20,7 +20,7 @@ from surgeon.data.examine import class_findings, connect, copies, read_rest
 from surgeon.data.read import open_data
 from surgeon.errors import DataError
 from surgeon.probe.findings import doubt_labels, near_copies
-from surgeon.runtime.metrics import softmax
+from surgeon.tasks.metrics import softmax
 
 
 @pytest.fixture

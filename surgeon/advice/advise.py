@@ -270,7 +270,7 @@ def advise(
     Raises:
         SurgeonError: of the kind that fits.
     """
-    from surgeon.data.labels import check_trainable
+    from surgeon.tasks.labels import check_trainable
 
     to = Options.of(locals())
     seed, device = to.training.seed, to.place.device

@@ -173,10 +173,10 @@ def detect_preprocess(
         UsageError: the size of the pictures is not known.
         DataError: data that do not fit, or without labels to judge by.
     """
-    from surgeon.data.labels import check_trainable
     from surgeon.data.media.pictures import image_input
     from surgeon.data.read import needs_preprocess
     from surgeon.probe.evidence import stratified
+    from surgeon.tasks.labels import check_trainable
 
     fixed = dict(constants or {})
     if not needs_preprocess(data, model.inputs, fixed):
@@ -265,7 +265,7 @@ class _Bench:
         )
 
     def _confidence(self, found: Any, count: int) -> float | None:
-        from surgeon.runtime.metrics import softmax
+        from surgeon.tasks.metrics import softmax
 
         if self._taps.head is None or self._activation == "Sigmoid":
             return None

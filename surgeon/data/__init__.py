@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:  # what the table below names, for type checkers
     from surgeon.data.ahead import work_ahead
-    from surgeon.data.labels import check_trainable, encode_labels, sort_labels
     from surgeon.data.media.arrays import parse_constants
     from surgeon.data.read import data_kind, needs_preprocess, open_data, open_inputs
     from surgeon.data.samples import Batch, Failure, JoinedSamples, Samples
@@ -23,15 +22,12 @@ _MODULES = {
     "JoinedSamples": "samples",
     "Samples": "samples",
     "Splits": "splits",
-    "check_trainable": "labels",
     "data_kind": "read",
-    "encode_labels": "labels",
     "folds": "splits",
     "needs_preprocess": "read",
     "open_data": "read",
     "open_inputs": "read",
     "parse_constants": "media.arrays",
-    "sort_labels": "labels",
     "split": "splits",
     "work_ahead": "ahead",
 }
@@ -42,15 +38,12 @@ __all__ = [
     "JoinedSamples",
     "Samples",
     "Splits",
-    "check_trainable",
     "data_kind",
-    "encode_labels",
     "folds",
     "needs_preprocess",
     "open_data",
     "open_inputs",
     "parse_constants",
-    "sort_labels",
     "split",
     "work_ahead",
 ]

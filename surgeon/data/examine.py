@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from surgeon.data.ahead import work_ahead
-from surgeon.data.labels import ONE_CLASS, alike, joined
 from surgeon.records import DataFinding
+from surgeon.tasks.labels import ONE_CLASS, alike, joined
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence

@@ -12,7 +12,6 @@ import numpy as np
 
 from surgeon.data import folder, tables
 from surgeon.data.folder import PICTURES, SERIES, SOUNDS, TEXTS, Medium
-from surgeon.data.labels import label_text
 from surgeon.data.media import pictures as images
 from surgeon.data.media import series, sounds, texts
 from surgeon.data.media.arrays import ArraySamples, from_arrays, numpy_dtype, open_npz
@@ -26,6 +25,7 @@ from surgeon.graph.encodings import missing_audio, missing_tokenizer
 from surgeon.graph.preprocess import missing_preprocess
 from surgeon.graph.reading import shown, what_lies_at
 from surgeon.records import AudioEncoding, TextEncoding
+from surgeon.tasks.labels import label_text
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

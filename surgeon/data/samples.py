@@ -16,8 +16,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from surgeon.data.labels import sort_labels
 from surgeon.errors import DataError
+from surgeon.tasks.labels import sort_labels
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

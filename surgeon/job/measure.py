@@ -11,9 +11,9 @@ import numpy as np
 
 from surgeon.errors import CheckError
 from surgeon.job.run import runtime_device
-from surgeon.runtime.metrics import score_told, softmax
 from surgeon.runtime.stream import Runner
 from surgeon.tasks.base import Scores
+from surgeon.tasks.metrics import score_told, softmax
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator

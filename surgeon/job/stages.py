@@ -23,8 +23,8 @@ from surgeon.job.tuning import fit_stage, race_stage
 from surgeon.probe import guard
 from surgeon.records import SOLVE_HEAD, TRAIN_ALL, Stage
 from surgeon.runtime import neighbours
-from surgeon.runtime.metrics import softmax
 from surgeon.runtime.places import choose_device
+from surgeon.tasks.metrics import softmax
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -22,7 +22,7 @@ from surgeon.graph.content import add_content
 from surgeon.graph.preprocess import infer_layout
 from surgeon.graph.taps import add_taps, choose_cuts
 from surgeon.runtime.features import extract
-from surgeon.runtime.metrics import softmax
+from surgeon.tasks.metrics import softmax
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence

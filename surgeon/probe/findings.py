@@ -23,7 +23,7 @@ import numpy as np
 from surgeon.data.examine import connect, copies, copy_findings, examine_samples, read_rest
 from surgeon.probe.evidence import stratified
 from surgeon.records import DataFinding
-from surgeon.runtime.metrics import softmax
+from surgeon.tasks.metrics import softmax
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -64,8 +64,8 @@ class Scores:
         figures: what a document's `metrics` object holds beside `samples`: `loss`, `quality` and
             the task's own keys. None = not defined for these samples.
         quality: [n] share of each sample in the quality; more is better. Two models are compared
-            on the same samples by the differences of these.
-        loss: [n] of each sample, in nats where answers are probabilities.
+            on the same samples by the differences of these. NaN where the answer is unknown.
+        loss: [n] of each sample, in nats where answers are probabilities; NaN likewise.
     """
 
     figures: Mapping[str, float | None]
@@ -144,12 +144,21 @@ class TaskCode(ABC):
         return None
 
     @abstractmethod
-    def decode(self, raw: NDArray[Any], activation: str | None) -> Decoded:
-        """Read raw outputs. What the graph has done already (`activation`) is not done again."""
+    def decode(
+        self, raw: NDArray[Any], activation: str | None, names: Sequence[str] | None = None
+    ) -> Decoded:
+        """Read raw outputs. What the graph has done already (`activation`) is not done again.
+
+        Args:
+            raw: [n, …] what the graph gives.
+            activation: what it ends in: `Softmax`, `LogSoftmax`, `Sigmoid` or None.
+            names: of the outputs, where the file has them: one Sigmoid of two names is the
+                second's.
+        """
 
     @abstractmethod
     def score(self, decoded: NDArray[np.float64], targets: Targets) -> Scores:
-        """Judge answers, [n, …] as `decode` gives them."""
+        """Judge answers, [n, …] as `decode` gives them; those that are known."""
 
     @abstractmethod
     def rows(
@@ -162,7 +171,10 @@ class TaskCode(ABC):
         decoded: NDArray[np.float64],  # noqa: ARG002 - the general answer
         targets: Targets,  # noqa: ARG002 - the same
     ) -> dict[str, Any]:
-        """Return what `evaluate` adds: `per_class`, `confusion`; empty where they mean nothing."""
+        """Return what `evaluate` adds: `per_class`, `confusion`; empty where they mean nothing.
+
+        `metrics` are figures beside those of `score`, `warnings` what people should know.
+        """
         return {}
 
     def findings(

@@ -72,7 +72,11 @@ def test_the_four_cases_are_plugins_that_work(run):
         document = json.loads(done.out)
         jsonschema.validate(document, schemas.load("plugins"))
         ours = [one for one in document["plugins"] if one["distribution"] == "onnx-surgeon"]
-        assert [one["offers"] for one in ours] == [["cases"]] * 4
+        assert [one["offers"] for one in ours].count(["cases"]) == 4
+        assert all(one["error"] is None for one in document["loaded"])
+        offered = {(one["kind"], one["name"]): one["distribution"] for one in document["offers"]}
+        assert offered["case", "large-different"] == "onnx-surgeon"
+        assert offered["task", "classification"] == "onnx-surgeon"
     assert "large-different" in run("plugins", "list").out
 
 

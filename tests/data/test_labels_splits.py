@@ -5,8 +5,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from surgeon.data import check_trainable, encode_labels, folds, sort_labels, split
+from surgeon.data import folds, split
 from surgeon.errors import DataError, UsageError
+from surgeon.tasks.labels import check_trainable, sort_labels
 
 
 def test_order_of_labels():
@@ -21,19 +22,6 @@ def test_labels_nothing_can_be_trained_on():
     for labels, words in (([], "no sample"), (["a", "a"], "same label"), (["a", "a", "b"], "'b'")):
         with pytest.raises(DataError, match=words):
             check_trainable(labels)
-
-
-def test_encoding_and_unknown_labels():
-    codes, mask = encode_labels(["b", "a", "b"], ["a", "b"])
-    assert codes.tolist() == [1, 0, 1]
-    assert mask.all()
-    with pytest.raises(DataError, match="'z'") as caught:
-        encode_labels(["b", "z"], ["a", "b"])
-    assert "--ignore-unknown" in caught.value.remedy
-    codes, mask = encode_labels(["b", "z"], ["a", "b"], ignore_unknown=True)
-    assert mask.tolist() == [True, False]
-    with pytest.raises(DataError):
-        encode_labels(["z"], ["a", "b"], ignore_unknown=True)
 
 
 def test_large_data_get_a_test_split_small_ones_do_not():

@@ -10,12 +10,12 @@ import pytest
 from PIL import Image
 
 import surgeon
-from surgeon.data import check_trainable, open_data
+from surgeon.data import open_data
 from surgeon.data.examine import label_findings
 from surgeon.data.folder import list_classes
-from surgeon.data.labels import alike, joined
 from surgeon.errors import DataError
 from surgeon.records import TensorInfo
+from surgeon.tasks.labels import alike, check_trainable, joined
 
 X = TensorInfo("x", "float", ("N", 3), 0)
 

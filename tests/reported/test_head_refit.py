@@ -10,7 +10,7 @@ import pytest
 import surgeon
 from surgeon.data.splits import split
 from surgeon.probe.solver import solve
-from surgeon.runtime.metrics import score, softmax
+from surgeon.tasks.metrics import score, softmax
 
 
 @pytest.fixture(autouse=True)

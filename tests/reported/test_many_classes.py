@@ -12,7 +12,7 @@ from surgeon.data.splits import by_class
 from surgeon.probe import convex, evidence
 from surgeon.probe import solver as head
 from surgeon.probe.solver import solve
-from surgeon.runtime import metrics
+from surgeon.tasks import metrics
 
 
 @pytest.fixture(autouse=True)

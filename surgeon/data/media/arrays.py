@@ -14,10 +14,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from surgeon.data.labels import label_text, not_one_class
 from surgeon.data.samples import Batch, Failure, Samples
 from surgeon.errors import DataError, EnvironmentLacksError, UnknownNameError, UsageError
 from surgeon.graph.reading import misnamed, open_regular, parse_json, shown
+from surgeon.tasks.labels import label_text, not_one_class
 
 if TYPE_CHECKING:
     from collections.abc import Container, Iterable, Sequence

@@ -6,12 +6,12 @@ scores of classes stay the numbers they are. What must not enter: graphs, sessio
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from surgeon.runtime.metrics import softmax
+from surgeon.tasks.base import Decoded
+from surgeon.tasks.metrics import softmax
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -22,25 +22,9 @@ EVEN = 0.05
 """How far the sums of rows may lie apart for all to be the same total in other units."""
 
 
-@dataclass(frozen=True)
-class Answers:
-    """What the rows of an output mean.
-
-    Attributes:
-        kind: `classification` (a row is one distribution over classes), `multi-label` (each column
-            is the probability of a label of its own), or `values`.
-        scores: [n, columns]: probabilities, or the values.
-        notes: what people should know.
-    """
-
-    kind: Literal["classification", "multi-label", "values"]
-    scores: NDArray[np.float64]
-    notes: tuple[str, ...] = ()
-
-
 def decode(
     raw: NDArray[Any], activation: str | None, *, classifier: bool, labels: int | None = None
-) -> Answers:
+) -> Decoded:
     """Read raw outputs [n, columns].
 
     Args:
@@ -52,36 +36,36 @@ def decode(
     values = np.asarray(raw, np.float64)
     columns = values.shape[1]
     if activation == "LogSoftmax":
-        return Answers("classification", np.exp(values))
+        return Decoded("classification", np.exp(values))
     if activation == "Softmax":
         return _distributions(values)
     if activation == "Sigmoid":
         if not _between(values):
             return _only_values(values, "a Sigmoid")
         if columns == 1 and labels == 2:
-            return Answers("classification", np.hstack([1 - values, values]))
-        return Answers("multi-label", values)
+            return Decoded("classification", np.hstack([1 - values, values]))
+        return Decoded("multi-label", values)
     if columns > 1 and _sums_to_one(values):
-        return Answers("classification", values)
+        return Decoded("classification", values)
     if columns > 1 and classifier:
-        return Answers("classification", softmax(values))
-    return Answers("values", values)
+        return Decoded("classification", softmax(values))
+    return Decoded("values", values)
 
 
-def _distributions(values: NDArray[np.float64]) -> Answers:
+def _distributions(values: NDArray[np.float64]) -> Decoded:
     if _between(values):
-        return Answers("classification", values)
+        return Decoded("classification", values)
     sums = values.sum(axis=1, keepdims=True)
     if (values >= 0).all() and sums.min() > 0 and np.ptp(sums) <= EVEN * sums.max():
-        return Answers("classification", values / sums)  # per cent, or eight-bit integers
+        return Decoded("classification", values / sums)  # per cent, or eight-bit integers
     return _only_values(values, "a Softmax")
 
 
-def _only_values(values: NDArray[np.float64], what: str) -> Answers:
+def _only_values(values: NDArray[np.float64], what: str) -> Decoded:
     note = (
         f"what follows {what} in the graph makes numbers outside 0 to 1: they are given as values"
     )
-    return Answers("values", values, (note,))
+    return Decoded("values", values, (note,))
 
 
 def _between(values: NDArray[np.float64]) -> bool:

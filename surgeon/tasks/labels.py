@@ -92,7 +92,7 @@ def check_trainable(labels: Sequence[str]) -> None:
     if broken and all(_NUMBER.fullmatch(label) for label in counts):
         raise DataError(
             f"the labels are {len(counts)} numbers, {len(broken)} of them with a fraction "
-            f"({_list(broken[:3])}): these look like numbers to predict (regression); {ONE_CLASS}",
+            f"({listed(broken[:3])}): these look like numbers to predict (regression); {ONE_CLASS}",
             remedy="give classes as names or whole numbers",
         )
     if len(counts) == 1:
@@ -100,7 +100,7 @@ def check_trainable(labels: Sequence[str]) -> None:
         raise DataError(message, remedy="give samples of at least two classes")
     lonely = [label for label in sort_labels(counts) if counts[label] == 1]
     if lonely:
-        message = f"{len(lonely)} of {len(counts)} classes have a single sample: {_list(lonely)}"
+        message = f"{len(lonely)} of {len(counts)} classes have a single sample: {listed(lonely)}"
         if 2 * len(lonely) > len(counts) > 10 and all(map(_INTEGER.fullmatch, counts)):
             message += f"; these look like numbers to predict (regression), and {ONE_CLASS}"
         raise DataError(message, remedy="give at least two samples of each class, or drop these")
@@ -142,30 +142,7 @@ def _is_fraction(label: str) -> bool:
     return _NUMBER.fullmatch(label) is not None and not float(label).is_integer()
 
 
-def encode_labels(
-    labels: Sequence[str], known: Sequence[str], *, ignore_unknown: bool = False
-) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
-    """Map labels to their positions in `known`, by text.
-
-    Returns:
-        codes [n] int64 (−1 where unknown) and a mask [n], True where the label is known.
-
-    Raises:
-        DataError: labels that `known` lacks, unless `ignore_unknown`; or none that is known.
-    """
-    position = {label: index for index, label in enumerate(known)}
-    codes = np.array([position.get(label, -1) for label in labels], np.int64)
-    mask = codes >= 0
-    if not mask.all():
-        unknown = Counter(label for label in labels if label not in position)
-        named = _list(sort_labels(unknown))
-        if not ignore_unknown or not mask.any():
-            message = f"{sum(unknown.values())} samples have labels the file does not know: {named}"
-            remedy = f"it knows {_list(list(known))}; --ignore-unknown drops the others"
-            raise DataError(message, remedy=remedy)
-    return codes, mask
-
-
-def _list(names: Sequence[str]) -> str:
+def listed(names: Sequence[str]) -> str:
+    """Name the first few, and say how many more there are."""
     shown = ", ".join(repr(name) for name in names[:_SHOWN])
     return shown if len(names) <= _SHOWN else f"{shown} and {len(names) - _SHOWN} more"

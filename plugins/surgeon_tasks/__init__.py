@@ -1,0 +1,21 @@
+"""The tasks that come with surgeon, one file each."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from surgeon.plugin import hookimpl
+from surgeon.records import Task
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+
+@hookimpl
+def surgeon_tasks() -> Iterable[Task]:
+    """Offer the tasks."""
+    yield Task(
+        "classification",
+        "one of several classes per sample",
+        "surgeon_tasks.classification:Classification",
+    )

@@ -1,0 +1,128 @@
+"""One of several classes per sample: labels read, probabilities judged and told."""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import numpy as np
+
+from surgeon.errors import DataError
+from surgeon.records import Head
+from surgeon.tasks import answers, metrics
+from surgeon.tasks.base import Decoded, Scores, Targets, TaskCode
+from surgeon.tasks.labels import check_trainable, label_text, listed, not_one_class, sort_labels
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from numpy.typing import NDArray
+
+    from surgeon.tasks.base import Ints, Link
+
+
+class Classification(TaskCode):
+    """Targets are class codes [n], answers probabilities [n, classes]."""
+
+    quality: ClassVar[str] = "accuracy"
+    link: ClassVar[Link | None] = "softmax"
+    objective: ClassVar[str] = "surgeon.train.objective:CrossEntropy"
+
+    def head(self, options: Mapping[str, Any]) -> Head:  # noqa: ARG002 - a linear head has none
+        """Return the linear head."""
+        return Head()
+
+    def read(self, column: Sequence[Any] | NDArray[Any], where: str) -> Targets:
+        """Read one name or whole number per sample; see `sort_labels` for their order."""
+        if isinstance(column, np.ndarray):
+            if column.ndim != 1:
+                told = not_one_class(column)
+                raise DataError(
+                    f"they have shape {list(column.shape)}, not [n]: {told}", where=where
+                )
+            column = column.tolist()
+        labels = [label_text(value, f"{where}[{row}]") for row, value in enumerate(column)]
+        names = sort_labels(labels)
+        codes = {name: code for code, name in enumerate(names)}
+        return Targets(np.asarray([codes[label] for label in labels], np.int64), tuple(names))
+
+    def onto(self, targets: Targets, names: Sequence[str], *, ignore_unknown: bool) -> Targets:
+        """Map labels to the positions of their names; −1 where the file has none."""
+        position = {name: code for code, name in enumerate(names)}
+        place = np.asarray([position.get(name, -1) for name in targets.names], np.int64)
+        codes = place[targets.values] if len(targets) else targets.values
+        known = codes >= 0
+        if not known.all():
+            unknown = Counter(targets.names[code] for code in targets.values[~known])
+            if not ignore_unknown or not known.any():
+                raise DataError(
+                    f"{sum(unknown.values())} samples have labels the file does not know: "
+                    f"{listed(sort_labels(unknown))}",
+                    remedy=f"it knows {listed(list(names))}; --ignore-unknown drops the others",
+                )
+        return Targets(codes, tuple(names), None if known.all() else known, targets.groups)
+
+    def check(self, targets: Targets) -> None:
+        """Refuse a single class, classes of one sample, and numbers that are no classes."""
+        check_trainable([targets.names[code] for code in targets.values])
+
+    def outputs(self, targets: Targets) -> int:
+        """Return the number of classes."""
+        return len(targets.names)
+
+    def strata(self, targets: Targets) -> Ints | None:
+        """Return the classes."""
+        codes: Ints = targets.values
+        return codes
+
+    def decode(
+        self, raw: NDArray[Any], activation: str | None, names: Sequence[str] | None = None
+    ) -> Decoded:
+        """Return probabilities [n, classes], or what else the graph makes of scores."""
+        labels = None if names is None else len(names)
+        return answers.decode(raw, activation, classifier=True, labels=labels)
+
+    def score(self, decoded: NDArray[np.float64], targets: Targets) -> Scores:
+        """Return accuracy, macro F1 over classes that occur, and loss in nats per sample."""
+        known = _known(targets)
+        codes = targets.values[known]
+        figures = metrics.score(decoded[known], codes)
+        figures.pop("samples")
+        right, lost = (np.full(len(targets), np.nan) for _ in range(2))
+        right[known] = decoded[known].argmax(axis=1) == codes
+        lost[known] = -np.log(np.clip(decoded[known, codes], 1e-12, None))
+        return Scores({**figures, "quality": figures["accuracy"]}, right, lost)
+
+    def rows(
+        self, decoded: NDArray[np.float64], names: Sequence[str] | None
+    ) -> list[dict[str, Any]]:
+        """Return the likeliest class of each sample and the probabilities of all."""
+        return [
+            {
+                "label": None if names is None else names[index],
+                "index": index,
+                "probability": float(row[index]),
+                "probabilities": row.tolist(),
+            }
+            for row, index in zip(decoded, decoded.argmax(axis=1).tolist(), strict=True)
+        ]
+
+    def details(self, decoded: NDArray[np.float64], targets: Targets) -> dict[str, Any]:
+        """Return figures of each class, and which are taken for which."""
+        known = _known(targets)
+        codes, told = targets.values[known], decoded[known]
+        predicted = told.argmax(axis=1)
+        table, notes = None, [f"{len(targets.names):,} classes: no confusion matrix"]
+        if len(targets.names) <= metrics.MOST_CONFUSED:
+            table, notes = metrics.confusion(codes, predicted, len(targets.names)), []
+        return {
+            "metrics": {"top5": metrics.top5(told, codes)},
+            "per_class": metrics.per_class(targets.names, codes, predicted),
+            "confusion": table,
+            "warnings": notes,
+        }
+
+
+def _known(targets: Targets) -> NDArray[Any]:
+    """Return the positions of the samples whose class is known."""
+    return np.arange(len(targets)) if targets.known is None else np.flatnonzero(targets.known)

@@ -1,0 +1,31 @@
+"""The code of a task by its name, ours by the same way as anyone's."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from surgeon.records import Task
+
+if TYPE_CHECKING:
+    from surgeon.plugin.manager import Plugins
+    from surgeon.tasks.base import TaskCode
+
+
+def find_task(name: str, plugins: Plugins | None = None) -> TaskCode:
+    """Return the code of a task.
+
+    Args:
+        name: the word behind `--task`.
+        plugins: loaded plugins; None loads them.
+
+    Raises:
+        UnknownNameError: there is none of this name.
+        EnvironmentLacksError: a package that it needs is not installed.
+        PluginError: it cannot be loaded.
+    """
+    if plugins is None:
+        from surgeon.plugin.manager import load_plugins
+
+        plugins = load_plugins()
+    code: TaskCode = plugins.offer(Task, name).load()()
+    return code
