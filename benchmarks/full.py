@@ -328,11 +328,12 @@ def fit(file: str, pictures, *, compiled: bool) -> None:
     """Train by surgeon's own loop, held after every step until the next is wanted."""
     import surgeon
     from surgeon.train.fit import fit as train
+    from surgeon.train.objective import CrossEntropy
     from surgeon.train.settings import FitSettings
 
     class Batches:
         n = len(pictures) * 100_000
-        labels = np.zeros(n, np.int64)
+        targets = np.zeros(n, np.int64)
 
         def load(self, _):
             return (pictures,)
@@ -354,13 +355,14 @@ def fit(file: str, pictures, *, compiled: bool) -> None:
         clock["begun"] = CLOCK()
 
     settings = FitSettings(
-        device="cpu", epochs=1, batch=len(pictures), lr=1e-5, label_smoothing=0.0,
+        device="cpu", epochs=1, batch=len(pictures), lr=1e-5,
         compile="on" if compiled else "off",
     )  # fmt: skip
     hold()
     train(
-        module, Batches(), None, trainable=names, classes=1000, settings=settings, progress=report
-    )
+        module, Batches(), None, objective=CrossEntropy(), trainable=names, settings=settings,
+        progress=report,
+    )  # fmt: skip
 
 
 def wait() -> bool:

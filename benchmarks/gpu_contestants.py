@@ -534,6 +534,7 @@ def train_surgeon(model: str, device: Any, sizes: Sizes) -> None:
     from surgeon.graph.cuts import first_use
     from surgeon.train.batches import PictureBatches, Pictures
     from surgeon.train.fit import fit
+    from surgeon.train.objective import CrossEntropy
     from surgeon.train.settings import FitSettings
 
     said = Line.hear()
@@ -558,12 +559,12 @@ def train_surgeon(model: str, device: Any, sizes: Sizes) -> None:
             turn.stepped()
 
     settings = FitSettings(
-        device=str(device), epochs=1, batch=sizes.batch, lr=1e-5, label_smoothing=0.0,
+        device=str(device), epochs=1, batch=sizes.batch, lr=1e-5,
         precision="bf16", compile="off" if sizes is TINY else "on",
     )  # fmt: skip
     turn.start(time.perf_counter())
     fit(
-        module, batches, None, trainable=names, classes=CLASSES, settings=settings,
+        module, batches, None, objective=CrossEntropy(), trainable=names, settings=settings,
         depths=first_use(surgeon.load(file).sketch()), progress=report,
     )  # fmt: skip
 

@@ -108,7 +108,7 @@ class Race:
             "winner": self.winner,
             "gain": self.gain,
             "final": {
-                "accuracy": reached.get("validation_accuracy"),
+                "accuracy": reached.get("validation_quality"),
                 "loss": reached.get("validation_loss"),
             },
             "seconds": self.seconds,
@@ -131,7 +131,7 @@ class Race:
 
 def _figures(leg: FitResult) -> dict[str, Any]:
     return {
-        "accuracy": leg.best["validation_accuracy"],
+        "accuracy": leg.best["validation_quality"],
         "loss": leg.best["validation_loss"],
         "epochs": leg.epochs,
         "steps": leg.steps,
@@ -142,7 +142,7 @@ def _figures(leg: FitResult) -> dict[str, Any]:
 
 def _rank(leg: FitResult) -> tuple[float, float]:
     """Accuracy first, then the loss; what is no number ranks last."""
-    accuracy, loss = leg.best["validation_accuracy"], leg.best["validation_loss"]
+    accuracy, loss = leg.best["validation_quality"], leg.best["validation_loss"]
     if accuracy is None or loss is None or not math.isfinite(loss):
         return -math.inf, -math.inf
     return accuracy, -loss

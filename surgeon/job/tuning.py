@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from surgeon.graph.cuts import first_use
 from surgeon.job import race
@@ -15,7 +15,8 @@ from surgeon.job.done import Candidate, StageDone, Work
 from surgeon.job.part import Part, believed, drawn, open_part, scale, trained_tensors
 from surgeon.probe.solver import torch_threads
 from surgeon.train.fit import fit
-from surgeon.train.settings import FitResult, FitSettings, Progress
+from surgeon.train.objective import CrossEntropy
+from surgeon.train.settings import FitResult, FitSettings, Progress, Row
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -149,8 +150,6 @@ def _settings(run: Run, stage: Stage, start: race.Start, seconds: float | None) 
         batch=run.batch,
         lr=run.lr or stage.lr,
         lr_decay=stage.lr_decay,
-        # A solved head fits its samples: smoothing would first tear its logits, then the backbone.
-        label_smoothing=0.1 if scratch else 0.0,
         scratch=scratch,
         precision=run.precision,  # type: ignore[arg-type]
         device=run.device,
@@ -189,7 +188,9 @@ def _fit(
             part.sets.validation,
             trainable=part.names,
             depths=first_use(run.patient.anatomy()),
-            classes=run.classes,
+            objective=CrossEntropy.of(
+                part.sets.train.targets, run.classes, scratch=settings.scratch
+            ),
             settings=settings,
             progress=lambda progress: _report(run, progress),
             checkpoint_dir=checkpoint,
@@ -210,7 +211,7 @@ def _fit(
         )
     decision = None if fitted.decision is None else {"stage": stage, **fitted.decision}
     return fitted, Work(
-        history=tuple(dict(row) | ({"start": start} if start else {}) for row in fitted.history),
+        history=tuple(_told(row, start) for row in fitted.history),
         decisions=() if decision is None else (decision,),
         resumed=resumed,
         compiled=fitted.compiled,
@@ -219,6 +220,13 @@ def _fit(
         seconds_train=seconds,
         notes=tuple(notes),
     )
+
+
+def _told(row: Row, start: race.Start | None) -> dict[str, Any]:
+    """Return a row of the document: there the quality has its name."""
+    names = {"validation_quality": "validation_accuracy"}
+    told = {names.get(key, key): value for key, value in row.items()}
+    return told | ({"start": start} if start else {})
 
 
 def _report(run: Run, progress: Progress) -> None:
@@ -230,6 +238,6 @@ def _report(run: Run, progress: Progress) -> None:
         epoch=progress.epoch,
         loss=row.get("loss", progress.loss),
         left=progress.seconds_left,
-        accuracy=row.get("validation_accuracy"),
+        accuracy=row.get("validation_quality"),
         throughput=progress.samples_per_second,
     )

@@ -79,7 +79,7 @@ class PictureBatches:
         self,
         pictures: Pictures,
         indices: NDArray[np.int64],
-        labels: NDArray[np.int64],
+        targets: NDArray[Any],
         inputs: Sequence[str],
         strength: str,
         *,
@@ -87,7 +87,7 @@ class PictureBatches:
     ) -> None:
         self.pictures = pictures
         self.indices = indices
-        self.labels = labels[indices]
+        self.targets = targets[indices]
         pre = pictures.samples.preprocess
         assert pre is not None
         self._pre: Preprocess = pre
@@ -169,7 +169,7 @@ class ValueBatches:
     def __init__(
         self,
         read: Callable[[NDArray[np.int64]], dict[str, NDArray[Any]]],
-        labels: NDArray[np.int64],
+        targets: NDArray[Any],
         inputs: Sequence[str],
         *,
         widen: bool = False,
@@ -177,12 +177,12 @@ class ValueBatches:
         self._read = read
         self._inputs = inputs
         self._widen = widen
-        self.labels = labels
+        self.targets = targets
 
     @property
     def n(self) -> int:
         """Number of samples."""
-        return len(self.labels)
+        return len(self.targets)
 
     def load(self, indices: NDArray[np.int64]) -> tuple[Tensor | None, ...]:
         """Return the inputs of these samples by position."""

@@ -47,8 +47,8 @@ class Batches(Protocol):
         ...
 
     @property
-    def labels(self) -> npt.NDArray[np.integer[Any]]:
-        """Class of every sample, [n]."""
+    def targets(self) -> npt.NDArray[Any]:
+        """What is right of every sample, [n, …]."""
         ...
 
     def load(self, indices: Indices) -> tuple[Tensor | None, ...]:
@@ -66,14 +66,19 @@ class Wanted:
 
 @dataclass(frozen=True)
 class Brought:
-    """A batch on the device: inputs by position, classes [k] int64."""
+    """A batch on the device: inputs by position, targets [k, …]."""
 
     inputs: tuple[Any, ...]
     target: Tensor
 
 
 def feed(
-    batches: Batches, wanted: Iterable[Wanted], device: torch.device, *, ahead: bool | None = None
+    batches: Batches,
+    wanted: Iterable[Wanted],
+    device: torch.device,
+    target: npt.DTypeLike,
+    *,
+    ahead: bool | None = None,
 ) -> Generator[Brought, None, None]:
     """Bring batches in order; closing the generator ends its thread.
 
@@ -81,10 +86,11 @@ def feed(
         batches: where they come from.
         wanted: what to bring.
         device: where to.
+        target: type of the targets there.
         ahead: whether the thread also moves and prepares; None = on a GPU.
 
     """
-    lane = _Lane(batches, device)
+    lane = _Lane(batches, device, target)
     early = device.type == "cuda" if ahead is None else ahead
     work = lane.bring if early else lane.load
     pending: list[Future[Any]] = []
@@ -105,19 +111,20 @@ def feed(
         pool.shutdown(wait=True, cancel_futures=True)
 
 
-def bring(batches: Batches, wanted: Wanted, device: torch.device) -> Brought:
+def bring(batches: Batches, wanted: Wanted, device: torch.device, target: npt.DTypeLike) -> Brought:
     """Bring one batch now."""
-    lane = _Lane(batches, device)
+    lane = _Lane(batches, device, target)
     return lane.hand_over(lane.bring(wanted))
 
 
 class _Lane:
     """The way of a batch from the samples to the device."""
 
-    def __init__(self, batches: Batches, device: torch.device) -> None:
+    def __init__(self, batches: Batches, device: torch.device, target: npt.DTypeLike) -> None:
         self.batches = batches
         self.device = device
-        self.labels = np.asarray(batches.labels)
+        self.target = target
+        self.targets = np.asarray(batches.targets)
         self.stream: torch.cuda.Stream | None = None
         if device.type == "cuda":
             self.stream = _stream(device)
@@ -131,8 +138,8 @@ class _Lane:
         if wanted.seed is not None:
             inputs = _apply(self.batches, "augment", inputs, wanted.seed)
         inputs = _apply(self.batches, "prepare", inputs)
-        classes = torch.from_numpy(self.labels[wanted.indices].astype(np.int64))
-        return Brought(inputs, self._moved(classes))
+        target = torch.from_numpy(self.targets[wanted.indices].astype(self.target))
+        return Brought(inputs, self._moved(target))
 
     def bring(self, wanted: Wanted) -> tuple[Brought, torch.cuda.Event | None]:
         """Load and prepare a batch; the event tells when the device has done so."""

@@ -26,7 +26,6 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 
 from surgeon.errors import (
     DataError,
@@ -59,7 +58,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
     from pathlib import Path
 
-    import numpy.typing as npt
+    from surgeon.train.objective import Objective
 
 #: Share of a GPU's memory that a pass may take: the rest is for what batches of other sizes and
 #: the allocator's gaps need.
@@ -76,9 +75,9 @@ def fit(
     train: Batches,
     validation: Batches | None,
     *,
+    objective: Objective,
     trainable: Sequence[str],
     depths: Mapping[str, float] | None = None,
-    classes: int | None = None,
     settings: FitSettings | None = None,
     progress: Callable[[Progress], None] | None = None,
     checkpoint_dir: Path | None = None,
@@ -90,12 +89,12 @@ def fit(
     what came in. Ctrl-C, a spent budget and a loss that is not a number all end the fit in order.
 
     Args:
-        module: positional inputs → logits [n, classes] (or a tuple that begins with them).
+        module: positional inputs → outputs [n, …] (or a tuple that begins with them).
         train: what to learn from.
         validation: what to judge by; None = the training loss decides, at the end of each epoch.
+        objective: what is minimised and judged.
         trainable: names of parameters; all others are frozen.
         depths: 0 at the input .. 1 at the head, by name; missing = 1.
-        classes: number of classes; None = as the labels have.
         settings: how.
         progress: called after every step and validation, in this thread.
         checkpoint_dir: where to write a checkpoint after every epoch; None = nowhere.
@@ -113,7 +112,7 @@ def fit(
 
     """
     settings = settings or FitSettings()
-    run = _Fit(module, train, validation, trainable, depths or {}, classes, settings, progress)
+    run = _Fit(module, train, validation, objective, trainable, depths or {}, settings, progress)
     run.folder = checkpoint_dir
     cuda = [run.device.index or 0] if run.device.type == "cuda" else []
     memory = nullcontext() if settings.memory != "normal" else kept_memory(run.device)
@@ -166,9 +165,9 @@ class _Fit:
         module: nn.Module,
         train: Batches,
         validation: Batches | None,
+        objective: Objective,
         trainable: Sequence[str],
         depths: Mapping[str, float],
-        classes: int | None,
         settings: FitSettings,
         progress: Callable[[Progress], None] | None,
     ) -> None:
@@ -193,11 +192,8 @@ class _Fit:
         self.patience = settings.patience
         if self.patience is None:
             self.patience = schedule.default_patience(self.epochs)
-        labels = np.asarray(train.labels)
-        self.classes = classes if classes is not None else int(labels.max()) + 1
-        weights = schedule.class_weights(labels, self.classes, settings.class_weights)
-        self.class_weights = weights
-        self.weights = None if weights is None else torch.tensor(weights, device=self.device)
+        self.objective = objective
+        objective.to(self.device)
 
         known = dict(module.named_parameters())
         for name in trainable:
@@ -293,7 +289,7 @@ class _Fit:
             # segment again touch, too.
             shared = self.settings.deterministic or self.settings.memory != "normal"
             ahead = False if shared else None
-            loads = feed(self.train, wanted, self.device, ahead=ahead)
+            loads = feed(self.train, wanted, self.device, self.objective.target, ahead=ahead)
             try:
                 for chunks, seed in zip(chunked, seeds, strict=True):
                     self._choose_passes(chunks, varies=varies > 1)
@@ -317,7 +313,7 @@ class _Fit:
         self.last_lr = self._set_rates()
         self._clear()
         whole = np.concatenate(chunks)
-        weight = self._weight_of(np.asarray(self.train.labels)[whole])
+        weight = self.objective.total(np.asarray(self.train.targets)[whole])
         losses: list[Tensor] = []
         with arithmetic(self.device, exact=False):
             for number in range(len(chunks)):
@@ -341,18 +337,9 @@ class _Fit:
     def _pass(self, brought: Brought, weight: float) -> Tensor:
         """Go forward and backward once; return the loss, a tensor without axes."""
         with autocast(self.settings.precision, self.device):
-            logits = _logits(self.passes.forward(*brought.inputs))
+            outputs = _outputs(self.passes.forward(*brought.inputs))
         # The sum over the chunk ÷ the weight of the whole batch: chunks add up to its mean.
-        loss = (
-            functional.cross_entropy(
-                logits.float(),
-                brought.target,
-                weight=self.weights,
-                label_smoothing=self.settings.label_smoothing,
-                reduction="sum",
-            )
-            / weight
-        )
+        loss = self.objective.loss(outputs.float(), brought.target) / weight
         self.scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
         return loss.detach()
 
@@ -386,15 +373,16 @@ class _Fit:
     @contextmanager
     def _rehearsing(self, indices: Indices) -> Iterator[Callable[[Callable[..., Any]], None]]:
         """Give a function that goes forward and backward once and leaves no trace of it."""
-        brought = bring(self.train, Wanted(indices, 0), self.device)
+        brought = bring(self.train, Wanted(indices, 0), self.device, self.objective.target)
         buffers = [(tensor, tensor.clone()) for tensor in self.module.buffers()]
 
         def once(forward: Callable[..., Any]) -> None:
             self._clear()
             with arithmetic(self.device, exact=False):
                 with autocast(self.settings.precision, self.device):
-                    logits = _logits(forward(*brought.inputs))
-                logits.float().logsumexp(1).mean().backward()  # type: ignore[no-untyped-call]
+                    outputs = _outputs(forward(*brought.inputs))
+                loss = self.objective.loss(outputs.float(), brought.target)
+                loss.backward()  # type: ignore[no-untyped-call]
             if self.device.type == "cuda":
                 torch.cuda.synchronize(self.device)
 
@@ -570,7 +558,7 @@ class _Fit:
         self.trained_seconds += time.perf_counter() - started
         started = time.perf_counter()
         with arithmetic(self.device, exact=True):
-            loss, accuracy = self._validate(first=not self.state.history)
+            loss, quality = self._validate(first=not self.state.history)
         self.validation_seconds = time.perf_counter() - started
         self.module.train()
         row: Row = {
@@ -579,7 +567,7 @@ class _Fit:
             "step": self.state.step,
             "loss": float(np.mean(self.losses)) if self.losses else None,
             "validation_loss": loss,
-            "validation_accuracy": accuracy,
+            "validation_quality": quality,
             "lr": self.last_lr,
             "seconds": self._seconds(),
         }
@@ -598,7 +586,7 @@ class _Fit:
         self._tell(epoch, row=row)
 
     def _gained(self, row: Row) -> bool:
-        """Tell whether the validation loss is the lowest yet: accuracy may lag behind it."""
+        """Tell whether the validation loss is the lowest yet: quality may lag behind it."""
         losses = [r["validation_loss"] for r in self.state.history]
         now = row["validation_loss"]
         return now is not None and all(now < loss for loss in losses if loss is not None)
@@ -616,12 +604,12 @@ class _Fit:
         if self.settings.monitor == "loss":
             return bool(row["validation_loss"] < best["validation_loss"])
         return bool(
-            (row["validation_accuracy"], -row["validation_loss"])
-            > (best["validation_accuracy"], -best["validation_loss"])
+            (row["validation_quality"], -row["validation_loss"])
+            > (best["validation_quality"], -best["validation_loss"])
         )
 
     def _validate(self, *, first: bool) -> tuple[float | None, float | None]:
-        """Return mean cross-entropy and accuracy, in evaluation mode and without reduced precision.
+        """Return mean loss and quality, in evaluation mode and without reduced precision.
 
         The first time under a budget, judging ends at its share of the time; the samples judged by
         then, in random order, are the ones judged from now on.
@@ -635,16 +623,16 @@ class _Fit:
             limit = _VALIDATION_SHARE * self.settings.budget_seconds
         while True:
             chunks = _chunks(self.judged, max(self.state.micro, 1))
-            loads = feed(self.validation, [Wanted(chunk) for chunk in chunks], self.device)
+            parts = [Wanted(chunk) for chunk in chunks]
+            loads = feed(self.validation, parts, self.device, self.objective.target)
             sums = Readings(self.device)
             rows: list[tuple[float, ...]] = []
             done = 0
             try:
                 for chunk, brought in zip(chunks, loads, strict=True):
                     with torch.no_grad():
-                        logits = _logits(self.module(*brought.inputs)).float()
-                        entropy = functional.cross_entropy(logits, brought.target, reduction="sum")
-                        sums.put(entropy, (logits.argmax(1) == brought.target).sum())
+                        outputs = _outputs(self.module(*brought.inputs)).float()
+                        sums.put(*self.objective.judge(outputs, brought.target))
                     rows += sums.take(wait=limit < math.inf)
                     done += len(chunk)
                     if time.perf_counter() - started > limit:
@@ -661,16 +649,12 @@ class _Fit:
         if done < len(self.judged):
             self.judged = self.judged[:done]
             self._note(f"validating on {done} of {self.validation.n} samples to keep the budget")
-        loss, right = (sum(column) for column in zip(*rows, strict=True))
-        return loss / done, right / done
+        loss, quality, judged = (sum(column) for column in zip(*rows, strict=True))
+        if not judged:
+            raise DataError("no validation sample has a target that is known")
+        return loss / judged, quality / judged
 
     # ------------------------------------------------------------------------------ the rest
-
-    def _weight_of(self, labels: npt.NDArray[np.integer[Any]]) -> float:
-        if self.class_weights is None:
-            return float(len(labels))
-        total = float(np.asarray(self.class_weights)[labels].sum())
-        return total if total > 0 else 1.0
 
     def _clear(self) -> None:
         for parameter in self.parameters.values():
@@ -755,7 +739,7 @@ class _Fit:
                     "step": 0,
                     "loss": None,
                     "validation_loss": None,
-                    "validation_accuracy": None,
+                    "validation_quality": None,
                     "lr": 0.0,
                     "seconds": self._seconds(),
                 }
@@ -776,7 +760,6 @@ class _Fit:
             batch=self.batch,
             micro_batch=self.state.micro,
             lr=self.lr,
-            class_weights=self.class_weights,
             validation_samples=len(self.judged),
             device=str(self.device),
             precision=self.settings.precision,
@@ -806,9 +789,11 @@ class _Fit:
         if self.device.type == "cpu":  # where it chooses no algorithm
             del settings["deterministic"]
         shapes = {name: list(p.shape) for name, p in self.module.named_parameters()}
-        labels = np.asarray(self.train.labels).astype("<i8").tobytes()
-        text = json.dumps([settings, list(self.parameters), shapes, self.epochs, self.batch])
-        return hashlib.sha256(text.encode() + b"\0" + labels).hexdigest()
+        kind = np.dtype(self.objective.target).newbyteorder("<")
+        targets = np.asarray(self.train.targets).astype(kind).tobytes()
+        told = [settings, repr(self.objective), list(self.parameters), shapes]
+        text = json.dumps([*told, self.epochs, self.batch])
+        return hashlib.sha256(text.encode() + b"\0" + targets).hexdigest()
 
     def _save(self) -> None:
         if self.folder is None:
@@ -896,7 +881,7 @@ def _chunks(indices: Indices, size: int) -> list[Indices]:
     return [indices[first : first + size] for first in range(0, len(indices), size)]
 
 
-def _logits(output: Any) -> Tensor:
-    logits = output[0] if isinstance(output, tuple | list) else output
-    assert isinstance(logits, Tensor)
-    return logits
+def _outputs(output: Any) -> Tensor:
+    first = output[0] if isinstance(output, tuple | list) else output
+    assert isinstance(first, Tensor)
+    return first

@@ -1,4 +1,4 @@
-"""How long to train and how fast, as pure functions: epochs, batch, learning rate, class weights.
+"""How long to train and how fast, as pure functions: epochs, batch, learning rate.
 
 Everything here is arithmetic on numbers, so that a plan can show it before a run and a resumed run
 computes the same. What must not enter: torch, clocks, data.
@@ -7,7 +7,7 @@ computes the same. What must not enter: torch, clocks, data.
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -83,31 +83,6 @@ def split_epoch(samples: int, batch: int, *, seed: int, epoch: int) -> list[npt.
 def step_seed(seed: int, epoch: int, step: int) -> int:
     """Return the seed of the random operators (Dropout, augmentation) of one optimiser step."""
     return int(np.random.SeedSequence((seed, epoch, step)).generate_state(1, np.uint64)[0] >> 1)
-
-
-def class_weights(
-    labels: npt.NDArray[np.integer[Any]], classes: int, wanted: str | Sequence[float] | None
-) -> tuple[float, ...] | None:
-    """Return the weight of each class in the loss, mean 1 over the samples, or None for all equal.
-
-    Args:
-        labels: [n] ints.
-        classes: number of classes.
-        wanted: `balanced` (inverse frequency), `auto` (balanced where the largest class has more
-            than 1.5 times the samples of the smallest), numbers, or None.
-
-    """
-    if wanted is None:
-        return None
-    counts = np.bincount(labels, minlength=classes).astype(np.float64)
-    present = counts[counts > 0]
-    if isinstance(wanted, str):
-        if wanted == "auto" and present.max() <= 1.5 * present.min():
-            return None
-        weights = np.where(counts > 0, len(labels) / (len(present) * np.maximum(counts, 1)), 0.0)
-    else:
-        weights = np.asarray(wanted, dtype=np.float64)
-    return tuple(float(weight) for weight in weights)
 
 
 def group_by_rate(

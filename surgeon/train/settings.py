@@ -36,12 +36,9 @@ class FitSettings:
         constant_rate: no warm-up and no cosine.
         weight_decay: of AdamW, on parameters of two and more axes.
         warmup_steps: steps of linear warm-up.
-        label_smoothing: 0..1; 0.1 keeps the large cases from growing overconfident on small data
-            (Szegedy et al. 2016). Validation loss is measured without it.
-        class_weights: `auto`, `balanced`, numbers per class, or None.
         clip: largest gradient norm; None = no clipping.
         patience: epochs without improvement after which to stop; 0 = never.
-        monitor: what decides which weights are best. `accuracy` breaks ties by loss.
+        monitor: what decides which weights are best. `quality` breaks ties by loss.
         keep: `best` weights, or `last`.
         scratch: weights start at random: higher rate, more epochs, one rate for all depths.
         precision: of the operators; weights and validation stay as stored.
@@ -70,11 +67,9 @@ class FitSettings:
     constant_rate: bool = False
     weight_decay: float = 0.01
     warmup_steps: int | None = None
-    label_smoothing: float = 0.1
-    class_weights: str | tuple[float, ...] | None = "auto"
     clip: float | None = 1.0
     patience: int | None = None
-    monitor: Literal["accuracy", "loss"] = "accuracy"
+    monitor: Literal["quality", "loss"] = "quality"
     keep: Literal["best", "last"] = "best"
     scratch: bool = False
     precision: Precision = "float32"
@@ -126,7 +121,7 @@ class FitResult:
     """What a fit did. The module itself holds the weights, in evaluation mode, on the CPU.
 
     Attributes:
-        history: rows {stage, epoch, step, loss, validation_loss, validation_accuracy, lr, seconds};
+        history: rows {stage, epoch, step, loss, validation_loss, validation_quality, lr, seconds};
             the first is the start, step 0, without a training loss.
         stopped: why before the planned end, or None.
         best: the row whose weights are kept (with keep="last", the last row).
@@ -136,7 +131,6 @@ class FitResult:
         batch: samples per optimiser step.
         micro_batch: samples per pass, smaller after memory ran out.
         lr: peak rate of the head.
-        class_weights: as used, or None.
         validation_samples: how many were judged each time.
         device, precision: as used.
         compiled: whether the passes were compiled.
@@ -160,7 +154,6 @@ class FitResult:
     batch: int
     micro_batch: int
     lr: float
-    class_weights: tuple[float, ...] | None
     validation_samples: int
     device: str
     precision: str
@@ -183,8 +176,6 @@ def check(settings: FitSettings) -> None:
         value = getattr(settings, name)
         if value is not None and not (math.isfinite(value) and value > 0):
             wrong.append(f"{name} = {value} is not a positive number")
-    if not 0 <= settings.label_smoothing < 1:
-        wrong.append(f"label_smoothing = {settings.label_smoothing} is outside 0..1")
     if not 0 < settings.lr_decay <= 1:
         wrong.append(f"lr_decay = {settings.lr_decay} is outside 0..1")
     if settings.patience is not None and settings.patience < 0:

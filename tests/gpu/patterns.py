@@ -19,11 +19,11 @@ class Batches:
     """Samples in memory for `fit`."""
 
     def __init__(self, data):
-        self.x, self.labels = torch.from_numpy(data["x"]), data["labels"].astype(np.int64)
+        self.x, self.targets = torch.from_numpy(data["x"]), data["labels"].astype(np.int64)
 
     @property
     def n(self):
-        return len(self.labels)
+        return len(self.targets)
 
     def load(self, indices):
         return (self.x[torch.from_numpy(indices)],)

@@ -7,15 +7,13 @@ from dataclasses import replace
 import networks
 import numpy as np
 import pytest
+from classes import fit
 from patterns import Batches, pictures
 
 import surgeon
-from surgeon.train.fit import fit
 from surgeon.train.settings import FitSettings
 
-SETTINGS = FitSettings(
-    epochs=3, batch=16, lr=0.003, patience=0, keep="last", label_smoothing=0.0, compile="off"
-)
+SETTINGS = FitSettings(epochs=3, batch=16, lr=0.003, patience=0, keep="last", compile="off")
 WAYS = {
     "compiled": {"compile": "on"},
     "several passes a step": {"batch": 8, "accumulate": 2},
@@ -35,7 +33,7 @@ def losses(device, **changes):
     train, validation = Batches(pictures(49)), Batches(pictures(30, seed=1))
     result = fit(
         surgeon.to_torch(patient), train, validation, trainable=patient.trainable,
-        settings=replace(SETTINGS, device=device, **changes),
+        settings=replace(SETTINGS, device=device, **changes), smoothing=0.0,
     )  # fmt: skip
     assert result.stopped is None
     return np.array([row["validation_loss"] for row in result.history]), result

@@ -7,13 +7,13 @@ from dataclasses import replace
 import networks
 import pytest
 import torch
+from classes import fit
 from patterns import Batches, pictures
 from places import named
 
 import surgeon
 from surgeon.torch_graph.module import tensors
 from surgeon.train import fit as fitting
-from surgeon.train.fit import fit
 from surgeon.train.settings import FitSettings
 
 CASES = ["small-similar", "small-different", "large-similar", "large-different"]

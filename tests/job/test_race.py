@@ -36,10 +36,10 @@ def tune(model=None, **settings):
 
 
 def leg(accuracy, loss=1.0, steps=10, stopped=None, batch=10):
-    row = {"validation_accuracy": accuracy, "validation_loss": loss}
+    row = {"validation_quality": accuracy, "validation_loss": loss}
     return FitResult(
         history=(row,), stopped=stopped, best=row, improved=True, epochs=1, steps=steps, samples=1,
-        planned_epochs=1, batch=batch, micro_batch=batch, lr=0.1, class_weights=None,
+        planned_epochs=1, batch=batch, micro_batch=batch, lr=0.1,
         validation_samples=1, device="cpu", precision="float32", seconds=2.0,
     )  # fmt: skip
 

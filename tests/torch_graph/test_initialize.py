@@ -5,13 +5,13 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from classes import fit
 from onnx import TensorProto, helper, numpy_helper
 
 from surgeon.errors import UnknownNameError
 from surgeon.graph.initialization import Rule, scheme
 from surgeon.torch_graph.initialize import draw, observe, randomize
 from surgeon.torch_graph.module import to_module
-from surgeon.train.fit import fit
 from surgeon.train.settings import FitSettings
 
 DEPTH = 24
@@ -147,15 +147,15 @@ def test_draws():
 
 class Blobs:
     def __init__(self, n, seed):
-        self.labels = (np.arange(n) % 4).astype(np.int64)
+        self.targets = (np.arange(n) % 4).astype(np.int64)
         rng = np.random.default_rng(seed)
         centres = np.random.default_rng(9).standard_normal((4, 3, 8, 8))
-        x = centres[self.labels] + 0.5 * rng.standard_normal((n, 3, 8, 8))
+        x = centres[self.targets] + 0.5 * rng.standard_normal((n, 3, 8, 8))
         self.x = torch.from_numpy(x.astype(np.float32))
 
     @property
     def n(self):
-        return len(self.labels)
+        return len(self.targets)
 
     def load(self, indices):
         return (self.x[torch.from_numpy(indices)],)
@@ -171,4 +171,4 @@ def test_a_deep_plain_network_learns_from_scratch():
         module, train, validation, trainable=names,
         settings=FitSettings(device="cpu", epochs=6, scratch=True),
     )  # fmt: skip
-    assert result.best["validation_accuracy"] > 0.8
+    assert result.best["validation_quality"] > 0.8

@@ -10,6 +10,7 @@ import numpy as np
 import onnx
 import pytest
 import torch
+from classes import fit
 from ml_dtypes import float8_e4m3fn, float8_e5m2, int2, int4, uint2, uint4
 from onnx import numpy_helper, parser
 from quantised import digits, quantised_network
@@ -22,7 +23,6 @@ from surgeon.errors import UnknownNameError, UnsupportedError
 from surgeon.operation import check
 from surgeon.runtime.observe import relative_error
 from surgeon.torch_graph.module import to_module
-from surgeon.train.fit import fit
 from surgeon.train.settings import FitSettings, Progress
 from surgeon_models import get, sample_data
 
@@ -434,11 +434,11 @@ class Samples:
 
     def __init__(self, first, last):
         pictures, labels = digits(last)
-        self.x, self.labels = torch.from_numpy(pictures[first:]), labels[first:]
+        self.x, self.targets = torch.from_numpy(pictures[first:]), labels[first:]
 
     @property
     def n(self):
-        return len(self.labels)
+        return len(self.targets)
 
     def load(self, indices):
         return (self.x[torch.from_numpy(indices)],)
@@ -474,7 +474,7 @@ def test_only_the_named_ones_learn(network):
     module = to_module(loaded.proto, roles=loaded.roles(), quantized=[some])
     assert [name for name, _ in module.named_parameters()] == [some]
     with pytest.raises(UnknownNameError):
-        fit(module, Samples(0, 32), None, trainable=["c2.weight_scale"], classes=10)
+        fit(module, Samples(0, 32), None, trainable=["c2.weight_scale"])
 
 
 @pytest.mark.slow

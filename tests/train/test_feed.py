@@ -20,7 +20,7 @@ class Samples:
     def __init__(self, n=12):
         rng = np.random.default_rng(0)
         self.pixels = torch.from_numpy(rng.integers(0, 256, (n, 3, 8, 8), np.uint8))
-        self.labels = np.arange(n, dtype=np.int32) % 3
+        self.targets = np.arange(n, dtype=np.int32) % 3
         self.n = n
         self.vary = augmentation("light")
         self.prepared_in = set()
@@ -44,26 +44,28 @@ def wanted(*, seeds=True):
 @pytest.mark.parametrize("ahead", [False, True])
 def test_batches_come_in_order(ahead):
     samples = Samples()
-    found = list(feed(samples, wanted(seeds=False), CPU, ahead=ahead))
+    found = list(feed(samples, wanted(seeds=False), CPU, np.int64, ahead=ahead))
     assert len(found) == 4
     for k, brought in enumerate(found):
         rows = slice(3 * k, 3 * k + 3)
         assert torch.equal(brought.inputs[0], samples.pixels[rows].float() / 255)
         assert brought.inputs[1] is None
         assert brought.target.dtype == torch.int64
-        assert brought.target.tolist() == samples.labels[rows].tolist()
+        assert brought.target.tolist() == samples.targets[rows].tolist()
     here = threading.current_thread().name
     assert (here in samples.prepared_in) is not ahead
 
 
 def test_where_a_batch_is_prepared_changes_no_bit():
     samples = Samples()
-    here, there = (list(feed(samples, wanted(), CPU, ahead=ahead)) for ahead in (False, True))
-    plain = list(feed(samples, wanted(seeds=False), CPU))
+    here, there = (
+        list(feed(samples, wanted(), CPU, np.int64, ahead=ahead)) for ahead in (False, True)
+    )
+    plain = list(feed(samples, wanted(seeds=False), CPU, np.int64))
     for a, b, c in zip(here, there, plain, strict=True):
         assert torch.equal(a.inputs[0], b.inputs[0])
         assert not torch.equal(a.inputs[0], c.inputs[0])
-    one = bring(samples, wanted()[2], CPU)
+    one = bring(samples, wanted()[2], CPU, np.int64)
     assert torch.equal(one.inputs[0], here[2].inputs[0])
 
 
@@ -71,7 +73,7 @@ def test_variation_leaves_the_generator_as_it_was():
     torch.manual_seed(5)
     expected = torch.rand(3)
     torch.manual_seed(5)
-    list(feed(Samples(), wanted(), CPU))
+    list(feed(Samples(), wanted(), CPU, np.int64))
     assert torch.equal(torch.rand(3), expected)
 
 
@@ -81,7 +83,7 @@ def threads():
 
 @pytest.mark.parametrize("ahead", [False, True])
 def test_closing_ends_the_thread(ahead):
-    loads = feed(Samples(), wanted(), CPU, ahead=ahead)
+    loads = feed(Samples(), wanted(), CPU, np.int64, ahead=ahead)
     next(loads)
     assert threads()
     loads.close()
@@ -97,7 +99,7 @@ def test_what_loading_raises_is_raised_in_the_step():
         return Samples.load(samples, indices)
 
     samples.load = load
-    loads = feed(samples, wanted(), CPU)
+    loads = feed(samples, wanted(), CPU, np.int64)
     next(loads)
     with pytest.raises(OSError, match="gone"):
         next(loads)

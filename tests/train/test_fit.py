@@ -11,6 +11,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+from classes import fit
 from torch import nn
 
 from surgeon.errors import (
@@ -24,7 +25,6 @@ from surgeon.torch_graph.module import to_module
 from surgeon.train import compile as compile_room
 from surgeon.train import fit as fit_module
 from surgeon.train import optimizers
-from surgeon.train.fit import fit
 from surgeon.train.settings import FitSettings, Progress
 
 QUICK = FitSettings(device="cpu", epochs=3, batch=16, lr=0.01, patience=0)
@@ -34,12 +34,12 @@ class Samples:
     """Samples in memory; remembers what was asked for."""
 
     def __init__(self, x, labels):
-        self.x, self.labels = x, labels
+        self.x, self.targets = x, labels
         self.loads = []
 
     @property
     def n(self):
-        return len(self.labels)
+        return len(self.targets)
 
     def load(self, indices):
         self.loads.append(indices.copy())
@@ -93,7 +93,7 @@ def test_learns_and_repeats_bit_for_bit(optimizer):
         settings = replace(QUICK, optimizer=optimizer, epochs=4)
         result = fit(module, samples(), samples(60, 1), trainable=ALL, settings=settings)
         results.append((state(module), without_time(result.history)))
-        assert result.history[-1]["validation_accuracy"] > result.history[0]["validation_accuracy"]
+        assert result.history[-1]["validation_quality"] > result.history[0]["validation_quality"]
         assert result.improved
         assert result.stopped is None
         assert result.steps == 4 * 6
@@ -118,14 +118,14 @@ def test_history_has_the_columns_of_the_contract():
     result = fit(Network(), samples(), samples(30, 1), trainable=ALL, settings=QUICK)
     for row in result.history:
         assert set(row) == {
-            "stage", "epoch", "step", "loss", "validation_loss", "validation_accuracy", "lr",
+            "stage", "epoch", "step", "loss", "validation_loss", "validation_quality", "lr",
             "seconds",
         }  # fmt: skip
     assert [row["epoch"] for row in result.history] == [0, 1, 2, 3]
     assert result.history[0]["loss"] is None
     assert result.best in result.history
-    best = max(row["validation_accuracy"] for row in result.history)
-    assert result.best["validation_accuracy"] == best
+    best = max(row["validation_quality"] for row in result.history)
+    assert result.best["validation_quality"] == best
 
 
 def test_one_exact_sgd_step():
@@ -134,14 +134,14 @@ def test_one_exact_sgd_step():
     twin = Network(dropout=0.0)
     settings = FitSettings(
         device="cpu", optimizer="sgd", lr=0.1, constant_rate=True, max_steps=1, batch=30,
-        label_smoothing=0, class_weights=None, clip=None, lr_decay=1.0, keep="last",
+        clip=None, lr_decay=1.0, keep="last",
     )  # fmt: skip
-    result = fit(module, train, None, trainable=ALL, settings=settings)
+    result = fit(module, train, None, trainable=ALL, settings=settings, smoothing=0.0, weights=None)
     assert result.steps == 1
     twin.train()
     # The step sees the samples in the order of the permutation: sums in float32 depend on it.
     order = train.loads[0]
-    loss = nn.functional.cross_entropy(twin(train.x[order]), torch.from_numpy(train.labels[order]))
+    loss = nn.functional.cross_entropy(twin(train.x[order]), torch.from_numpy(train.targets[order]))
     loss.backward()
     for name, parameter in twin.named_parameters():
         expected = parameter.detach() - 0.1 * parameter.grad
@@ -202,6 +202,7 @@ def test_a_checkpoint_of_another_run_is_refused(tmp_path):
         {"settings": replace(QUICK, lr=0.5)},
         {"trainable": ["head.weight"]},
         {"train": samples(97)},
+        {"smoothing": 0.2},
     ):
         arguments = {"train": samples(), "settings": QUICK, "trainable": ALL, **change}
         train = arguments.pop("train")
@@ -255,7 +256,7 @@ def test_weights_that_blow_up_are_not_kept():
 def test_early_stop_gives_the_best_weights():
     # Random labels in validation: nothing learnt can help for long.
     train, validation = samples(48), samples(40, 1)
-    validation.labels = np.random.default_rng(3).integers(0, 3, 40)
+    validation.targets = np.random.default_rng(3).integers(0, 3, 40)
     module = Network()
     result = fit(
         module, train, validation, trainable=ALL,
@@ -264,8 +265,8 @@ def test_early_stop_gives_the_best_weights():
     assert result.stopped == "early"
     assert result.epochs < 60
     logits = module(validation.x)
-    accuracy = float((logits.argmax(1).numpy() == validation.labels).mean())
-    assert accuracy == pytest.approx(result.best["validation_accuracy"])
+    accuracy = float((logits.argmax(1).numpy() == validation.targets).mean())
+    assert accuracy == pytest.approx(result.best["validation_quality"])
 
 
 class Slow(Samples):
@@ -285,7 +286,7 @@ class Slow(Samples):
 
 def test_budget_ends_in_time_and_anneals(monkeypatch):
     train = samples(320)
-    slow = Slow(train.x, train.labels, monkeypatch)
+    slow = Slow(train.x, train.targets, monkeypatch)
     rates = []
     result = fit(
         Network(), slow, samples(30, 1), trainable=ALL,
@@ -301,7 +302,7 @@ def test_budget_ends_in_time_and_anneals(monkeypatch):
 
 def test_a_budget_judges_only_what_fits(monkeypatch):
     validation = samples(3000, 1)
-    slow = Slow(validation.x, validation.labels, monkeypatch)
+    slow = Slow(validation.x, validation.targets, monkeypatch)
     result = fit(
         Network(), samples(), slow, trainable=ALL,
         settings=replace(QUICK, budget_seconds=1.0, epochs=1000),
@@ -314,7 +315,7 @@ def test_a_budget_judges_only_what_fits(monkeypatch):
 def test_a_budget_leaves_time_for_a_slow_step_and_the_last_judgement(monkeypatch):
     """Steps of a twentieth of the budget, and judgements of the same, end inside it."""
     train, validation = samples(320), samples(16, 1)
-    slow = Slow(train.x, train.labels, monkeypatch)
+    slow = Slow(train.x, train.targets, monkeypatch)
 
     class Judged(Samples):
         def load(self, indices):
@@ -322,7 +323,7 @@ def test_a_budget_leaves_time_for_a_slow_step_and_the_last_judgement(monkeypatch
             return super().load(indices)
 
     result = fit(
-        Network(), slow, Judged(validation.x, validation.labels), trainable=ALL,
+        Network(), slow, Judged(validation.x, validation.targets), trainable=ALL,
         settings=replace(QUICK, epochs=1000, budget_seconds=0.4),
     )  # fmt: skip
     assert result.stopped == "budget"
@@ -379,7 +380,7 @@ def test_other_errors_come_through_and_the_thread_ends():
     source = samples()
     with pytest.raises(DataError, match="image 7"):
         fit(
-            Network(), Broken(source.x, source.labels), samples(30, 1), trainable=ALL,
+            Network(), Broken(source.x, source.targets), samples(30, 1), trainable=ALL,
             settings=QUICK,
         )  # fmt: skip
     assert not [t for t in threading.enumerate() if t.name.startswith("surgeon-load")]
@@ -414,14 +415,6 @@ def test_rates_fall_with_depth():
     assert moved[0.5]["head.weight"] == pytest.approx(moved[1.0]["head.weight"], rel=1e-4)
     ratio = moved[0.5]["conv.weight"] / moved[1.0]["conv.weight"]
     assert ratio == pytest.approx(0.5**5, rel=1e-3)
-
-
-def test_imbalance_is_weighed():
-    train = samples(classes=2, imbalance=(90, 10))
-    result = fit(Network(2), train, None, trainable=ALL, settings=QUICK)
-    assert result.class_weights == pytest.approx((100 / 180, 100 / 20))
-    even = fit(Network(), samples(), None, trainable=ALL, settings=QUICK)
-    assert even.class_weights is None
 
 
 def test_without_validation_the_training_loss_decides():
@@ -460,7 +453,7 @@ def test_reduced_precision_trains(precision):
         settings=replace(QUICK, precision=precision, epochs=4),
     )  # fmt: skip
     assert result.stopped is None
-    assert result.best["validation_accuracy"] > result.history[0]["validation_accuracy"]
+    assert result.best["validation_quality"] > result.history[0]["validation_quality"]
 
 
 def test_half_precision_weights_learn_through_float32_copies(tmp_path):
@@ -512,7 +505,7 @@ def test_progress_tells_where_it_stands():
 @pytest.mark.parametrize(
     "change",
     [{"epochs": 0}, {"batch": -1}, {"lr": 0.0}, {"lr": float("nan")}, {"budget_seconds": 0.0},
-     {"label_smoothing": 1.0}, {"lr_decay": 0.0}, {"patience": -1}, {"precision": "int8"},
+     {"lr_decay": 0.0}, {"patience": -1}, {"precision": "int8"},
      {"accumulate": 0}, {"compile": "maybe"}, {"memory": "none"}],
 )  # fmt: skip
 def test_settings_that_cannot_be_meant(change):
@@ -824,12 +817,14 @@ def test_the_steps_are_those_of_torch_in_a_plain_loop(clip):
     """AdamW with clipping, nowhere looking at a number, against code that looks at each."""
     train, module, twin = samples(64), Network(dropout=0.0), Network(dropout=0.0)
     settings = FitSettings(
-        device="cpu", lr=0.01, constant_rate=True, epochs=2, batch=16, label_smoothing=0.0,
-        class_weights=None, clip=clip, lr_decay=1.0, keep="last", weight_decay=0.0, patience=0,
+        device="cpu", lr=0.01, constant_rate=True, epochs=2, batch=16, clip=clip,
+        lr_decay=1.0, keep="last", weight_decay=0.0, patience=0,
     )  # fmt: skip
     # Behind it a normalization takes the mean away: its gradient is rounding, which Adam enlarges.
     names = [name for name in ALL if name != "conv.bias"]
-    result = fit(module, train, None, trainable=names, settings=settings)
+    result = fit(
+        module, train, None, trainable=names, settings=settings, smoothing=0.0, weights=None
+    )
     assert result.steps == 8
     twin.conv.bias.requires_grad_(requires_grad=False)
     optimizer = torch.optim.AdamW(twin.parameters(), lr=0.01, weight_decay=0.0)
@@ -837,7 +832,7 @@ def test_the_steps_are_those_of_torch_in_a_plain_loop(clip):
     norms = []
     for indices in train.loads:
         optimizer.zero_grad()
-        target = torch.from_numpy(train.labels[indices])
+        target = torch.from_numpy(train.targets[indices])
         nn.functional.cross_entropy(twin(train.x[torch.from_numpy(indices)]), target).backward()
         norms.append(float(nn.utils.clip_grad_norm_(twin.parameters(), clip or 1e9)))
         optimizer.step()

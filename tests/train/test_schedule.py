@@ -68,12 +68,3 @@ def test_step_seeds_differ():
     seeds = {schedule.step_seed(s, e, t) for s in range(4) for e in range(4) for t in range(4)}
     assert len(seeds) == 64
     assert all(0 <= seed < 2**63 for seed in seeds)
-
-
-def test_class_weights():
-    labels = np.array([0] * 6 + [1] * 2)
-    assert schedule.class_weights(labels, 2, None) is None
-    assert schedule.class_weights(labels, 2, "auto") == pytest.approx((8 / 12, 8 / 4))
-    assert schedule.class_weights(labels, 3, "balanced") == pytest.approx((8 / 12, 8 / 4, 0))
-    assert schedule.class_weights(labels, 2, (1, 2)) == (1, 2)
-    assert schedule.class_weights(np.array([0, 0, 0, 1, 1]), 2, "auto") is None
