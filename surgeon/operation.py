@@ -345,16 +345,21 @@ def operate(
         decided,
         cut=tensor,
         depth=graph_cuts.depth_of(anatomy, tensor),
-        head=replace(decided.head, taps=taps, pool="token" if part.picked else decided.head.pool),
+        head=replace(
+            decided.head,
+            taps=taps,
+            pool="token" if part.picked else decided.head.pool,
+            weights=head,
+        ),
         classes=classes,
         dropped_outputs=tuple(name for name in dropped if name != anatomy.output),
         dropped_inputs=(*model.bound_inputs, *dropped_inputs(model, proto)),
     )
     patient = model.with_proto(proto, output=None)
-    plan = replace(plan, trainable=resolve_trainable(plan, patient, head, model))
-    plan, no_race = settle_start(plan, patient, head)
+    plan = replace(plan, trainable=resolve_trainable(plan, patient, model))
+    plan, no_race = settle_start(plan, patient)
     if plan.init == "random" and drawn:
-        patient = patient.with_proto(draw_anew(patient, plan, head, seed))
+        patient = patient.with_proto(draw_anew(patient, plan, seed))
     proto = patient.proto
     for key in (envelope.LABELS, envelope.PROOF, envelope.ADVICE):
         envelope.put(proto, key, None)
@@ -444,7 +449,7 @@ def finetune(
         SurgeonError: of the kind that fits; nothing is left half-written.
     """
     from surgeon.job import measure, proving, stages
-    from surgeon.job.run import Run, clean, head_names
+    from surgeon.job.run import Run, clean
     from surgeon.runtime.neighbours import require_steady
     from surgeon.runtime.places import choose_device
     from surgeon.tasks.labels import check_trainable
@@ -576,7 +581,7 @@ def finetune(
     tuned = write_back(patient.proto, trained.delivered.tensors, partial=True)
     operated = patient.proto
     if patient.plan.init == "random" and not goes_on:  # what `operate` writes is drawn anew
-        operated = draw_anew(patient, patient.plan, head_names(operated), seed)
+        operated = draw_anew(patient, patient.plan, seed)
     changed = _changed(operated, tuned)
     if work.alone:
         tuned = take_one(tuned)

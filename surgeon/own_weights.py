@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 from surgeon.documents import Clock, counts, seconds, skip_notes, start_body
 from surgeon.errors import CheckError, DataError, UsageError
 from surgeon.graph import encodings, envelope
-from surgeon.graph.weights import same_values
+from surgeon.graph.weights import head_weights, same_values, tuned_names
 from surgeon.intake import (
     constant_inputs,
     find_preprocess,
@@ -32,7 +32,7 @@ from surgeon.job.decide import load_operators, opened_by_plugin
 from surgeon.model import Model, load
 from surgeon.options import Options, explained
 from surgeon.outcome import Outcome
-from surgeon.records import Plan, Preprocess
+from surgeon.records import Head, Plan, Preprocess
 
 if TYPE_CHECKING:
     import os
@@ -98,7 +98,6 @@ def prove(
         CheckError: something changed that may not, or torch and ONNX Runtime differ.
         DataError: the data's labels are not the model's outputs.
     """
-    from surgeon.graph.weights import tuned_names
     from surgeon.job import measure, proving
     from surgeon.job.done import Candidate, Trained
     from surgeon.job.run import Run
@@ -208,8 +207,9 @@ def _planned(model: Model, changed: list[str] | None) -> tuple[Model, list[str]]
         return model, notes
     learns = model.learnable() if changed is None else changed
     trains = [name for name in learns if name in set(model.learnable())]
+    plan = model.plan or Plan(head=Head(weights=head_weights(model.proto)))
     plan = replace(
-        model.plan or Plan(),
+        plan,
         case=CASE,
         trainable=tuple(trains),
         why="weights of one's own training loop",
@@ -226,8 +226,6 @@ def _check_changed(model: Model, changed: list[str] | None) -> None:
     Raises:
         CheckError: naming all of them.
     """
-    from surgeon.graph.weights import tuned_names
-
     allowed = set(tuned_names(model.proto, model.trainable))
     role = model.roles()
     foreign = [

@@ -86,11 +86,14 @@ class Head:
         taps: values in front of the cut that the Gemm reads too, each pooled alike, by ascending
             depth, the cut last: tensor names or `@x`, which the core resolves to names. Those as
             deep as the cut or deeper are left out, so that `--cut` shortens any plan.
+        weights: names of the initializers it trains (weight, bias), filled in by the core; not
+            written, as the graph of a file tells them.
     """
 
     kind: str = "gemm"
     pool: Literal["mean", "max", "first", "last", "flatten", "token"] = "mean"
     taps: tuple[str, ...] = ()
+    weights: tuple[str, ...] = ()
 
     @classmethod
     def from_dict(cls, document: Mapping[str, Any]) -> Head:
@@ -162,6 +165,7 @@ class Plan:
     def as_dict(self) -> dict[str, Any]:
         """Return the JSON form kept in the file's metadata and in documents."""
         document: dict[str, Any] = as_json(self)
+        del document["head"]["weights"]
         return document
 
     @classmethod

@@ -9,10 +9,12 @@ from __future__ import annotations
 import ast
 import hashlib
 import json
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from surgeon.errors import ModelError
 from surgeon.graph.reading import parse_json
+from surgeon.graph.weights import head_weights
 from surgeon.records import Plan
 
 if TYPE_CHECKING:
@@ -91,7 +93,7 @@ def plan(model: ModelProto) -> Plan | None:
     classes = found.classes is None or isinstance(found.classes, int)
     if not (texts and classes and isinstance(found.case, str)):
         raise _damaged(PLAN, "holds no plan")
-    return found
+    return replace(found, head=replace(found.head, weights=head_weights(model)))
 
 
 def labels(model: ModelProto, count: int | None = None) -> list[str] | None:

@@ -285,6 +285,17 @@ def non_finite(model: ModelProto) -> list[str]:
     ]
 
 
+def head_weights(model: ModelProto) -> tuple[str, ...]:
+    """Return weight and bias of the Gemm that makes the output; empty where there is none."""
+    stored = {tensor.name for tensor in model.graph.initializer}
+    ends = {value.name for value in model.graph.output[:1]}
+    for node in reversed(model.graph.node):
+        if node.op_type == "Gemm" and node.output[0] in ends:
+            names = tuple(node.input[1:3])
+            return names if len(names) == 2 and stored.issuperset(names) else ()
+    return ()
+
+
 def tuned_names(model: ModelProto, trainable: Sequence[str]) -> list[str]:
     """Return what training may change: the trainable initializers, and the statistics of every
     BatchNormalization whose scale or bias is among them.

@@ -148,13 +148,12 @@ def _parameters(model: Model, anatomy: Anatomy) -> list[Parameter]:
     ]
 
 
-def resolve_trainable(
-    plan: Plan, patient: Model, head: tuple[str, str], source: Model
-) -> tuple[str, ...]:
+def resolve_trainable(plan: Plan, patient: Model, source: Model) -> tuple[str, ...]:
     """Turn `head`, `all` or a plugin's names into names of initializers, in graph order.
 
     A plugin may name parameters of one element too; those that the cut took away are left out.
     """
+    head = plan.head.weights
     if plan.trainable == "head":
         return head
     parameters = patient.parameters()
@@ -239,7 +238,7 @@ def truncate(anatomy: Anatomy, values: Sequence[str], pool: str, observe: Observ
     return Truncated(model, tuple(values), anatomy.shapes, 0, notes)
 
 
-def settle_start(plan: Plan, patient: Model, head: tuple[str, str]) -> tuple[Plan, str | None]:
+def settle_start(plan: Plan, patient: Model) -> tuple[Plan, str | None]:
     """Make sure that a start from random weights is possible; a race without one is no race.
 
     Returns:
@@ -249,7 +248,7 @@ def settle_start(plan: Plan, patient: Model, head: tuple[str, str]) -> tuple[Pla
         UnsupportedError: `random` was asked for, and quantised weights would have to be drawn.
     """
     quantised = [name for name in plan.trainable if name in patient.quantized()]
-    if plan.init == "race" and (quantised or set(plan.trainable) <= set(head)):
+    if plan.init == "race" and (quantised or set(plan.trainable) <= set(plan.head.weights)):
         why = "quantised weights cannot start at random" if quantised else "only a head is trained"
         return replace(plan, init="pretrained"), f"no race of two starts: {why}"
     if plan.init == "random" and quantised:
@@ -262,12 +261,13 @@ def settle_start(plan: Plan, patient: Model, head: tuple[str, str]) -> tuple[Pla
     return plan, None
 
 
-def draw_anew(patient: Model, plan: Plan, head: tuple[str, str], seed: int) -> onnx.ModelProto:
+def draw_anew(patient: Model, plan: Plan, seed: int) -> onnx.ModelProto:
     """Draw every trainable weight anew; the head has its random weights already."""
     from surgeon.graph.weights import tuned_names
     from surgeon.torch_graph.initialize import draw_all
 
-    names = [name for name in tuned_names(patient.proto, plan.trainable) if name not in head]
+    tuned = tuned_names(patient.proto, plan.trainable)
+    names = [name for name in tuned if name not in plan.head.weights]
     return write_back(patient.proto, draw_all(patient.proto, names, seed=seed), partial=True)
 
 

@@ -22,7 +22,7 @@ from surgeon.graph.weights import roles, tuned_names, write_back
 from surgeon.job.done import Believed, Work
 from surgeon.job.frozen import features_of, frozen_work, rows_of
 from surgeon.job.proving import require_alike
-from surgeon.job.run import head_names, stage_names, stored_type
+from surgeon.job.run import head_weights, stage_names
 from surgeon.probe.solver import torch_threads
 from surgeon.torch_graph import arrays
 from surgeon.torch_graph.initialize import draw_all, randomize
@@ -180,10 +180,10 @@ def scale(run: Run, part: Part) -> None:
 
 
 def trained_tensors(run: Run, part: Part) -> dict[str, NDArray[Any]]:
-    """Return what training may have changed of the file, as the file stores it."""
+    """Return what training may have changed of the file."""
     wanted = set(tuned_names(run.patient.proto, part.names))
     return {
-        name: arrays.to_array(value).astype(stored_type(run, name))
+        name: arrays.to_array(value)
         for name, value in tensors(part.module).items()
         if name in wanted
     }
@@ -214,6 +214,6 @@ def believed(run: Run, part: Part) -> tuple[Believed, ...]:
 def drawn(run: Run) -> dict[str, NDArray[Any]]:
     """Draw every weight that is trained anew; the head has its random weights already."""
     proto, trainable = run.patient.proto, run.patient.trainable
-    names = [n for n in tuned_names(proto, trainable) if n not in head_names(proto)]
-    drawn = draw_all(proto, names, seed=run.seed)
-    return {name: values.astype(stored_type(run, name)) for name, values in drawn.items()}
+    head = head_weights(run)
+    names = [name for name in tuned_names(proto, trainable) if name not in head]
+    return draw_all(proto, names, seed=run.seed)

@@ -17,7 +17,7 @@ from surgeon.errors import CheckError, UnsupportedError
 from surgeon.graph import precision as halves
 from surgeon.graph.frontier import split as split_graph
 from surgeon.graph.weights import roles
-from surgeon.job.run import Run, head_names
+from surgeon.job.run import Run, head_input, head_weights
 from surgeon.runtime.observe import relative_error, rounding_of_head
 from surgeon.runtime.proof import fill_batch, make_proof, seeded_input
 from surgeon.runtime.proof import golden_samples as make_golden
@@ -78,7 +78,7 @@ def prove(
             f"{rounded.optimised:.0e} relative from the graph computed as written; the metrics are "
             "those of the optimised ones"
         )
-    if not worst <= bound and rounded is None:
+    if not worst <= bound and rounded is None and plan.head.weights:
         lost = _rounding(run, tuned, feeds)
         if lost > bound:
             bound = lost
@@ -145,14 +145,13 @@ def _trained_part(run: Run) -> ModelProto:
 
 def _rounding(run: Run, model: ModelProto, feeds: Sequence[Mapping[str, Any]]) -> float:
     """Return what float32 may lose where the head sums up, on these feeds; see `observe`."""
-    weight, bias = head_names(model)
-    gemm = next(node for node in model.graph.node if weight in node.input)
+    (weight, bias), name = head_weights(run), head_input(run)
     shown = type(model)()
     shown.CopyFrom(model)
     del shown.graph.output[:]
-    shown.graph.output.append(helper.make_empty_tensor_value_info(gemm.input[0]))
+    shown.graph.output.append(helper.make_empty_tensor_value_info(name))
     session = open_session(shown, device="cpu", threads=run.threads)
-    features = np.concatenate([session.run(one, [gemm.input[0]])[0] for one in feeds])
+    features = np.concatenate([session.run(one, [name])[0] for one in feeds])
     values = {
         tensor.name: numpy_helper.to_array(tensor)
         for tensor in model.graph.initializer

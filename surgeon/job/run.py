@@ -8,8 +8,6 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from onnx import helper
-
 from surgeon.errors import UsageError
 from surgeon.runtime.places import choose_device
 
@@ -20,7 +18,6 @@ if TYPE_CHECKING:
     import numpy as np
     import torch
     from numpy.typing import NDArray
-    from onnx import ModelProto, NodeProto
 
     from surgeon.data.samples import Samples
     from surgeon.data.splits import Splits
@@ -73,33 +70,27 @@ class Run:
             self.progress(stage, done, total, **figures)
 
 
-def head_names(model: ModelProto) -> tuple[str, str]:
-    """Return the names of the new head's weight and bias: inputs of the Gemm that makes logits."""
-    node = _head_node(model)
-    return node.input[1], node.input[2]
+def head_weights(run: Run) -> tuple[str, ...]:
+    """Return the names of the new head's weights.
+
+    Raises:
+        UsageError: the graph has no head that an operation appended.
+    """
+    plan = run.patient.plan
+    if plan is None or not plan.head.weights:
+        raise UsageError(
+            "the graph does not end in a Gemm head",
+            where="graph output",
+            remedy="operate on it first: `surgeon operate` appends one",
+        )
+    return plan.head.weights
 
 
-def head_input(model: ModelProto) -> str:
+def head_input(run: Run) -> str:
     """Return the name of the features that the new head reads."""
-    return str(_head_node(model).input[0])
-
-
-def _head_node(model: ModelProto) -> NodeProto:
-    for node in reversed(model.graph.node):
-        if node.op_type == "Gemm" and node.output[0] == model.graph.output[0].name:
-            found: NodeProto = node
-            return found
-    raise UsageError(
-        "the graph does not end in a Gemm head",
-        where="graph output",
-        remedy="operate on it first: `surgeon operate` appends one",
-    )
-
-
-def stored_type(run: Run, name: str) -> Any:
-    """Return the numpy type in which an initializer is stored."""
-    tensor = next(t for t in run.patient.proto.graph.initializer if t.name == name)
-    return helper.tensor_dtype_to_np_dtype(tensor.data_type)
+    weight = head_weights(run)[0]
+    nodes = run.patient.proto.graph.node
+    return str(next(node for node in nodes if weight in node.input).input[0])
 
 
 def stage_names(run: Run, stage: Stage) -> list[str]:
@@ -112,7 +103,7 @@ def stage_names(run: Run, stage: Stage) -> list[str]:
     if stage.trains == "all":
         return trainable
     if stage.trains == "head":
-        return list(head_names(run.patient.proto))
+        return list(head_weights(run))
     wanted = {stage.trains} if isinstance(stage.trains, str) else set(stage.trains)
     unknown = wanted - set(trainable)
     if unknown:

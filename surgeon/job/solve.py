@@ -26,7 +26,7 @@ from surgeon.job.frozen import (
     view_features,
 )
 from surgeon.job.measure import as_metrics, score, score_answers
-from surgeon.job.run import Run, head_input, head_names, stored_type, torch_device
+from surgeon.job.run import Run, head_input, head_weights, torch_device
 from surgeon.probe.solver import solve
 from surgeon.train.device import is_out_of_memory
 
@@ -79,13 +79,12 @@ def open_head(run: Run, known: StageDone) -> HeadFeatures:
         UnsupportedError: samples cannot be told apart in them, so that they are not kept.
     """
     current = write_back(run.patient.proto, known.candidate.tensors, partial=True)
-    names = head_names(run.patient.proto)
-    front = split_graph(current, names, run.patient.anatomy().shapes)
+    front = split_graph(current, head_weights(run), run.patient.anatomy().shapes)
     begun = time.perf_counter()
     features = features_of(run, front)
     seconds = time.perf_counter() - begun
     work = frozen_work(front, features, alone=known.work.alone, seconds=seconds)
-    name = head_input(current)
+    name = head_input(run)
     if [tensor.name for tensor in front.tensors] != [name]:
         raise UnsupportedError(
             "the features of the new head cannot be divided into samples",
@@ -118,11 +117,7 @@ def solve_head(
     scores, cross = _scores(run, features, values, parts, solution, refit=refit)
     seconds = time.perf_counter() - begun - fitted.work.seconds_features
     row = _row(stage, solution, scores, seconds)
-    names = head_names(run.patient.proto)
-    tensors = {
-        name: array.astype(stored_type(run, name))
-        for name, array in zip(names, (solution.weight, solution.bias), strict=True)
-    }
+    tensors = dict(zip(head_weights(run), (solution.weight, solution.bias), strict=True))
     order = parts["validation"][np.argsort(features.rows[parts["validation"]])]
     candidate = Candidate("probe", tensors, scores, cross)
     solved = SolvedHead(

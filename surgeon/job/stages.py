@@ -17,7 +17,7 @@ from surgeon.graph.weights import tuned_names, write_back
 from surgeon.job.done import Believed, Candidate, StageDone, Trained, Work
 from surgeon.job.measure import as_metrics, open_runner, outputs_at_once, score
 from surgeon.job.part import drawn
-from surgeon.job.run import Run, head_names, stage_names, torch_device
+from surgeon.job.run import Run, head_weights, stage_names, torch_device
 from surgeon.job.solve import open_head, solve_head
 from surgeon.job.tuning import fit_stage, race_stage
 from surgeon.probe import guard
@@ -249,7 +249,7 @@ def _stages(run: Run) -> tuple[Stage, ...]:
     assert plan is not None
     stages: tuple[Stage, ...] = plan.stages
     if not stages:
-        only_head = set(run.patient.trainable) <= set(head_names(run.patient.proto))
+        only_head = set(run.patient.trainable) <= set(head_weights(run))
         stages = (SOLVE_HEAD,) if only_head else (SOLVE_HEAD, TRAIN_ALL)
     for stage in stages:
         if stage.method not in ("solve", "adamw"):
