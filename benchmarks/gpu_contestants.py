@@ -715,8 +715,9 @@ def by_engine(
     From pictures in memory of the host to features there: images/s, and the largest relative error
     of some features against ONNX Runtime in float32; or the reason why an engine does not run.
     """
-    from surgeon.engines.choice import OnnxEngine, TorchEngine, engine_for
+    from surgeon.engines.choice import engine_for
     from surgeon.engines.conveyor import Arrivals, Conveyor
+    from surgeon.engines.engine import OnnxEngine, TorchEngine
     from surgeon.runtime.places import choose_device
     from surgeon.runtime.stream import Runner
 

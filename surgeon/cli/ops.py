@@ -97,7 +97,7 @@ def _used(path: Path) -> list[dict[str, Any]]:
     """Return a row for every operator version in a file, with its number of nodes."""
     from surgeon.graph.files import read_model
     from surgeon.ops.registry import covering
-    from surgeon.torch_graph.program import operators
+    from surgeon.torch_graph.coverage import operators
 
     proto = read_model(path)
     nodes = operators(proto, proto.graph.node)

@@ -8,206 +8,101 @@ with it is left out. What must not enter: reading of samples, the cache, trainin
 
 from __future__ import annotations
 
-import copy
 import math
 import statistics
 import time
 import warnings
-from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Final, cast
 
 import numpy as np
 import torch
-from torch import Tensor
-from torch.utils.dlpack import from_dlpack
 
 from surgeon.data.ahead import work_ahead
 from surgeon.engines.conveyor import Arrivals, Conveyor, gist, ran_out
-from surgeon.errors import DataError, ModelError
+from surgeon.engines.engine import OnnxEngine, TorchEngine, wait
+from surgeon.errors import DataError
 from surgeon.graph.precision import is_half
-from surgeon.graph.weights import roles
-from surgeon.ops import convert
 from surgeon.runtime.observe import relative_error
 from surgeon.runtime.places import Device, choose_device
-from surgeon.runtime.sessions import Block
-from surgeon.torch_graph.fuse import name_of
-from surgeon.torch_graph.module import to_module
-from surgeon.train.device import arithmetic, autocast, choose
+from surgeon.train.device import choose
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Sequence
 
     from numpy.typing import NDArray
     from onnx import ModelProto
 
     from surgeon.engines.conveyor import Engine, Piece, Placed
     from surgeon.runtime.features import Streamer
-    from surgeon.runtime.sessions import Session
     from surgeon.runtime.stream import Runner
-    from surgeon.torch_graph.module import GraphModule
     from surgeon.train.compile import Compile
+
 
 #: Seconds of work from which on measuring pays: it takes one to three itself.
 WORTH_MEASURING: Final = 2.0
+
+
 #: Seconds of work from which on compiling pays, by kind of device: a forward pass compiles in ten
 #: to forty seconds on a GPU and then takes half to four fifths of the time.
 WORTH_COMPILING: Final = {"cpu": 1800.0, "cuda": 60.0}
+
+
 #: Seconds of work from which on many ways of computing each product are tried, which takes minutes.
 WORTH_TUNING: Final = 1800.0
+
+
 #: Largest relative error of an engine's features from those of ONNX Runtime in float32.
 BOUNDS: Final = {"float32": 1e-4, "fp16": 1e-2, "bf16": 5e-2}
+
+
 #: The same where the file itself has float16 weights.
 HALF_BOUND: Final = 1e-2
 
+
 _COMPARED: Final = 8  # samples whose features are compared
+
+
 _TRIED: Final = 256  # samples that timings are made on
+
+
 _ROUNDS: Final = 3  # timings of each engine, in alternation; the median counts
+
+
 _TIMED: Final = 0.05  # seconds that one timing takes at least
+
+
 _GROWTH: Final = 1.1  # a batch of twice the size is taken if it gives this much more
+
+
 # Share of the work's time, and seconds, that the search for a batch size may take.
 _TRIAL_SHARE: Final = 0.1
+
+
 _TRIAL_MOST: Final = 10.0
+
+
 _FULL: Final = 0.9  # share of a GPU's memory that a batch size may lead to
+
+
 # What fills a GPU: samples, and their bytes as they travel. Engines of torch start with it.
 _START: Final = 256
+
+
 _START_BYTES: Final = 2**26
+
+
 # Batches from which on cuDNN's search for the fastest algorithms (0.5 to 1.5 s) is worth it.
 _WORTH_LOOKING: Final = 20
+
+
 _MOST: Final = 2048
+
+
 _MOST_BYTES: Final = 512 * 2**20  # of one batch as it travels
+
+
 _LEAST_BATCHES: Final = 8  # batches that all samples make at least: reading and computing overlap
-
-#: Types of the reduced precisions.
-_REDUCED: Final = {"bf16": torch.bfloat16, "fp16": torch.float16}
-#: Steps that autocast computes in the reduced type; their first two inputs are the factors.
-_PRODUCTS: Final = frozenset({"Conv", "ConvTranspose", "Gemm", "MatMul", "MatMul+Add"})
-
-
-class OnnxEngine:
-    """ONNX Runtime, on values that lie on its device; nothing is copied."""
-
-    def __init__(self, session: Session, outputs: Sequence[str] | None = None) -> None:
-        """Wrap a session.
-
-        Args:
-            session: best opened on the stream that the values are made on (`Device.stream`): then
-                everything is in the order of that stream, and memory of one run is not taken by
-                the next before it has been read. With another stream the host waits before it runs.
-            outputs: names; None = all.
-        """
-        self.name = f"ONNX Runtime on {session.device.upper()}"
-        self.providers = session.providers
-        self.session = session
-        self.outputs = list(session.outputs if outputs is None else outputs)
-
-    def run(self, values: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Compute the outputs.
-
-        Raises:
-            OutOfMemoryError, DataError, ModelError: as `Session.run_bound`.
-        """
-        session = self.session
-        # Held until the run is over: blocks are addresses only.
-        tensors = {name: self._dense(name, values[name]) for name in session.inputs}
-        if session.device == "cuda":
-            current = torch.cuda.current_stream(session.index)
-            if session.stream != current.cuda_stream:
-                current.synchronize()
-        blocks = {name: _block(tensor) for name, tensor in tensors.items()}
-        found = session.run_bound(blocks, self.outputs)
-        return {n: from_dlpack(v) for n, v in zip(self.outputs, found, strict=True)}
-
-    def _dense(self, name: str, value: Tensor) -> Tensor:
-        if name in self.session.on_host and value.is_cuda:
-            value = value.cpu()  # rare and small: an input that says how a shape is to be
-        return value.contiguous()
-
-
-class TorchEngine:
-    """The frozen graph as a torch module, channels last, without gradients."""
-
-    def __init__(
-        self,
-        frozen: ModelProto,
-        device: torch.device,
-        *,
-        precision: str = "float32",
-        one_shape: bool = True,
-        whole: bool = False,
-    ) -> None:
-        """Convert.
-
-        Args:
-            frozen: normalized graph, its weights in it or in files that `surgeon.load` found.
-            device: where to run.
-            precision: `float32` (TF32 stays off), `bf16` or `fp16` by autocast.
-            one_shape: whether all batches will have one shape, so that the fastest algorithm for
-                it is worth looking for.
-            whole: reduced precision is that of every operator, as networks of torch run, instead of
-                autocast. What mixes types does not run so.
-
-        Raises:
-            UnsupportedError, ModelError: what `surgeon.to_torch` cannot convert.
-        """
-        self.name = f"torch {'wholly ' if whole else ''}in {precision}"
-        self.providers: tuple[str, ...] = (f"torch:{device}",)
-        self.device = device
-        self.precision = precision
-        self.outputs = [value.name for value in frozen.graph.output]
-        self.module = to_module(frozen, roles=roles(frozen)).to(device)
-        self._one_shape = one_shape
-        self._forward: Any = self.module
-        self._autocast = "float32" if whole else precision
-        self._inputs = _REDUCED.get(precision) if whole else None
-        if self._inputs is not None:
-            self.module.to(self._inputs)
-        reduced = _REDUCED.get(self._autocast)
-        factors = frozenset[str]() if reduced is None else _factors(self.module)
-        for name, parameter in self.module.named_parameters():
-            parameter.requires_grad_(False)
-            if name in factors:
-                parameter.data = parameter.data.to(reduced)
-            if parameter.ndim == 4:
-                parameter.data = parameter.data.contiguous(memory_format=torch.channels_last)
-        # All of this is the default stream's work, and runs compute on one that does not wait.
-        _wait(device)
-
-    def run(self, values: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Compute the outputs.
-
-        Raises:
-            ModelError: an operator failed.
-        """
-        with ExitStack() as contexts:
-            contexts.enter_context(torch.inference_mode())
-            contexts.enter_context(_looking(self.device, self._one_shape))
-            contexts.enter_context(arithmetic(self.device, exact=True))
-            contexts.enter_context(autocast(self._autocast, self.device))
-            found = self._forward(*(self._taken(values[n]) for n in self.module.input_names))
-        results = found if isinstance(found, tuple) else (found,)
-        return dict(zip(self.outputs, results, strict=True))
-
-    def _taken(self, value: Tensor) -> Tensor:
-        if self._inputs is None or not value.is_floating_point():
-            return value
-        return value.to(self._inputs)
-
-    def compiled(self, *, tuned: bool = False) -> TorchEngine:
-        """Return the same engine compiled, which happens in its first run.
-
-        Args:
-            tuned: also try many ways of computing each product, which takes minutes.
-        """
-        engine = copy.copy(self)
-        engine.name = f"{'autotuned' if tuned else 'compiled'} {self.name}"
-        mode = "max-autotune-no-cudagraphs" if tuned else None
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of the compiler, about itself
-            engine._forward = torch.compile(  # noqa: SLF001 - its own
-                self.module, dynamic=False, mode=mode
-            )
-        return engine
 
 
 @dataclass(frozen=True)
@@ -568,55 +463,12 @@ class _Choice:
 def seconds_of(conveyor: Conveyor, placed: Placed, repeats: int) -> float:
     """Return the seconds of a run, way back to the host included; the mean of some in a row."""
     device = conveyor.arrivals.device
-    _wait(device)
+    wait(device)
     began = time.perf_counter()
     for _ in range(repeats):
         conveyor.bring(conveyor.rows(placed))
-    _wait(device)
+    wait(device)
     return (time.perf_counter() - began) / repeats
-
-
-def _factors(module: GraphModule) -> frozenset[str]:
-    """Return the weights in float32, of two axes and more, that products alone read.
-
-    Autocast would make a copy of each in the reduced type in every run: it keeps copies only of
-    what gets a gradient.
-    """
-    program = module._onnx_program  # noqa: SLF001 - who reads a weight stands nowhere else
-    read = {argument.source for argument in program.outputs}
-    factors: set[str | None] = set()
-    for step in program.steps:
-        sources = [argument.source for argument in step.arguments]
-        count = 2 if name_of(step) in _PRODUCTS else 0
-        factors.update(sources[:count])
-        read.update(sources[count:])
-        for subgraph in step.subgraphs.values():
-            read.update(subgraph.captures)
-    return frozenset(
-        name
-        for name, weight in module.named_parameters()
-        if name in factors - read and weight.dim() >= 2 and weight.dtype == torch.float32
-    )
-
-
-@contextmanager
-def _looking(device: torch.device, wanted: bool) -> Iterator[None]:
-    """Let cuDNN look for the fastest algorithm of every shape that it meets, or not."""
-    if device.type != "cuda":
-        yield
-        return
-    before = torch.backends.cudnn.benchmark
-    torch.backends.cudnn.benchmark = wanted
-    try:
-        with torch.cuda.device(device):
-            yield
-    finally:
-        torch.backends.cudnn.benchmark = before
-
-
-def _wait(device: torch.device) -> None:
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
 
 
 def _release(device: torch.device) -> None:
@@ -631,14 +483,6 @@ def _used(device: torch.device) -> float:
         return 0.0
     free, total = torch.cuda.mem_get_info(device)
     return 1.0 - free / max(total, 1)
-
-
-def _block(tensor: Tensor) -> Block:
-    element = convert.ONNX.get(tensor.dtype)
-    if element is None:
-        raise ModelError(f"a tensor of {tensor.dtype} cannot be fed", remedy="use another export")
-    shape, device = tuple(tensor.shape), tensor.device
-    return Block(tensor.data_ptr(), element, shape, device.type, device.index or 0)
 
 
 def _difference(found: NDArray[Any], expected: NDArray[Any]) -> float:

@@ -11,10 +11,8 @@ that was not measured to pay.
 
 from __future__ import annotations
 
-import functools
 import math
-from dataclasses import replace
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
 import torch
 import torch.nn.functional as F  # noqa: N812 - torch's own name for it
@@ -23,18 +21,18 @@ from torch import Tensor
 from surgeon.ops.broadcast import WIDER
 from surgeon.ops.convert import is_autocast
 from surgeon.ops.products import multiply
+from surgeon.torch_graph.chains import CLOSE, View, in_place_of, is_binary, name_of
 from surgeon.torch_graph.program import Argument, Program, Step
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Mapping
 
-    _Find = Callable[["_View", Step], tuple[list[Step], Step] | None]
+    _Find = Callable[["View", Step], tuple[list[Step], Step] | None]
 
-_CLOSE: Final = 1e-6
-"""Relative difference up to which a number in the file is taken as the one of the formula."""
 
 _FRESH: Final = frozenset({"Add", "BatchNormalization", "Conv", "ConvTranspose", "Gemm", "MatMul"})
 """Operators that return memory of their own and whose backward pass does not read their result."""
+
 
 IN_PLACE: Final = frozenset({"AddInPlace", "ClipInPlace", "ReluInPlace"})
 """Steps made here that overwrite an input (the first, or for a sum one of the two)."""
@@ -51,200 +49,20 @@ def fuse(
         learning: initializers that may get a gradient.
     """
     known = {name: tuple(value.shape) for name, value in program.constants.items()}
-    view = _View(program, {**known, **shapes}, frozenset(learning))
+    view = View(program, {**known, **shapes}, frozenset(learning))
     for ends, find in _CHAINS:
         view.replace_all(ends, find)
     return view.program()
 
 
-class _View:
-    """The steps of a program, with who makes and who reads each value."""
-
-    def __init__(
-        self, program: Program, shapes: Mapping[str, tuple[int, ...]], learning: frozenset[str]
-    ) -> None:
-        self.before = program
-        self.learning = learning
-        self.shapes = shapes
-        self.steps: list[Step | None] = list(program.steps)
-        self.outputs = {a.source for a in program.outputs}
-        self._index()
-
-    def _index(self) -> None:
-        self.maker: dict[str, int] = {}
-        self.readers: dict[str, int] = {}
-        self.places: dict[str, list[int]] = {}
-        for place, step in enumerate(self.steps):
-            if step is None:
-                continue
-            self.places.setdefault(name_of(step), []).append(place)
-            for name in step.outputs:
-                self.maker[name] = place
-            for name in _reads(step):
-                self.readers[name] = self.readers.get(name, 0) + 1
-
-    def replace_all(self, ends: str, find: _Find) -> None:
-        """Put one step in the place of every chain that `find` sees end at an operator.
-
-        `find` returns the steps inside the chain and the one step for all of it.
-        """
-        changed = False
-        for place in self.places.get(ends, ()):
-            step = self.steps[place]
-            if step is None:
-                continue
-            found = find(self, step)
-            if found is None:
-                continue
-            inside, one = found
-            for gone in inside:
-                self.steps[self.maker[gone.outputs[0]]] = None
-            self.steps[place] = one._replace(plain=step.plain and all(g.plain for g in inside))
-            changed = True
-            self._forget(inside, one, step)
-        if changed:
-            self._index()
-
-    def _forget(self, inside: list[Step], one: Step, step: Step) -> None:
-        """Keep the counts right for the chains that follow in the same round."""
-        for gone in (*inside, step):
-            for name in _reads(gone):
-                self.readers[name] -= 1
-        for name in _reads(one):
-            self.readers[name] = self.readers.get(name, 0) + 1
-
-    def made(self, argument: Argument, *operators: str, reads: int = 1) -> Step | None:
-        """Return the step that makes a value read this often in all, if it is one of these."""
-        name = argument.source
-        if name is None or name in self.outputs or self.readers.get(name) != reads:
-            return None
-        place = self.maker.get(name)
-        step = None if place is None else self.steps[place]
-        if step is None or name_of(step) not in operators or step.outputs[0] != name:
-            return None
-        return step if not any(step.outputs[1:]) else None
-
-    def number(self, argument: Argument) -> float | None:
-        """Return the number that an input always is, None where it is none."""
-        value = argument.value
-        if argument.host is not None and len(argument.host.values) == 1:
-            value = argument.host.values[0]
-        elif isinstance(argument.source, str):
-            constant = self.before.constants.get(argument.source)
-            value = constant.item() if constant is not None and constant.numel() == 1 else None
-        if isinstance(value, Tensor):
-            value = value.item() if value.numel() == 1 else None
-        return float(value) if isinstance(value, int | float) else None
-
-    def is_number(self, argument: Argument, wanted: float) -> bool:
-        """Tell whether an input is always this number, and a scalar that widens no shape."""
-        value = self.number(argument)
-        shape = self.shapes.get(argument.source or "", ())
-        return value is not None and not shape and math.isclose(value, wanted, rel_tol=_CLOSE)
-
-    def with_number(self, step: Step, wanted: float | None = None) -> tuple[Argument, float] | None:
-        """Split a step of two inputs of which one is a scalar: the other, and the number."""
-        for place in (0, 1):
-            value = self.number(step.arguments[place])
-            shape = self.shapes.get(step.arguments[place].source or "", ())
-            if value is None or shape:
-                continue
-            if wanted is None or math.isclose(value, wanted, rel_tol=_CLOSE):
-                return step.arguments[1 - place], value
-        return None
-
-    def learns(self, argument: Argument) -> bool:
-        """Tell whether a value depends on weights that may get a gradient."""
-        seen: set[str] = set()
-        todo = [argument.source]
-        while todo:
-            name = todo.pop()
-            if name is None or name in seen:
-                continue
-            if name in self.learning:
-                return True
-            seen.add(name)
-            place = self.maker.get(name)
-            step = None if place is None else self.steps[place]
-            todo += [] if step is None else _reads(step)
-        return False
-
-    def program(self) -> Program:
-        """Return the program of what is left."""
-        steps = [step for step in self.steps if step is not None]
-        last: dict[str, int] = {}
-        for place, step in enumerate(steps):
-            for name in (*step.outputs, *_reads(step)):
-                last[name] = place
-        kept = {*self.before.weights, *self.before.constants, *self.outputs, ""}
-        frees: dict[int, list[str]] = {}
-        for name, place in last.items():
-            if name not in kept:
-                frees.setdefault(place, []).append(name)
-        return replace(
-            self.before,
-            steps=tuple(_freeing(s, tuple(frees.get(n, ()))) for n, s in enumerate(steps)),
-        )
-
-
-def _freeing(step: Step, names: tuple[str, ...]) -> Step:
-    return step if step.frees == names else step._replace(frees=names)
-
-
-def name_of(step: Step) -> str:
-    """Return the operator of a step without its version; empty for other domains than ONNX's."""
-    return _name(step.operator)
-
-
-@functools.cache
-def _name(operator: str) -> str:
-    domain, _, name = operator.partition(" ")
-    return name.partition("-")[0] if domain == "ai.onnx" else ""
-
-
-def _reads(step: Step) -> list[str]:
-    names = [a.source for a in step.arguments if a.source is not None]
-    for subgraph in step.subgraphs.values():
-        names += [*subgraph.captures, *subgraph.captures]  # twice: never the only reader
-    return names
-
-
-def _one(
-    last: Step,
-    name: str,
-    call: Callable[..., Any],
-    *arguments: Argument,
-    injected: Collection[str] = (),
-    **keywords: Any,
-) -> Step:
-    """Return a step in the place of a chain that ended in `last`."""
-    return last._replace(
-        operator=f"ai.onnx {name}",
-        call=call,
-        arguments=arguments,
-        keywords=keywords,
-        injected=frozenset(injected),
-        outputs=last.outputs[:1],
-        hosted=None,
-    )
-
-
-def _binary(step: Step | None) -> bool:
-    """Tell whether a step is arithmetic with today's broadcasting (from opset 7 on)."""
-    return step is not None and len(step.arguments) == 2 and not step.keywords
-
-
-# ── chains that are one function ─────────────────────────────────────────────────────────────────
-
-
-def _gelu(view: _View, step: Step) -> tuple[list[Step], Step] | None:
+def _gelu(view: View, step: Step) -> tuple[list[Step], Step] | None:
     """½ · x · (1 + erf(x / √2)), in any order of the product."""
-    if not _binary(step):
+    if not is_binary(step):
         return None
     for outer, inner in ((0, 1), (1, 0)):
         # One operand is the product of two of the three factors, the other is the third.
         pair = view.made(step.arguments[outer], "Mul")
-        if pair is None or not _binary(pair):
+        if pair is None or not is_binary(pair):
             continue
         factors = [*pair.arguments, step.arguments[inner]]
         half = next((f for f in factors if view.is_number(f, 0.5)), None)
@@ -254,19 +72,19 @@ def _gelu(view: _View, step: Step) -> tuple[list[Step], Step] | None:
         for x, one_plus in (rest, rest[::-1]):
             chain = _one_plus_erf(view, x, one_plus)
             if chain is not None:
-                return [pair, *chain], _one(step, "Gelu", F.gelu, x)
+                return [pair, *chain], in_place_of(step, "Gelu", F.gelu, x)
     return None
 
 
-def _one_plus_erf(view: _View, x: Argument, one_plus: Argument) -> list[Step] | None:
+def _one_plus_erf(view: View, x: Argument, one_plus: Argument) -> list[Step] | None:
     add = view.made(one_plus, "Add")
-    if add is None or not _binary(add) or (found := view.with_number(add, 1.0)) is None:
+    if add is None or not is_binary(add) or (found := view.with_number(add, 1.0)) is None:
         return None
     erf = view.made(found[0], "Erf")
     if erf is None:
         return None
     scaled = view.made(erf.arguments[0], "Div", "Mul")
-    if scaled is None or not _binary(scaled):
+    if scaled is None or not is_binary(scaled):
         return None
     if name_of(scaled) == "Div":
         inside = scaled.arguments[0] if view.is_number(scaled.arguments[1], 2**0.5) else None
@@ -278,38 +96,38 @@ def _one_plus_erf(view: _View, x: Argument, one_plus: Argument) -> list[Step] | 
     return [add, erf, scaled]
 
 
-def _silu(view: _View, step: Step) -> tuple[list[Step], Step] | None:
+def _silu(view: View, step: Step) -> tuple[list[Step], Step] | None:
     """X · sigmoid(x)."""
-    if not _binary(step):
+    if not is_binary(step):
         return None
     for place in (0, 1):
         x, gate = step.arguments[place], view.made(step.arguments[1 - place], "Sigmoid")
         if gate is not None and x.source is not None and gate.arguments[0].source == x.source:
-            return [gate], _one(step, "Silu", F.silu, x)
+            return [gate], in_place_of(step, "Silu", F.silu, x)
     return None
 
 
-def _hard_swish(view: _View, step: Step) -> tuple[list[Step], Step] | None:
+def _hard_swish(view: View, step: Step) -> tuple[list[Step], Step] | None:
     """X · HardSigmoid(x) with slope 1/6 and offset ½."""
-    if not _binary(step):
+    if not is_binary(step):
         return None
     for place in (0, 1):
         x, gate = step.arguments[place], view.made(step.arguments[1 - place], "HardSigmoid")
         if gate is None or x.source is None or gate.arguments[0].source != x.source:
             continue
         alpha, beta = gate.keywords.get("alpha", 0.0), gate.keywords.get("beta", 0.0)
-        if math.isclose(alpha, 1 / 6, rel_tol=_CLOSE) and beta == 0.5:
-            return [gate], _one(step, "HardSwish", F.hardswish, x)
+        if math.isclose(alpha, 1 / 6, rel_tol=CLOSE) and beta == 0.5:
+            return [gate], in_place_of(step, "HardSwish", F.hardswish, x)
     return None
 
 
-def _layer_norm(view: _View, step: Step) -> tuple[list[Step], Step] | None:
+def _layer_norm(view: View, step: Step) -> tuple[list[Step], Step] | None:
     """(x − mean) / √(variance + ε) · weight + bias, over the last axis."""
-    if not _binary(step):
+    if not is_binary(step):
         return None
     for place in (0, 1):
         bias, scaled = step.arguments[place], view.made(step.arguments[1 - place], "Mul")
-        if scaled is None or not _binary(scaled):
+        if scaled is None or not is_binary(scaled):
             continue
         for which in (0, 1):
             weight = scaled.arguments[which]
@@ -319,18 +137,20 @@ def _layer_norm(view: _View, step: Step) -> tuple[list[Step], Step] | None:
             found = _normal(view, scaled.arguments[1 - which])
             if found is not None:
                 chain, x, epsilon = found
-                one = _one(step, "LayerNormalization", _normalize, x, weight, bias, epsilon=epsilon)
+                one = in_place_of(
+                    step, "LayerNormalization", _normalize, x, weight, bias, epsilon=epsilon
+                )
                 return [scaled, *chain], one
     return None
 
 
-def _normal(view: _View, argument: Argument) -> tuple[list[Step], Argument, float] | None:
+def _normal(view: View, argument: Argument) -> tuple[list[Step], Argument, float] | None:
     divide = view.made(argument, "Div")
-    if divide is None or not _binary(divide):
+    if divide is None or not is_binary(divide):
         return None
     root = view.made(divide.arguments[1], "Sqrt")
     add = None if root is None else view.made(root.arguments[0], "Add")
-    found = view.with_number(add) if add is not None and _binary(add) else None
+    found = view.with_number(add) if add is not None and is_binary(add) else None
     variance = None if found is None else view.made(found[0], "ReduceMean")
     if root is None or add is None or found is None or variance is None or not _over_last(variance):
         return None
@@ -342,7 +162,7 @@ def _normal(view: _View, argument: Argument) -> tuple[list[Step], Argument, floa
     else:
         reads, squared = 3, square.arguments[0].source == square.arguments[1].source
     centre = view.made(divide.arguments[0], "Sub", reads=reads)
-    if not squared or centre is None or not _binary(centre):
+    if not squared or centre is None or not is_binary(centre):
         return None
     if square.arguments[0].source != divide.arguments[0].source:
         return None
@@ -370,7 +190,7 @@ def _normalize(x: Tensor, weight: Tensor, bias: Tensor, *, epsilon: float) -> Te
     return centred / torch.sqrt(centred.pow(2).mean(-1, keepdim=True) + epsilon) * weight + bias
 
 
-def _attention(view: _View, step: Step) -> tuple[list[Step], Step] | None:
+def _attention(view: View, step: Step) -> tuple[list[Step], Step] | None:
     """softmax(q · k · factor [+ mask]) · v, with the factor on the product or on its operands."""
     softmax = view.made(step.arguments[0], "Softmax")
     if softmax is None or softmax.keywords.get("axis") != -1 or "-13" not in softmax.operator:
@@ -379,7 +199,7 @@ def _attention(view: _View, step: Step) -> tuple[list[Step], Step] | None:
     found = _scores(view, softmax.arguments[0])
     if found is None:
         masked = view.made(softmax.arguments[0], "Add")
-        if masked is None or not _binary(masked):
+        if masked is None or not is_binary(masked):
             return None
         chain.append(masked)
         for place in (0, 1):
@@ -398,7 +218,7 @@ def _attention(view: _View, step: Step) -> tuple[list[Step], Step] | None:
     operands = []
     for operand in scores.arguments:
         scaled = view.made(operand, "Mul")
-        split = None if scaled is None or not _binary(scaled) else _by_host(view, scaled)
+        split = None if scaled is None or not is_binary(scaled) else _by_host(view, scaled)
         if scaled is None or split is None:
             operands.append(operand)
             factors.append(Argument(None, 1.0, "number"))
@@ -407,22 +227,22 @@ def _attention(view: _View, step: Step) -> tuple[list[Step], Step] | None:
             operands.append(split[0])
             factors.append(split[1])
     inputs = [a._replace(kind="tensor") for a in (*operands, step.arguments[1], mask)]
-    return chain, _one(step, "Attention", attend, *inputs, *factors, factor=factor)
+    return chain, in_place_of(step, "Attention", attend, *inputs, *factors, factor=factor)
 
 
-def _scores(view: _View, argument: Argument) -> tuple[list[Step], Step, float] | None:
+def _scores(view: View, argument: Argument) -> tuple[list[Step], Step, float] | None:
     """A matrix product, scaled by a number or not: its steps, itself, the number."""
     step = view.made(argument, "Div", "Mul", "MatMul")
     if step is None or name_of(step) == "MatMul":
         return None if step is None else ([step], step, 1.0)
-    found = _scaled(view, step) if _binary(step) else None
+    found = _scaled(view, step) if is_binary(step) else None
     product = None if found is None else view.made(found[0], "MatMul")
     if found is None or product is None:
         return None
     return [step, product], product, found[1]
 
 
-def _scaled(view: _View, step: Step) -> tuple[Argument, float] | None:
+def _scaled(view: View, step: Step) -> tuple[Argument, float] | None:
     if name_of(step) == "Mul":
         return view.with_number(step)
     value = view.number(step.arguments[1])
@@ -431,7 +251,7 @@ def _scaled(view: _View, step: Step) -> tuple[Argument, float] | None:
     return step.arguments[0], 1 / value
 
 
-def _by_host(view: _View, step: Step) -> tuple[Argument, Argument] | None:
+def _by_host(view: View, step: Step) -> tuple[Argument, Argument] | None:
     """Split a product with a number, be it constant or computed from shapes: value, number."""
     found = view.with_number(step)
     if found is not None:
@@ -477,9 +297,9 @@ def attend(
     return (scores if mask is None else scores + mask).softmax(-1) @ v
 
 
-def _linear(view: _View, step: Step) -> tuple[list[Step], Step] | None:
+def _linear(view: View, step: Step) -> tuple[list[Step], Step] | None:
     """X · weight + bias, with a weight of two axes and a bias of one."""
-    if not _binary(step):
+    if not is_binary(step):
         return None
     for place in (0, 1):
         bias, product = step.arguments[place], view.made(step.arguments[1 - place], "MatMul")
@@ -490,11 +310,11 @@ def _linear(view: _View, step: Step) -> tuple[list[Step], Step] | None:
         if turned is not None and turned.keywords.get("perm") == [1, 0]:
             shape = view.shapes.get(turned.arguments[0].source or "", ())
             if len(shape) == 2 and view.shapes.get(bias.source or "") == shape[:1]:
-                one = _one(step, "MatMul+Add", multiply_turned, x, turned.arguments[0], bias)
+                one = in_place_of(step, "MatMul+Add", multiply_turned, x, turned.arguments[0], bias)
                 return [product, turned], one
         shape = view.shapes.get(weight.source or "", ())
         if len(shape) == 2 and view.shapes.get(bias.source or "") == shape[1:]:
-            return [product], _one(step, "MatMul+Add", multiply, x, weight, bias)
+            return [product], in_place_of(step, "MatMul+Add", multiply, x, weight, bias)
     return None
 
 
@@ -503,7 +323,7 @@ def multiply_turned(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
     return multiply(x, weight.mT, bias)
 
 
-def _dropout(view: _View, step: Step) -> tuple[list[Step], Step] | None:
+def _dropout(view: View, step: Step) -> tuple[list[Step], Step] | None:
     """Dropout whose mask nobody asks for: torch's own holds one byte per element less."""
     if step.keywords.get("seed") is not None:
         return None
@@ -517,7 +337,7 @@ def _dropout(view: _View, step: Step) -> tuple[list[Step], Step] | None:
     always = bool(told[1]) if len(told) > 1 else False
     if not 0 <= ratio < 1 or step.keywords.get("training_mode"):
         return None
-    one = _one(
+    one = in_place_of(
         step, "Dropout", drop, step.arguments[0], injected={"training"}, ratio=ratio, always=always
     )
     return [], one
@@ -528,21 +348,18 @@ def drop(x: Tensor, *, ratio: float, always: bool, training: bool) -> Tensor:
     return F.dropout(x, ratio, training=True) if ratio and (training or always) else x
 
 
-# ── results in place of an input that nobody reads again ─────────────────────────────────────────
-
-
-def _is_fresh(view: _View, argument: Argument) -> bool:
+def _is_fresh(view: View, argument: Argument) -> bool:
     made = view.made(argument, *_FRESH, "MatMul+Add", "AddInPlace")
     return made is not None
 
 
-def _relu(view: _View, step: Step) -> tuple[list[Step], Step] | None:
+def _relu(view: View, step: Step) -> tuple[list[Step], Step] | None:
     if not _is_fresh(view, step.arguments[0]):
         return None
-    return [], _one(step, "ReluInPlace", torch.relu_, *step.arguments)
+    return [], in_place_of(step, "ReluInPlace", torch.relu_, *step.arguments)
 
 
-def _hard_tanh(view: _View, step: Step) -> tuple[list[Step], Step] | None:
+def _hard_tanh(view: View, step: Step) -> tuple[list[Step], Step] | None:
     """Clip to two numbers: one pass backward instead of four.
 
     On a bound itself the derivative is 0, as for ReLU at 0 (torch's clamp passes it there).
@@ -558,7 +375,7 @@ def _hard_tanh(view: _View, step: Step) -> tuple[list[Step], Step] | None:
     in_place = _is_fresh(view, step.arguments[0])
     name = "ClipInPlace" if in_place else "Clip"
     call = bound_in_place if in_place else bound
-    return [], _one(step, name, call, step.arguments[0], low=float(low), high=float(high))
+    return [], in_place_of(step, name, call, step.arguments[0], low=float(low), high=float(high))
 
 
 def bound(x: Tensor, *, low: float, high: float) -> Tensor:
@@ -573,14 +390,14 @@ def bound_in_place(x: Tensor, *, low: float, high: float) -> Tensor:
     return F.hardtanh(x, low, high, inplace=True)
 
 
-def _residual(view: _View, step: Step) -> tuple[list[Step], Step] | None:
+def _residual(view: View, step: Step) -> tuple[list[Step], Step] | None:
     """A sum written over the operand that was made for it alone."""
-    if not _binary(step):
+    if not is_binary(step):
         return None
     for place in (0, 1):
         own, other = step.arguments[place], step.arguments[1 - place]
         if other.source is not None and step.plain and _is_fresh(view, own):
-            return [], _one(step, "AddInPlace", add_to, own, other)
+            return [], in_place_of(step, "AddInPlace", add_to, own, other)
     return None
 
 

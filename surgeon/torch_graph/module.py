@@ -21,8 +21,9 @@ from surgeon.errors import ModelError, UnknownNameError
 from surgeon.graph import precision
 from surgeon.graph.weights import quantized_weights
 from surgeon.ops import convert
+from surgeon.torch_graph.build import build
 from surgeon.torch_graph.fuse import fuse
-from surgeon.torch_graph.program import Context, Program, build, run
+from surgeon.torch_graph.program import Context, Program, run
 from surgeon.torch_graph.segments import Segments, segments
 from surgeon.torch_graph.stored import as_tensor
 from surgeon.torch_graph.straight_through import Rounding, stand_for

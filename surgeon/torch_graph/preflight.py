@@ -10,7 +10,8 @@ from surgeon.graph.quantized_weights import INTEGERS
 from surgeon.graph.walk import all_graphs, reads
 from surgeon.graph.weights import non_finite, quantized_weights
 from surgeon.records import Finding
-from surgeon.torch_graph.program import build, carried, unconverted
+from surgeon.torch_graph.build import build, carried
+from surgeon.torch_graph.coverage import unconverted
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping

@@ -16,7 +16,8 @@ from typing import TYPE_CHECKING, Any
 
 from torch.utils.checkpoint import checkpoint
 
-from surgeon.torch_graph.fuse import IN_PLACE, name_of
+from surgeon.torch_graph.chains import name_of
+from surgeon.torch_graph.fuse import IN_PLACE
 from surgeon.torch_graph.program import RANDOM, Context, Program, Step, execute, results, run_step
 
 if TYPE_CHECKING:

@@ -12,8 +12,8 @@ import torch
 from frozen_parts import differ, streamed
 
 from surgeon.data import open_data
-from surgeon.engines.choice import OnnxEngine, TorchEngine
 from surgeon.engines.conveyor import Arrivals, Conveyor
+from surgeon.engines.engine import OnnxEngine, TorchEngine
 from surgeon.errors import DataError
 from surgeon.graph.preprocess import parse_preprocess
 from surgeon.records import Preprocess, TensorInfo

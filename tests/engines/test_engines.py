@@ -15,8 +15,10 @@ from frozen_parts import differ, streamed
 
 import surgeon
 from surgeon.engines import choice as engines
-from surgeon.engines.choice import Engines, OnnxEngine, TorchEngine, engine_for
+from surgeon.engines import engine as computing
+from surgeon.engines.choice import Engines, engine_for
 from surgeon.engines.conveyor import Conveyor
+from surgeon.engines.engine import OnnxEngine, TorchEngine
 from surgeon.errors import EnvironmentLacksError, UnsupportedError
 from surgeon.graph.weights import roles
 from surgeon.job import frozen, stages
@@ -111,7 +113,7 @@ def test_little_work_of_a_half_precision_file_is_not_measured(part, monkeypatch)
 
 
 def test_little_work_that_torch_does_not_convert(part, monkeypatch):
-    monkeypatch.setattr(engines, "to_module", unconvertible)
+    monkeypatch.setattr(computing, "to_module", unconvertible)
     chosen, notes = choose(part, precision="bf16")
     assert chosen.engine.name == ONNX
     assert notes == ["features: torch does not convert the frozen part: no such operator"]
@@ -168,7 +170,7 @@ def test_factors_lie_in_the_type_that_autocast_wants(build, precision, monkeypat
     """Cast once, not in every run, and not a bit changes."""
     part = frozen_parts.rows(build())
     engine = TorchEngine(part.frozen, CPU, precision=precision)
-    monkeypatch.setattr(engines, "_factors", lambda _: frozenset())
+    monkeypatch.setattr(computing, "factors_of", lambda _: frozenset())
     every_time = TorchEngine(part.frozen, CPU, precision=precision)
     half = {name for name, p in engine.module.named_parameters() if p.dtype != torch.float32}
     assert half
@@ -200,7 +202,7 @@ def test_a_weight_that_others_read_too_stays_as_it_is():
             >
         }}"""
     )
-    found = engines._factors(to_module(model, roles=roles(model)))
+    found = computing.factors_of(to_module(model, roles=roles(model)))
     assert found == {"plain"}
 
 
@@ -217,11 +219,11 @@ def test_runs_wait_for_weights_that_are_laid_out(precision, part, monkeypatch):
         (module,) = modules
         kernels = [p for p in module.parameters() if p.dim() == 4]
         assert all(p.is_contiguous(memory_format=torch.channels_last) for p in kernels)
-        assert {p.dtype for p in kernels} == {engines._REDUCED.get(precision, torch.float32)}
+        assert {p.dtype for p in kernels} == {computing.REDUCED.get(precision, torch.float32)}
         waited.append(device)
 
-    monkeypatch.setattr(engines, "to_module", converted)
-    monkeypatch.setattr(engines, "_wait", wait)
+    monkeypatch.setattr(computing, "to_module", converted)
+    monkeypatch.setattr(computing, "wait", wait)
     TorchEngine(part.frozen, CPU, precision=precision)
     assert waited == [CPU]
 
@@ -385,7 +387,7 @@ def test_an_engine_that_fails_is_left_out(harm, said, part, measuring, monkeypat
     run = TorchEngine.run
     factor = {"differs": 1.001, "gives nan": float("nan")}.get(harm, 1.0)
     if harm == "converts":
-        monkeypatch.setattr(engines, "to_module", unconvertible)
+        monkeypatch.setattr(computing, "to_module", unconvertible)
     elif harm == "raises":
         monkeypatch.setattr(TorchEngine, "run", raising)
     elif harm == "runs out":

@@ -15,8 +15,9 @@ from places import named, runtime_has_gpu, skip_without_runtime
 
 import surgeon
 from surgeon.engines import choice as engines
-from surgeon.engines.choice import Engines, OnnxEngine, TorchEngine, engine_for
+from surgeon.engines.choice import Engines, engine_for
 from surgeon.engines.conveyor import Arrivals, Conveyor, on
+from surgeon.engines.engine import OnnxEngine, TorchEngine
 from surgeon.job import frozen
 from surgeon.runtime.features import extract
 from surgeon.runtime.places import Device, choose_device

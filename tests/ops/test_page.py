@@ -12,7 +12,7 @@ from page import PAGE, figures, page
 from versions import SHOWN_BY_SUITE, every, version
 
 from surgeon.ops.registry import coverage, covering
-from surgeon.torch_graph.program import operators
+from surgeon.torch_graph.coverage import operators
 
 SUITE = {
     "passed": 2024,

@@ -11,7 +11,7 @@ import torch
 from onnx import TensorProto, helper, numpy_helper
 
 from surgeon.torch_graph import module as module_room
-from surgeon.torch_graph.fuse import name_of
+from surgeon.torch_graph.chains import name_of
 from surgeon.torch_graph.module import GraphModule, to_module
 
 RNG = np.random.default_rng(0)

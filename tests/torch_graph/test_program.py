@@ -9,8 +9,10 @@ import torch
 from onnx import TensorProto, helper, numpy_helper
 
 from surgeon.errors import ModelError
+from surgeon.torch_graph.build import build
+from surgeon.torch_graph.coverage import unsupported
 from surgeon.torch_graph.module import to_module
-from surgeon.torch_graph.program import build, names_of, unsupported
+from surgeon.torch_graph.program import names_of
 
 
 def model_of(
