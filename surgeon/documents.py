@@ -115,6 +115,7 @@ def counts(samples: Samples, labels: Sequence[str], parts: Splits) -> dict[str, 
         "validation": int(usable[parts.validation].sum()),
         "test": 0 if parts.test is None else int(usable[parts.test].sum()),
         "classes": {label: of_class[label] for label in labels},
+        "groups": samples.group_count,
         "skipped": skipped(samples),
     }
 

@@ -189,9 +189,10 @@ def open_samples(
     label_column: str | None,
     constants: Mapping[str, NDArray[Any]],
     validation: float | str,
+    group_column: str | None = None,
 ) -> Samples:
     """Open the data, and the validation data where it is a path of its own."""
-    from surgeon.data.read import needs_preprocess, open_data
+    from surgeon.data.read import has_columns, needs_preprocess, open_data
     from surgeon.data.samples import JoinedSamples
     from surgeon.graph.preprocess import missing_preprocess
 
@@ -201,10 +202,11 @@ def open_samples(
     opened: dict[str, Any] = {
         "preprocess": pre, "label_column": label_column, "constants": dict(constants),
     }  # fmt: skip
-    samples = open_data(data, infos, **opened)
+    samples = open_data(data, infos, **opened, group_column=group_column)
     if _is_number(validation):
         return samples
-    return JoinedSamples(samples, open_data(validation, infos, **opened))
+    own = group_column if has_columns(validation) else None
+    return JoinedSamples(samples, open_data(validation, infos, **opened, group_column=own))
 
 
 def without(data: Any, names: set[str]) -> Any:
@@ -256,13 +258,13 @@ def split_samples(
     labels: Sequence[str],
 ) -> Splits:  # fmt: skip
     """Divide the samples: the data's own split wins, else by fraction and seed."""
-    from surgeon.data.splits import TEST_FROM, split
+    from surgeon.data import splits
 
     fraction = float(validation) if _is_number(validation) else 0.2
     named = not isinstance(validation, float | int) and not _is_number(validation)
-    return split(
-        codes, fraction=fraction, seed=seed, given=samples.split, classes=labels,
-        hold_test=samples.n >= TEST_FROM if named else None,
+    return splits.split_samples(
+        samples, codes, fraction=fraction, seed=seed, classes=labels,
+        hold_test=samples.n >= splits.TEST_FROM if named else None,
     )  # fmt: skip
 
 

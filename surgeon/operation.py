@@ -426,6 +426,7 @@ def finetune(
     max_length: int | None = None,
     audio: Any = None,
     label_column: str | None = None,
+    group_column: str | None = None,
     inputs: Sequence[str] | Mapping[str, Any] = (),
     threads: int | None = None,
     cache_limit: int | None = None,
@@ -483,8 +484,9 @@ def finetune(
         from surgeon.advice import advise as advice
 
         detected = detect_preprocess(
-            model, data, size=size, label_column=label_column, constants=constants,
-            validation=validation, seed=seed, device=chosen, threads=threads, progress=progress,
+            model, data, size=size, label_column=label_column, group_column=group_column,
+            constants=constants, validation=validation, seed=seed, device=chosen, threads=threads,
+            progress=progress,
         )  # fmt: skip
         pre = None if detected is None else detected.preprocess
     if isinstance(pre, Preprocess):
@@ -495,7 +497,7 @@ def finetune(
         bound,
         {i.name: constants[i.name] for i in bound.inputs if i.name in constants},
     )
-    samples = open_samples(data, model, pre, label_column, constants, validation)
+    samples = open_samples(data, model, pre, label_column, constants, validation, group_column)
     pre = samples.encoding or pre  # the data may have settled the length of texts
     check_trainable(samples.labels or [])
     check_views(views, augment, samples)

@@ -283,6 +283,12 @@ class Reading:
     label_column: str | None = option(
         None, "Column of a table that holds the labels.", verbs=LABELLED, metavar="NAME"
     )
+    group_column: str | None = option(
+        None,
+        "Column of a table that says which samples belong together (a patient, a recording): "
+        "no split or fold tears them apart.",
+        verbs=("finetune", "advise", "prove"), form="text", metavar="NAME",
+    )  # fmt: skip
     inputs: Sequence[str] | Mapping[str, Any] = option(
         (),
         "Constant value of a graph input; may be repeated.",

@@ -64,6 +64,7 @@ def prove(
     max_length: int | None = None,
     audio: Any = None,
     label_column: str | None = None,
+    group_column: str | None = None,
     inputs: Sequence[str] | Mapping[str, Any] = (),
     validation: float | str = 0.2,
     seed: int = 0,
@@ -121,7 +122,7 @@ def prove(
     if isinstance(pre, Preprocess):
         model = resized(model, pre)
     data = without(data, gone_inputs(model))
-    samples = open_samples(data, model, pre, label_column, constants, validation)
+    samples = open_samples(data, model, pre, label_column, constants, validation, group_column)
     pre = samples.encoding or pre
     first = samples.load(0)
     model = model.sized_like(first) if isinstance(first, dict) else model

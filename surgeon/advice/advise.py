@@ -250,6 +250,7 @@ def advise(
     max_length: int | None = None,
     audio: Any = None,
     label_column: str | None = None,
+    group_column: str | None = None,
     inputs: Sequence[str] | Mapping[str, Any] = (),
     device: str = "auto",
     threads: int | None = None,
@@ -285,8 +286,9 @@ def advise(
     detected = None
     if pre is None:
         detected = detect_preprocess(
-            model, data, size=size, label_column=label_column, constants=constants,
-            validation=validation, seed=seed, device=device, threads=threads, progress=progress,
+            model, data, size=size, label_column=label_column, group_column=group_column,
+            constants=constants, validation=validation, seed=seed, device=device, threads=threads,
+            progress=progress,
         )  # fmt: skip
         pre = None if detected is None else detected.preprocess
     if isinstance(pre, Preprocess):
@@ -295,7 +297,7 @@ def advise(
     data = without(data, set(bound.bound_inputs) | gone_inputs(model))
     constants = {i.name: constants[i.name] for i in bound.inputs if i.name in constants}
     opening = time.perf_counter()
-    samples = open_samples(data, bound, pre, label_column, constants, validation)
+    samples = open_samples(data, bound, pre, label_column, constants, validation, group_column)
     check_trainable(samples.labels or [])
     first = samples.load(0)
     opened = time.perf_counter() - opening
@@ -381,6 +383,7 @@ def choose(
         progress=progress,
         where=model.where,
         compared=to_compare(samples, parts, codes, seed),
+        groups=parts.groups,
     )
     examining = time.perf_counter()
     say = progress or _silent

@@ -146,6 +146,7 @@ def detect_preprocess(
     *,
     size: Any = None,
     label_column: str | None = None,
+    group_column: str | None = None,
     constants: Mapping[str, NDArray[Any]] | None = None,
     validation: float | str = 0.2,
     seed: int = 0,
@@ -161,6 +162,7 @@ def detect_preprocess(
         data: labelled pictures; only those that training would learn from are looked at.
         size: what stands behind `--size`; needed where the graph leaves the size open.
         label_column: of a table.
+        group_column: of a table, see `finetune`.
         constants: constant inputs.
         validation: a fraction, or the path of data of its own: what stands behind `--validation`.
         seed: of sample, folds and projection.
@@ -198,13 +200,13 @@ def detect_preprocess(
     chosen = codes = None
     trials = []
     for done, (name, how) in enumerate(candidates.items()):
-        samples = open_samples(data, sized, how, label_column, fixed, validation)
+        samples = open_samples(data, sized, how, label_column, fixed, validation, group_column)
         if codes is None or chosen is None:
             check_trainable(samples.labels or [])
             codes = label_codes(samples, samples.classes)
             parts = split_samples(samples, codes, validation, seed, samples.classes)
             chosen = stratified(parts.train, codes, most, seed)
-        trials.append(bench.try_out(name, how, samples, chosen, codes))
+        trials.append(bench.try_out(name, how, samples, chosen, codes, parts.groups))
         if progress is not None:
             progress("preprocessing", done + 1, len(candidates))
     seconds = time.perf_counter() - started
@@ -231,7 +233,13 @@ class _Bench:
         self._activation = None if anatomy.head is None else anatomy.head.activation
 
     def try_out(
-        self, name: str, how: Preprocess, samples: Samples, chosen: Ints, codes: Ints
+        self,
+        name: str,
+        how: Preprocess,
+        samples: Samples,
+        chosen: Ints,
+        codes: Ints,
+        groups: Ints | None,
     ) -> Trial:
         from surgeon.probe import evidence as measuring
         from surgeon.runtime.features import extract
@@ -249,6 +257,7 @@ class _Bench:
         probe = measuring.probe(
             measuring.project(values, self._seed), labels, self._cut, values.shape[-1],
             seed=self._seed, repetitions=REPETITIONS,
+            groups=None if groups is None else groups[found.rows],
         )  # fmt: skip
         wanted = np.eye(probe.scores.shape[1])[labels]
         mismatch = None

@@ -64,6 +64,9 @@ OPTIONS = {
         "steps iterations iters num-steps"
     ),
     "--force": ("overwrite overwrite-output overwrite-output-dir exist-ok yes clobber replace"),
+    "--group-column": (
+        "group groups group-col groups-column group-by patient-column subject-column"
+    ),
     "--ignore-unknown": ("skip-unknown drop-unknown"),
     "--init": ("initialization initialisation weight-init"),
     "--init pretrained": ("pretrained use-pretrained imagenet"),

@@ -60,6 +60,7 @@ def examine_samples(
     return [
         *class_findings(codes[usable], labels),
         *unreadable_findings(samples, unread),
+        *group_findings(samples, codes, labels, parts),
         *copy_findings(samples, groups, codes, labels, parts, seed),
     ]
 
@@ -194,6 +195,58 @@ def unreadable_findings(samples: Samples, unread: int = 0) -> list[DataFinding]:
     return found
 
 
+# ── groups ───────────────────────────────────────────────────────────────────────────────────────
+
+
+def group_findings(
+    samples: Samples, codes: NDArray[np.int64], labels: Sequence[str], parts: Splits
+) -> list[DataFinding]:
+    """Say which groups the data's own parts tear apart, and which classes lie in one group only."""
+    if samples.groups is None:
+        return []
+    part = part_of(parts, samples.n)
+    members: dict[str, list[int]] = defaultdict(list)
+    for index, name in enumerate(samples.groups):
+        if name is not None:
+            members[name].append(index)
+    torn = {
+        name: tuple(rows)
+        for name, rows in members.items()
+        if len({part[i] for i in rows} - {""}) > 1
+    }
+    found = []
+    if torn:
+        found.append(
+            _grouped(
+                samples,
+                list(torn.values()),
+                "warning",
+                "torn-groups",
+                f"{len(torn)} of {len(members)} groups lie in more than one of the data's own "
+                f"parts: accuracy there is too good: {_list(list(torn))}",
+                "keep each group in one part, or leave the split out",
+                details=[
+                    {"group": name, "part": part[i]} for name, rows in torn.items() for i in rows
+                ],
+            )
+        )
+    places: dict[int, set[str | int]] = defaultdict(set)
+    for index, (code, name) in enumerate(zip(codes.tolist(), samples.groups, strict=True)):
+        places[code].add(index if name is None else name)
+    single = [labels[code] for code in sorted(places) if len(places[code]) == 1]
+    if single:
+        found.append(
+            DataFinding(
+                "warning",
+                "single-group",
+                f"{len(single)} of {len(labels)} classes lie in one group only, which trains: "
+                f"nothing judges them: {_list(single)}",
+                "gather them from other groups, too",
+            )
+        )
+    return found
+
+
 # ── copies ───────────────────────────────────────────────────────────────────────────────────────
 
 
@@ -207,9 +260,22 @@ def copies(samples: Samples, usable: NDArray[np.bool_] | None = None) -> list[Gr
         return []
     same: dict[bytes, list[int]] = defaultdict(list)
     for index, digest in enumerate(digests):
-        if usable is None or usable[index]:
+        if digest is not None and (usable is None or usable[index]):
             same[digest].append(index)
     return [tuple(group) for group in same.values() if len(group) > 1]
+
+
+def together(sets: Sequence[Group], codes: NDArray[np.int64] | None, n: int) -> NDArray[np.int64]:
+    """Return the group of each of n samples, [n], so that every set lies in one.
+
+    Groups (`codes` [n], 0 ≤ code < n; None = each sample by itself) that share a set become one.
+    """
+    codes = np.arange(n) if codes is None else codes
+    root = np.arange(n)
+    pairs = ((int(codes[group[0]]), int(codes[other])) for group in sets for other in group[1:])
+    for one in connect(pairs):
+        root[list(one)] = one[0]
+    return root[codes]
 
 
 def connect(pairs: Iterable[tuple[int, int]]) -> list[Group]:

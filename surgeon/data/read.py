@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -19,20 +20,20 @@ from surgeon.data.media.pictures import ImageSamples
 from surgeon.data.media.series import SeriesSamples
 from surgeon.data.media.sounds import SoundSamples
 from surgeon.data.media.texts import TextSamples
-from surgeon.data.samples import Samples
+from surgeon.data.samples import Given, Samples
 from surgeon.errors import DataError, UsageError
 from surgeon.graph.encodings import missing_audio, missing_tokenizer
 from surgeon.graph.preprocess import missing_preprocess
 from surgeon.graph.reading import shown, what_lies_at
 from surgeon.records import AudioEncoding, TextEncoding
-from surgeon.tasks.labels import label_text
+from surgeon.tasks.labels import group_text, label_text
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from numpy.typing import NDArray
 
-    from surgeon.data.sources import Source
+    from surgeon.data.samples import Source
     from surgeon.records import Encoding, Preprocess, TensorInfo
 
 Kind = Literal["samples", "arrays", "folder", "file", "table", "dataset", "hub"]
@@ -90,6 +91,11 @@ def data_kind(data: Any) -> Kind:
         return "hub"
     remedy = "check the path; a data set of the hub is named hub:OWNER/NAME"
     raise DataError("there is no such file or folder", where=text[:200], remedy=remedy)
+
+
+def has_columns(data: Any) -> bool:
+    """Say whether the data are a table, so that a column of it can be named."""
+    return data_kind(data) in {"table", "dataset", "hub"}
 
 
 def needs_preprocess(
@@ -150,6 +156,7 @@ def open_data(
     *,
     preprocess: Preprocess | Encoding | None = None,
     label_column: str | None = None,
+    group_column: str | None = None,
     constants: Mapping[str, NDArray[Any]] | None = None,
     labelled: bool = True,
 ) -> Samples:
@@ -162,6 +169,7 @@ def open_data(
         inputs: the graph inputs that are not initializers, in order.
         preprocess: how pictures, texts or sounds become values; needed for them.
         label_column: name of a table's label column.
+        group_column: name of a table's column that says which samples belong together.
         constants: values of `parse_constants`, the same for every sample.
         labelled: whether labels are needed; without, a folder may hold files at any depth.
 
@@ -171,6 +179,14 @@ def open_data(
     """
     constants = dict(constants or {})
     kind = data_kind(data)
+    if group_column is not None and not has_columns(data):
+        raise UsageError(
+            f"only a table has a column {group_column!r}",
+            where="--group-column",
+            remedy="leave it out: arrays and .npz name groups by an array called groups"
+            if kind == "arrays"
+            else "give a table with a column of paths and one of groups",
+        )
     if kind == "samples":
         samples: Samples = data
     elif kind == "arrays":
@@ -182,7 +198,8 @@ def open_data(
         samples = _open_files(Path(data), inputs, preprocess, constants, labelled)
     else:
         table = _open_table(data, kind)
-        samples = _from_table(table, inputs, preprocess, label_column, constants, labelled)
+        given = Given(inputs, (), constants=constants, rule=preprocess)
+        samples = _from_table(table, given, label_column, group_column, labelled=labelled)
     if not labelled and kind != "samples":
         samples.failure_bound = 1.0  # each is told about by itself; nothing is learnt from them
     if labelled and samples.labels is None:
@@ -225,9 +242,11 @@ def open_inputs(
             _require_file(path, medium, alone=len(paths) == 1)
             found.append(path)
     names = [shown(str(path)) for path in found]
-    samples = _make(
-        medium, found, names, inputs, preprocess, constants, None, ignored=len(others)
+    given = Given(
+        inputs, names, ignored=len(others), sources=found, constants=constants or {},
+        rule=preprocess,
     )  # fmt: skip
+    samples = _make(medium, given, None)
     samples.failure_bound = 1.0
     samples.passed_over = tuple((shown(str(path)), reason) for path, reason in others)
     return samples
@@ -250,11 +269,11 @@ def _open_files(
     else:
         listing = folder.list_files(path, medium)
     names = [shown(str(item)) for item in listing.paths]
-    labels = listing.labels if labelled else None
-    samples = _make(
-        medium, listing.paths, names, inputs, preprocess, constants, labels,
-        split=listing.split, ignored=listing.ignored, where=shown(str(path)),
+    given = Given(
+        inputs, names, listing.labels if labelled else None, listing.split,
+        ignored=listing.ignored, sources=listing.paths, constants=constants, rule=preprocess,
     )  # fmt: skip
+    samples = _make(medium, given, shown(str(path)))
     samples.remarks = tuple(listing.remarks)
     return samples
 
@@ -271,33 +290,17 @@ def _require_file(path: Path, medium: Medium, *, alone: bool) -> None:
         )
 
 
-def _make(
-    medium: Medium,
-    sources: Sequence[Source],
-    names: Sequence[str],
-    inputs: Sequence[TensorInfo],
-    rule: Preprocess | Encoding | None,
-    constants: Mapping[str, NDArray[Any]] | None,
-    labels: Sequence[str] | None,
-    *,
-    split: Sequence[str] | None = None,
-    ignored: int = 0,
-    where: str | None = None,
-) -> Samples:
+def _make(medium: Medium, given: Given, where: str | None) -> Samples:
     """Make samples of files, or bytes, of one medium."""
-    given: dict[str, Any] = {
-        "inputs": inputs, "sources": sources, "names": names, "labels": labels,
-        "constants": constants, "split": split, "ignored": ignored,
-    }  # fmt: skip
     if medium is SERIES:
-        return SeriesSamples(**given)
-    if isinstance(rule, TextEncoding):
-        return TextSamples(**given, encoding=rule)
-    if isinstance(rule, AudioEncoding):
-        return SoundSamples(**given, encoding=rule)
-    if rule is None:
+        return SeriesSamples(given)
+    if isinstance(given.rule, TextEncoding):
+        return TextSamples(given)
+    if isinstance(given.rule, AudioEncoding):
+        return SoundSamples(given)
+    if given.rule is None:
         raise missing_preprocess(where)
-    return ImageSamples(**given, preprocess=rule)
+    return ImageSamples(given)
 
 
 def _open_table(data: Any, kind: Kind) -> tables.Table:
@@ -312,10 +315,10 @@ def _open_table(data: Any, kind: Kind) -> tables.Table:
 
 def _from_table(
     table: tables.Table,
-    inputs: Sequence[TensorInfo],
-    preprocess: Preprocess | Encoding | None,
+    given: Given,
     label_column: str | None,
-    constants: Mapping[str, NDArray[Any]],
+    group_column: str | None,
+    *,
     labelled: bool,
 ) -> Samples:
     label: str | None = None
@@ -328,31 +331,38 @@ def _from_table(
             label = None  # without labels every column may be a value
     labels = None
     if label is not None and (labelled or label_column is not None):
-        labels = [
-            label_text(value, f"{table.where}, row {row}, column {label!r}")
-            for row, value in enumerate(table.columns[label], 1)
-        ]
-    taken = [] if label is None else [label]
+        labels = _texts(table, label, label_text)
+    groups = None
+    if group_column is not None:
+        tables.require(table, group_column)
+        groups = _texts(table, group_column, group_text)
+    taken = [name for name in (label, group_column) if name is not None]
     split, split_column = tables.take_split(table, taken)
     if split_column is not None:
         taken.append(split_column)
-    rows = range(table.rows)
-    medium = _column_medium(table, preprocess, inputs, constants, taken)
+    names = [f"row {row + 1}" for row in range(table.rows)]
+    given = replace(given, names=names, labels=labels, split=split, groups=groups)
+    medium = _column_medium(table, given.rule, given.inputs, given.constants, taken)
     if medium is None:
-        return _values(table, inputs, constants, taken, labels, split, labelled=labelled)
+        return _values(table, given, taken, labelled=labelled)
+    rows = range(table.rows)
     sources: list[Source]
     if medium is TEXTS:
         column = tables.choose_text(table, taken)
         sources = [_text(value) for value in table.columns[column]]
-        names = [f"row {row + 1}" for row in rows]
     else:
         column = tables.choose_picture(table, taken, medium.name)
         sources = [_picture(table, column, row) for row in rows]
         names = [_picture_name(table, column, row) for row in rows]
-    return _make(
-        medium, sources, names, inputs, preprocess, constants, labels,
-        split=split, where=table.where,
-    )  # fmt: skip
+    return _make(medium, replace(given, names=names, sources=sources), table.where)
+
+
+def _texts(table: tables.Table, column: str, told: Callable[[Any, str], str]) -> list[str]:
+    """Return the cells of a column as text, as labels or groups are written."""
+    return [
+        told(value, f"{table.where}, row {row}, column {column!r}")
+        for row, value in enumerate(table.columns[column], 1)
+    ]
 
 
 def _column_medium(
@@ -428,20 +438,13 @@ def _picture_name(table: tables.Table, column: str, row: int) -> str:
 
 
 def _values(
-    table: tables.Table,
-    inputs: Sequence[TensorInfo],
-    constants: Mapping[str, NDArray[Any]],
-    taken: Sequence[str],
-    labels: list[str] | None,
-    split: list[str] | None,
-    *,
-    labelled: bool,
+    table: tables.Table, given: Given, taken: Sequence[str], *, labelled: bool
 ) -> ArraySamples:
     """Make samples of a table's numbers for the one input that is not constant.
 
     Without `labelled`, a row with a cell that is no number is unreadable by itself.
     """
-    needed = [info for info in inputs if info.name not in constants]
+    needed = [info for info in given.inputs if info.name not in given.constants]
     if len(needed) != 1:
         raise DataError(
             f"a table feeds one graph input, the model has {len(needed)}",
@@ -456,19 +459,10 @@ def _values(
         array = _list_column(table, name, info)
     else:
         array = _number_columns(table, names, info, lenient=not labelled)
-    arrays: dict[str, Any] = {f"input:{info.name}": array}
-    if split is not None:
-        arrays["split"] = np.array(split)
-    samples = from_arrays(arrays, inputs, constants, where=table.where, labelled=labelled)
-    return ArraySamples(
-        inputs=inputs,
-        arrays=samples._arrays,  # noqa: SLF001 - the same room: only names and labels are added
-        names=[f"row {row + 1}" for row in range(table.rows)],
-        labels=labels,
-        split=split,
-        shared=samples._shared,  # noqa: SLF001
-        broken=samples._broken,  # noqa: SLF001
-    )
+    return from_arrays(
+        {f"input:{info.name}": array}, given.inputs, given.constants, where=table.where,
+        labelled=labelled, named=given,
+    )  # fmt: skip
 
 
 def _list_column(table: tables.Table, name: str, info: TensorInfo) -> NDArray[Any]:

@@ -10,17 +10,19 @@ from __future__ import annotations
 import hashlib
 import threading
 from abc import ABC, abstractmethod
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, field
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 
 from surgeon.errors import DataError
-from surgeon.tasks.labels import sort_labels
+from surgeon.tasks.labels import code_groups, sort_labels
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from numpy.typing import NDArray
 
@@ -28,6 +30,36 @@ if TYPE_CHECKING:
 
 FAILURE_BOUND = 0.05  # more unreadable samples than this share of all is an error
 LOOKED_AT = 200  # samples more that are opened to say how many of them cannot be read
+
+Source: TypeAlias = Path | bytes | Callable[[], Path | bytes]
+
+
+@dataclass(frozen=True)
+class Given:
+    """What samples of every medium are made of.
+
+    Attributes:
+        inputs: the graph inputs to feed, in graph-input order.
+        names: one name per sample: its path, or its row.
+        labels: one label per sample as text, or None where there are none.
+        split: [n] of `train`, `validation`, `test`, or None where the data does not say.
+        groups: [n] names of what samples belong to and are not to be torn from (a patient, a
+            recording); None for a sample by itself, and in all where the data does not say.
+        ignored: hidden files and files of another medium, passed over.
+        sources: where the content of each sample lies, for media of files.
+        constants: values of other graph inputs, the same for every sample.
+        rule: how content becomes values, where the medium needs one.
+    """
+
+    inputs: Sequence[TensorInfo]
+    names: Sequence[str]
+    labels: Sequence[str] | None = None
+    split: Sequence[str] | NDArray[Any] | None = None
+    groups: Sequence[str | None] | None = None
+    ignored: int = 0
+    sources: Sequence[Source] = ()
+    constants: Mapping[str, NDArray[Any]] = field(default_factory=dict)
+    rule: Preprocess | Encoding | None = None
 
 
 @dataclass(frozen=True)
@@ -63,6 +95,7 @@ class Samples(ABC):
         labels: one label per sample as text, or None where there are none.
         classes: the distinct labels in their order; empty without labels.
         split: [n] of `train`, `validation`, `test`, or None where the data does not say.
+        groups: [n] names of what samples belong to, see `Given`.
         ignored: hidden files and files that are no pictures, passed over.
         preprocess: how pictures became values; None for values taken as they are.
         encoding: how texts or sounds became values, or None.
@@ -79,21 +112,16 @@ class Samples(ABC):
     remarks: tuple[str, ...] = ()
     passed_over: tuple[tuple[str, str], ...] = ()
 
-    def __init__(
-        self,
-        *,
-        inputs: Sequence[TensorInfo],
-        names: Sequence[str],
-        labels: Sequence[str] | None,
-        split: Sequence[str] | NDArray[Any] | None = None,
-        ignored: int = 0,
-    ) -> None:
-        self.inputs = tuple(inputs)
-        self.names = names
-        self.labels = None if labels is None else list(labels)
-        self.classes = [] if labels is None else sort_labels(labels)
-        self.split: NDArray[np.str_] | None = None if split is None else np.asarray(split, str)
-        self.ignored = ignored
+    def __init__(self, given: Given) -> None:
+        self.inputs = tuple(given.inputs)
+        self.names = given.names
+        self.labels = None if given.labels is None else list(given.labels)
+        self.classes = [] if given.labels is None else sort_labels(given.labels)
+        self.split: NDArray[np.str_] | None = (
+            None if given.split is None else np.asarray(given.split, str)
+        )
+        self.groups = None if given.groups is None else list(given.groups)
+        self.ignored = given.ignored
         self._failed: dict[int, str] = {}
         self._lock = threading.Lock()
         self._counting = False
@@ -105,6 +133,12 @@ class Samples(ABC):
 
     def __len__(self) -> int:
         return self.n
+
+    @property
+    def group_count(self) -> int | None:
+        """Number of groups, a sample by itself counted as one; None where the data has none."""
+        codes = code_groups(self.groups)
+        return None if codes is None else len(np.unique(codes))
 
     @property
     def notes(self) -> list[str]:
@@ -132,20 +166,23 @@ class Samples(ABC):
 
     @cached_property
     def sha256(self) -> str:
-        """Hash of content, labels and split, in order; names and places do not enter."""
+        """Hash of content, labels, split and groups, in order; names and places do not enter."""
         total = hashlib.sha256(self.content_sha256().encode())
         for column in (self.labels, None if self.split is None else self.split.tolist()):
             total.update(b"\0none" if column is None else "\0".join(["", *column]).encode())
+        if self.groups is not None:
+            total.update("\0".join(["", *(group or "" for group in self.groups)]).encode())
         return total.hexdigest()
 
     @abstractmethod
     def content_sha256(self, indices: NDArray[np.int64] | None = None) -> str:
         """Hash of all that decides the values of `batch(indices)`, in order (None = all)."""
 
-    def digests(self) -> Sequence[bytes] | None:
+    def digests(self) -> Sequence[bytes | None] | None:
         """Return a hash of each sample's own content, [n], equal where those are; None = unknown.
 
-        Names, labels and the rule by which content becomes values do not enter.
+        Names, labels and the rule by which content becomes values do not enter. None for a sample
+        that has no content that can be read.
         """
         return None
 
@@ -253,12 +290,18 @@ class JoinedSamples(Samples):
         if train.labels is not None and validation.labels is not None:
             labels = [*train.labels, *validation.labels]
         own = ["train"] * train.n if train.split is None else train.split.tolist()
+        groups = None
+        if train.groups is not None or validation.groups is not None:
+            groups = [one for part in (train, validation) for one in part.groups or [None] * part.n]
         super().__init__(
-            inputs=train.inputs,
-            names=[*train.names, *validation.names],
-            labels=labels,
-            split=[*own, *["validation"] * validation.n],
-            ignored=train.ignored + validation.ignored,
+            Given(
+                inputs=train.inputs,
+                names=[*train.names, *validation.names],
+                labels=labels,
+                split=[*own, *["validation"] * validation.n],
+                groups=groups,
+                ignored=train.ignored + validation.ignored,
+            )
         )
         self.remarks = tuple(dict.fromkeys([*train.remarks, *validation.remarks]))
         self.is_images = train.is_images
@@ -274,7 +317,7 @@ class JoinedSamples(Samples):
             total.update(part.content_sha256(chosen[own] - self._offset(part)).encode())
         return total.hexdigest()
 
-    def digests(self) -> Sequence[bytes] | None:
+    def digests(self) -> Sequence[bytes | None] | None:
         """Return those of the training part, then those of the validation part."""
         found = [part.digests() for _, part in self._parts]
         known = [digests for digests in found if digests is not None]

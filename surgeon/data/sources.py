@@ -10,15 +10,14 @@ import hashlib
 import json
 import re
 from abc import abstractmethod
-from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from surgeon.data.samples import Batch, Failure, Samples
+from surgeon.data.samples import Batch, Failure, Given, Samples, Source
 from surgeon.errors import DataError
 from surgeon.graph.reading import misnamed, read_bytes, what_lies_at
 
@@ -29,7 +28,8 @@ if TYPE_CHECKING:
 
     from surgeon.records import TensorInfo
 
-Source: TypeAlias = Path | bytes | Callable[[], Path | bytes]
+
+_UNREADABLE = hashlib.sha256(b"unreadable: UnreadableError").digest()
 
 
 class UnreadableError(Exception):
@@ -39,20 +39,10 @@ class UnreadableError(Exception):
 class SourceSamples(Samples):
     """Samples of which each is a file, or bytes."""
 
-    def __init__(
-        self,
-        *,
-        inputs: Sequence[TensorInfo],
-        sources: Sequence[Source],
-        names: Sequence[str],
-        labels: Sequence[str] | None,
-        constants: Mapping[str, NDArray[Any]] | None = None,
-        split: Sequence[str] | None = None,
-        ignored: int = 0,
-    ) -> None:
-        super().__init__(inputs=inputs, names=names, labels=labels, split=split, ignored=ignored)
-        self._sources = sources
-        self._constants = dict(constants or {})
+    def __init__(self, given: Given) -> None:
+        super().__init__(given)
+        self._sources = given.sources
+        self._constants = dict(given.constants)
 
     def content_sha256(self, indices: NDArray[np.int64] | None = None) -> str:
         """Hash of the files' bytes, of the rule they are read by, and of the constants."""
@@ -63,9 +53,9 @@ class SourceSamples(Samples):
         total.update(b"".join(self._digests[index] for index in chosen))
         return total.hexdigest()
 
-    def digests(self) -> Sequence[bytes]:
-        """Return a hash of the bytes of each file."""
-        return self._digests
+    def digests(self) -> Sequence[bytes | None]:
+        """Return a hash of the bytes of each file; None of one that cannot be read."""
+        return [None if digest == _UNREADABLE else digest for digest in self._digests]
 
     @abstractmethod
     def _rule(self) -> dict[str, Any]:
@@ -185,8 +175,6 @@ def describe_inputs(inputs: Sequence[TensorInfo]) -> str:
 
 def _digest(source: Source) -> bytes:
     try:
-        data = content_of(source)
-    except UnreadableError as error:
-        # It will fail the same way when it is decoded, and be named there.
-        data = f"unreadable: {type(error).__name__}".encode()
-    return hashlib.sha256(data).digest()
+        return hashlib.sha256(content_of(source)).digest()
+    except UnreadableError:
+        return _UNREADABLE  # it will fail the same way when it is decoded, and be named there

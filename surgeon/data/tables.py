@@ -165,6 +165,20 @@ def load_hub(name: str) -> Table:
     return read_dataset(data, name, Path())
 
 
+def require(table: Table, column: str) -> None:
+    """Refuse the name of a column that is not there.
+
+    Raises:
+        UsageError: there is none; tells those that are.
+    """
+    if column not in table.columns:
+        raise UsageError(
+            f"the table has no column {column!r}",
+            where=table.where,
+            remedy=f"it has {', '.join(table.columns)}",
+        )
+
+
 def choose_label(table: Table, label_column: str | None) -> str:
     """Return the name of the label column: `--label-column`, or the only one of a usual name.
 
@@ -172,12 +186,7 @@ def choose_label(table: Table, label_column: str | None) -> str:
         UsageError: it cannot be told, or the named one is not there.
     """
     if label_column is not None:
-        if label_column not in table.columns:
-            raise UsageError(
-                f"the table has no column {label_column!r}",
-                where=table.where,
-                remedy=f"it has {', '.join(table.columns)}",
-            )
+        require(table, label_column)
         return label_column
     found = [name for name in table.columns if name.lower() in _LABEL_NAMES]
     if len(found) != 1:

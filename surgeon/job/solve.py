@@ -220,6 +220,7 @@ def _solved(run: Run, fitted: _Fitted) -> tuple[HeadSolution, tuple[str, ...]]:
         run.codes[fitted.sample],
         run.classes,
         views_of=fitted.sample if run.views > 1 else None,
+        groups=run.parts.groups_of(fitted.sample),
         held=fitted.held,
         seed=run.seed,
         threads=run.threads,

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from surgeon.errors import DataError
+from surgeon.data.splits import stratified_folds
 from surgeon.graph.apart import doubtful_nodes
 from surgeon.graph.content import add_content
 from surgeon.graph.preprocess import infer_layout
@@ -45,7 +45,6 @@ MOST_CLASSES = 1000
 """Classes looked at: of more, a random part; arrays of the probes grow with samples · classes."""
 DIMENSIONS = 256
 """Features a probe sees; more are projected."""
-FOLDS = 5
 REPEATED_TO = 1000
 MOST_REPETITIONS = 5
 """Fewer samples are cross-validated so often that this many are judged, at most five times: where
@@ -142,6 +141,7 @@ def measure(
     progress: Callable[[str, int, int], None] | None = None,
     where: str | None = None,
     compared: Ints | None = None,
+    groups: Ints | None = None,
 ) -> Measured:
     """Run the graph once over a stratified sample and probe what it computes.
 
@@ -159,6 +159,7 @@ def measure(
         progress: called as `progress(stage, done, total)`.
         where: what messages call the model.
         compared: more samples to run, for their features alone: no probe sees them.
+        groups: what each sample of the data belongs to, [samples.n]: no fold tears it apart.
 
     Raises:
         DataError: fewer than two classes, or no class with two samples.
@@ -191,16 +192,20 @@ def measure(
     judged = np.isin(found.rows, looked_at)
     rows = found.rows[judged]
     labels = np.searchsorted(classes, codes[rows])
-    repetitions = max(1, min(MOST_REPETITIONS, REPEATED_TO // len(labels)))
+    drawn: dict[str, Any] = {
+        "seed": seed,
+        "repetitions": max(1, min(MOST_REPETITIONS, REPEATED_TO // len(labels))),
+        "groups": None if groups is None else groups[rows],
+    }
     probes, projected = [], []
     for cut, name in zip(taps.cuts, taps.outputs, strict=True):
         values = found.array(name)[judged]
         projected.append(project(values, seed))
         width = int(np.prod(values.shape[1:]))
-        probes.append(probe(projected[-1], labels, cut, width, seed=seed, repetitions=repetitions))
+        probes.append(probe(projected[-1], labels, cut, width, **drawn))
         say("linear probes", len(probes), len(taps.cuts))
     best = max(range(len(probes)), key=lambda at: (probes[at].accuracy, -at))
-    curve = learning_curve(projected[best], labels, seed, repetitions=repetitions)
+    curve = learning_curve(projected[best], labels, **drawn)
     leep = None
     if taps.head is not None and anatomy.head is not None:
         leep = _leep_of(found.array(taps.head)[judged], labels, anatomy.head.activation)
@@ -282,29 +287,6 @@ def project(values: NDArray[Any], seed: int, dimensions: int = DIMENSIONS) -> Fl
     return np.asarray(kept @ basis, np.float64)
 
 
-def stratified_folds(codes: Ints, seed: int, most: int = FOLDS) -> Ints:
-    """Return the fold of each sample [n]; a class rarer than `most` is held out in fewer folds.
-
-    Raises:
-        DataError: no class has two samples.
-    """
-    counts = np.bincount(codes)
-    if counts.max(initial=0) < 2:
-        raise DataError(
-            "no class has two samples: nothing is left to judge by",
-            remedy="give at least two samples of each class",
-        )
-    number = int(min(most, counts.max()))
-    random = np.random.default_rng(seed)
-    fold = np.empty(len(codes), np.int64)
-    start = 0
-    for code in np.unique(codes):
-        members = random.permutation(np.flatnonzero(codes == code))
-        fold[members] = (start + np.arange(len(members))) % number
-        start += len(members)
-    return fold
-
-
 def probe(
     values: Floats,
     codes: Ints,
@@ -313,6 +295,7 @@ def probe(
     *,
     seed: int = 0,
     repetitions: int = 1,
+    groups: Ints | None = None,
 ) -> Probe:
     """Cross-validate a ridge classifier in closed form and compute LogME of the same features.
 
@@ -324,12 +307,14 @@ def probe(
         seed: of the folds.
         repetitions: of the cross-validation with other folds, where few samples are looked at and
             the luck of the folds would show.
+        groups: what each sample belongs to, [n]: no fold tears it apart.
     """
-    scores, penalty = _cross_validate(values, codes, stratified_folds(codes, seed))
+    folds = [stratified_folds(codes, seed + again, groups=groups) for again in range(repetitions)]
+    scores, penalty = _cross_validate(values, codes, folds[0])
     predicted = scores.argmax(axis=1)
     correct = (predicted == codes).astype(float)
-    for again in range(1, repetitions):
-        other, _ = _cross_validate(values, codes, stratified_folds(codes, seed + again))
+    for fold in folds[1:]:
+        other, _ = _cross_validate(values, codes, fold)
         correct += other.argmax(axis=1) == codes
         scores = scores + other
     correct /= repetitions
@@ -365,7 +350,12 @@ def paired(first: Probe, second: Probe) -> tuple[float, float]:
 
 
 def learning_curve(
-    values: Floats, codes: Ints, seed: int, *, repetitions: int = 1
+    values: Floats,
+    codes: Ints,
+    seed: int,
+    *,
+    repetitions: int = 1,
+    groups: Ints | None = None,
 ) -> tuple[tuple[int, float, float], ...]:
     """Return (training samples, held-out accuracy, its error) of the probe at `SHARES` of the data.
 
@@ -375,7 +365,7 @@ def learning_curve(
     accuracies = np.zeros(len(SHARES))
     trained = []
     for again in range(repetitions):
-        fold = stratified_folds(codes, seed + again)
+        fold = stratified_folds(codes, seed + again, groups=groups)
         rank = _ranks(codes, seed + again + 1)
         for place, share in enumerate(SHARES):
             scores, _ = _cross_validate(values, codes, fold, rank <= share if share < 1 else None)

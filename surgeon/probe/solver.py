@@ -23,7 +23,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from surgeon.data.splits import by_class
+from surgeon.data.splits import deal, most_folds
 from surgeon.errors import DataError
 from surgeon.probe.convex import Problem, judge, minimise
 from surgeon.train.device import arithmetic
@@ -122,6 +122,7 @@ def solve(
     folds: int = 5,
     class_weights: Floats | Literal["balanced"] | None = None,
     views_of: Ints | None = None,
+    groups: Ints | None = None,
     held: npt.NDArray[np.bool_] | None = None,
     select: Literal["log-loss", "accuracy"] = "log-loss",
     grid: tuple[float, ...] = GRID,
@@ -154,6 +155,7 @@ def solve(
         views_of: [n] ints, the sample that each row is a view of; None = every row is a sample.
             Rows of one sample share its weight and a fold, and the first of them alone, the sample
             as it is, decides between penalties.
+        groups: [n] ints, what each row belongs to: no fold tears it apart; None = nothing.
         held: [n] bools, rows that must not choose the penalty; None = every row does. The result
             is fitted to them all the same, and each is judged by a head fitted to all samples but
             those of its fold. A view is held if its sample is.
@@ -186,7 +188,8 @@ def solve(
         data = _Data(basis.points, target, classes, weights)
         fold = np.full(len(first), -1)
         choosing = _comparable(labels[first], ~apart[first], classes)
-        dealt = _folds(labels[first[choosing]], classes, folds, seed)
+        kin = None if groups is None else groups[first]
+        dealt = _folds(labels[first[choosing]], classes, folds, seed, _some(kin, choosing))
         if dealt is not None:
             fold[choosing] = dealt
         search = (
@@ -199,7 +202,8 @@ def solve(
         start = None if search is None else search.start
         if apart.any():
             fold = np.full(len(first), -1)
-            fold[apart[first]] = _deal(labels[first[apart[first]]], folds, seed)
+            own = apart[first]
+            fold[own] = deal(labels[first[own]], folds, seed, _some(kin, own))
             start = _judge_held(data, fold[sample], chosen, start, outside)
         return _finish(basis, data, search, chosen, start, outside)
 
@@ -325,26 +329,19 @@ def _comparable(
     return several if len(several) >= FEWEST and len(set(labels[several].tolist())) > 1 else rows
 
 
-def _folds(labels: Ints, classes: int, folds: int, seed: int) -> npt.NDArray[np.int64] | None:
+def _folds(
+    labels: Ints, classes: int, folds: int, seed: int, groups: Ints | None = None
+) -> npt.NDArray[np.int64] | None:
     """Deal the samples of each class out in turn; None where comparing penalties is no use."""
-    counts = np.bincount(labels, minlength=classes)
-    present = np.count_nonzero(counts)
-    folds = min(folds, int(counts.max()))
+    present = np.count_nonzero(np.bincount(labels, minlength=classes))
+    folds = most_folds(labels, folds, groups)
     if folds < 2 or len(labels) < 2 * present:
         return None
-    return _deal(labels, folds, seed)
+    return deal(labels, folds, seed, groups)
 
 
-def _deal(labels: Ints, folds: int, seed: int) -> npt.NDArray[np.int64]:
-    """Return the fold of each sample: those of each class are dealt out in turn, in random order.
-
-    There are no more folds than samples, and no empty one.
-    """
-    generator = np.random.default_rng(seed)
-    order = np.concatenate([generator.permutation(rows) for _, rows in by_class(labels)])
-    fold = np.empty(len(labels), dtype=np.int64)
-    fold[order] = np.arange(len(labels)) % folds
-    return fold
+def _some(groups: Ints | None, rows: npt.NDArray[Any]) -> Ints | None:
+    return None if groups is None else groups[rows]
 
 
 @dataclass(frozen=True)

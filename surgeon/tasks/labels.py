@@ -61,6 +61,36 @@ def label_text(value: Any, where: str) -> str:
     return shown(str(value))
 
 
+def group_text(value: Any, where: str) -> str:
+    """Return the name of what a sample belongs to as text, as labels are.
+
+    Raises:
+        DataError: it is missing, or neither a number nor text.
+    """
+    try:
+        return label_text(value, where)
+    except DataError:
+        raise DataError(
+            f"{value!r} names no group",
+            where=where,
+            remedy="give a name or number; a sample by itself needs one of its own",
+        ) from None
+
+
+def code_groups(groups: Sequence[str | None] | None) -> NDArray[np.int64] | None:
+    """Return a code for each name, [n], 0 ≤ code < n; None for none, and one of its own for None.
+
+    Codes follow the first sample of each group, so that names do not matter.
+    """
+    if groups is None:
+        return None
+    first: dict[str, int] = {}
+    return np.array(
+        [i if name is None else first.setdefault(name, i) for i, name in enumerate(groups)],
+        np.int64,
+    )
+
+
 def not_one_class(labels: NDArray[Any]) -> str:
     """Say what labels of more than one axis look like."""
     if labels.ndim != 2 or not labels.size:

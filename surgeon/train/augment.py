@@ -19,7 +19,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from surgeon.data.samples import Batch, Samples
+from surgeon.data.samples import Batch, Given, Samples
 from surgeon.errors import UnknownNameError
 
 if TYPE_CHECKING:
@@ -126,7 +126,7 @@ class Views(Samples):
         """
         augment = augmentation(strength, layout="NHWC")
         assert augment is not None
-        super().__init__(inputs=samples.inputs, names=list(samples.names) * views, labels=None)
+        super().__init__(Given(inputs=samples.inputs, names=list(samples.names) * views))
         self.preprocess = samples.preprocess
         self.pictures = samples
         self._augment = augment

@@ -16,6 +16,7 @@ def test_finetune_passes_every_option(run, operation, plugins, model, tmp_path):
         *("--label-column", "y", "--input", "a=1", "--input", "b=[1, 2.5]", "--threads", "2"),
         *("--cache-limit", "2GB", "--force", "--resume", "--augment", "light", "--views", "3"),
         *("--tokenizer", model, "--max-length", "64", "--audio", "16000,1.5"),
+        *("--group-column", "patient"),
         "--no-golden-samples",
     )
     assert done.code == 0, done.err
@@ -44,6 +45,7 @@ def test_finetune_passes_every_option(run, operation, plugins, model, tmp_path):
         "max_length": 64,
         "audio": (16_000, 1.5),
         "label_column": "y",
+        "group_column": "patient",
         "inputs": {"a": 1, "b": [1, 2.5]},
         "threads": 2,
         "cache_limit": 2_000_000_000,

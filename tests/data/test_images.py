@@ -10,6 +10,7 @@ from PIL import Image
 
 from surgeon.data import open_data, open_inputs
 from surgeon.data.media.pictures import ImageSamples
+from surgeon.data.samples import Given
 from surgeon.errors import DataError, UsageError
 from surgeon.records import Preprocess, TensorInfo
 
@@ -17,13 +18,13 @@ from surgeon.records import Preprocess, TensorInfo
 def samples_of(*contents, preprocess=None, **info):
     """Make samples of pictures in memory."""
     layout = {"name": "x", "dtype": "float", "shape": ("N", 3, None, None), "batch_axis": 0, **info}
-    return ImageSamples(
+    given = Given(
         inputs=[TensorInfo(**layout)],
-        sources=[item if isinstance(item, bytes) else encode(item) for item in contents],
         names=[f"picture {number}" for number in range(len(contents))],
-        labels=None,
-        preprocess=preprocess or Preprocess(size=(8, 8)),
+        sources=[item if isinstance(item, bytes) else encode(item) for item in contents],
+        rule=preprocess or Preprocess(size=(8, 8)),
     )
+    return ImageSamples(given)
 
 
 def encode(image, kind="png", **options):

@@ -10,6 +10,7 @@ from sklearn.linear_model import Ridge
 
 import surgeon
 from surgeon.data.read import open_data
+from surgeon.data.splits import stratified_folds
 from surgeon.errors import DataError
 from surgeon.graph.taps import MOST, add_taps, choose_cuts
 from surgeon.probe import evidence
@@ -99,7 +100,7 @@ def test_a_probe_predicts_what_sklearns_ridge_predicts(digits):
     x, y = digits[0][:600], digits[1][:600]
     values = evidence.project(x, 0)
     found = evidence.probe(values, y, CUT, 64)
-    fold = evidence.stratified_folds(y, 0)
+    fold = stratified_folds(y, 0)
     targets = np.eye(10)[y]
     predicted = np.empty(600, np.int64)
     for part in range(fold.max() + 1):
@@ -150,11 +151,11 @@ def test_more_data_more_accuracy(digits):
 
 def test_a_rare_class_is_held_out_in_fewer_folds():
     codes = np.array([0] * 20 + [1] * 2)
-    fold = evidence.stratified_folds(codes, 0)
+    fold = stratified_folds(codes, 0)
     assert fold.max() == 4
     assert len(set(fold[codes == 1])) == 2
     with pytest.raises(DataError, match="two samples"):
-        evidence.stratified_folds(np.arange(5), 0)
+        stratified_folds(np.arange(5), 0)
 
 
 def test_two_samples_of_each_class_are_survived():

@@ -14,13 +14,13 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from surgeon.data.samples import Batch, Failure, Samples
+from surgeon.data.samples import Batch, Failure, Given, Samples
 from surgeon.errors import DataError, EnvironmentLacksError, UnknownNameError, UsageError
 from surgeon.graph.reading import misnamed, open_regular, parse_json, shown
-from surgeon.tasks.labels import label_text, not_one_class
+from surgeon.tasks.labels import group_text, label_text, not_one_class
 
 if TYPE_CHECKING:
-    from collections.abc import Container, Iterable, Sequence
+    from collections.abc import Callable, Container, Iterable, Sequence
     from pathlib import Path
 
     from numpy.typing import NDArray
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from surgeon.records import TensorInfo
 
 SPLITS = ("train", "validation", "test")
-_RESERVED = ("labels", "split")
+_RESERVED = ("labels", "split", "groups")
 _DTYPES = {"float": "float32", "double": "float64", "string": "object", "bool": "bool"}
 
 
@@ -59,16 +59,13 @@ class ArraySamples(Samples):
 
     def __init__(
         self,
-        *,
-        inputs: Sequence[TensorInfo],
+        given: Given,
         arrays: Mapping[str, NDArray[Any]],
-        names: Sequence[str],
-        labels: Sequence[str] | None,
-        split: Sequence[str] | None = None,
+        *,
         shared: Iterable[str] = (),
         broken: Mapping[int, str] | None = None,
     ) -> None:
-        super().__init__(inputs=inputs, names=names, labels=labels, split=split)
+        super().__init__(given)
         self._broken = dict(broken or {})
         self._arrays = dict(arrays)
         self._shared = frozenset(shared)
@@ -185,11 +182,13 @@ def from_arrays(
     *,
     where: str = "data",
     labelled: bool = True,
+    named: Given | None = None,
 ) -> ArraySamples:
-    """Check arrays named like the graph's inputs, `labels` and `split`, and make samples of them.
+    """Make samples of arrays named like the graph's inputs, `labels`, `split` and `groups`.
 
-    `input:<name>` names a graph input; it is needed for one called `labels` or `split`. Without
-    `labelled`, labels are not looked at, and samples with NaN are unreadable by themselves.
+    `input:<name>` names a graph input; it is needed for one called like the last three. Without
+    `labelled`, labels are not looked at, and samples with NaN are unreadable by themselves. `named`
+    says names, labels, split and groups where the arrays do not.
 
     Raises:
         DataError: unknown or missing names, wrong element types, ranks, dimensions or lengths,
@@ -221,39 +220,36 @@ def from_arrays(
             lengths[info.name] = array.shape[info.batch_axis or 0]
         else:
             shared.add(info.name)
-    labels = _column(arrays, "labels", problems) if labelled else None
-    split = _column(arrays, "split", problems)
-    for name, column in (("labels", labels), ("split", split)):
-        if column is not None:
-            lengths[name] = len(column)
+    columns = {
+        name: column
+        for name in (_RESERVED if labelled else _RESERVED[1:])
+        if (column := _column(arrays, name, problems)) is not None
+    }
+    lengths |= {name: len(column) for name, column in columns.items()}
     if len(set(lengths.values())) > 1:
         told = ", ".join(f"{name} has {count}" for name, count in lengths.items())
         problems.append(f"the numbers of samples differ: {told}")
-    if split is not None:
-        problems += _split_problems(split)
+    problems += _split_problems(columns.get("split", np.zeros(0)))
     if problems:
         raise DataError(
             "; ".join(problems),
             where=where,
             remedy="arrays are named like the graph's inputs ("
             + ", ".join(_describe(info) for info in inputs)
-            + "), with labels [n] and optionally split [n]; see surgeon inspect",
+            + "), with labels [n] and optionally split [n] and groups [n]; see surgeon inspect",
         )
     n = next(iter(lengths.values()), 1)
     if n == 0:
         raise DataError("there are no samples in it", where=where, remedy="give at least one")
-    texts = None
-    if labels is not None:
-        texts = [label_text(v, f"{where}, labels[{i}]") for i, v in enumerate(labels.tolist())]
-    return ArraySamples(
-        inputs=inputs,
-        arrays=values,
-        names=[f"row {index}" for index in range(n)],
-        labels=texts,
-        split=None if split is None else [_text(item) for item in split.tolist()],
-        shared=shared,
-        broken=broken,
-    )
+    if named is None:
+        named = Given(
+            inputs=inputs,
+            names=[f"row {index}" for index in range(n)],
+            labels=_told(columns, "labels", label_text, where),
+            split=_told(columns, "split", lambda item, _: _text(item), where),
+            groups=_told(columns, "groups", group_text, where),
+        )
+    return ArraySamples(named, values, shared=shared, broken=broken)
 
 
 def parse_constants(
@@ -418,6 +414,15 @@ def _column(arrays: Mapping[str, Any], name: str, problems: list[str]) -> NDArra
         problems.append(f"array {name!r} holds NaN, first at index {_first(np.isnan(column))}")
         return None
     return column
+
+
+def _told(
+    columns: Mapping[str, NDArray[Any]], name: str, told: Callable[[Any, str], str], where: str
+) -> list[str] | None:
+    """Return a column as text, or None where there is none."""
+    if name not in columns:
+        return None
+    return [told(item, f"{where}, {name}[{i}]") for i, item in enumerate(columns[name].tolist())]
 
 
 def _split_problems(split: NDArray[Any]) -> list[str]:

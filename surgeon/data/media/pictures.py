@@ -24,15 +24,15 @@ from surgeon.data.media.arrays import numpy_dtype
 from surgeon.data.samples import Batch, Failure
 from surgeon.data.sources import SourceSamples, UnreadableError, broken, describe_inputs
 from surgeon.errors import DataError, UsageError
-from surgeon.records import as_json
+from surgeon.records import Preprocess, as_json
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from numpy.typing import NDArray
 
-    from surgeon.data.sources import Source
-    from surgeon.records import Preprocess, TensorInfo
+    from surgeon.data.samples import Given
+    from surgeon.records import TensorInfo
 
 # Files with other endings are passed over and counted.
 SUFFIXES = frozenset(
@@ -99,23 +99,11 @@ class ImageSamples(SourceSamples):
 
     is_images = True
 
-    def __init__(
-        self,
-        *,
-        inputs: Sequence[TensorInfo],
-        sources: Sequence[Source],
-        names: Sequence[str],
-        labels: Sequence[str] | None,
-        preprocess: Preprocess,
-        constants: Mapping[str, NDArray[Any]] | None = None,
-        split: Sequence[str] | None = None,
-        ignored: int = 0,
-    ) -> None:
-        super().__init__(
-            inputs=inputs, sources=sources, names=names, labels=labels, constants=constants,
-            split=split, ignored=ignored,
-        )  # fmt: skip
-        info = require_image_input(inputs, self._constants)
+    def __init__(self, given: Given) -> None:
+        super().__init__(given)
+        info = require_image_input(self.inputs, self._constants)
+        preprocess = given.rule
+        assert isinstance(preprocess, Preprocess)
         self.preprocess = preprocess
         self._info = info
         self._check_shape()

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from surgeon.data.sources import Source
+    from surgeon.data.samples import Given
     from surgeon.records import Dim, TensorInfo
 
 SUFFIXES = frozenset({".npy", ".csv"})
@@ -51,26 +51,13 @@ def series_input(
 class SeriesSamples(ValueSamples):
     """Series of one shape, a file each, for the one graph input that takes series."""
 
-    def __init__(
-        self,
-        *,
-        inputs: Sequence[TensorInfo],
-        sources: Sequence[Source],
-        names: Sequence[str],
-        labels: Sequence[str] | None,
-        constants: Mapping[str, NDArray[Any]] | None = None,
-        split: Sequence[str] | None = None,
-        ignored: int = 0,
-    ) -> None:
-        super().__init__(
-            inputs=inputs, sources=sources, names=names, labels=labels, constants=constants,
-            split=split, ignored=ignored,
-        )  # fmt: skip
-        info = series_input(inputs, self._constants)
+    def __init__(self, given: Given) -> None:
+        super().__init__(given)
+        info = series_input(self.inputs, self._constants)
         if info is None or info.shape is None:
             raise DataError(
                 "the model does not take series: exactly one float input of rank 3 is needed",
-                where=describe_inputs(inputs),
+                where=describe_inputs(self.inputs),
                 remedy="give an .npz, or the other inputs as constants: --input NAME=VALUE",
             )
         self._info = info

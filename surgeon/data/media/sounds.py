@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from surgeon.data.sources import Source
+    from surgeon.data.samples import Given
 
 SUFFIXES = frozenset({".wav", ".wave"})
 _FLOATS = frozenset({"float", "float16", "double"})
@@ -59,28 +59,16 @@ def sound_input(
 class SoundSamples(ValueSamples):
     """Sounds, from WAV files or from bytes, for the one graph input that takes sounds."""
 
-    def __init__(
-        self,
-        *,
-        inputs: Sequence[TensorInfo],
-        sources: Sequence[Source],
-        names: Sequence[str],
-        labels: Sequence[str] | None,
-        encoding: AudioEncoding,
-        constants: Mapping[str, NDArray[Any]] | None = None,
-        split: Sequence[str] | None = None,
-        ignored: int = 0,
-    ) -> None:
-        super().__init__(
-            inputs=inputs, sources=sources, names=names, labels=labels, constants=constants,
-            split=split, ignored=ignored,
-        )  # fmt: skip
-        info = sound_input(inputs, self._constants)
+    def __init__(self, given: Given) -> None:
+        super().__init__(given)
+        info = sound_input(self.inputs, self._constants)
+        encoding = given.rule
+        assert isinstance(encoding, AudioEncoding)
         if info is None or info.shape is None:
             raise DataError(
                 "the model does not take sounds: exactly one float input of shape "
                 "[batch, samples] or [batch, 1, samples] is needed",
-                where=describe_inputs(inputs),
+                where=describe_inputs(self.inputs),
                 remedy="give the other inputs as constants (--input state=0 for zeros), "
                 "or the values themselves as an .npz",
             )

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from tokenizers import Tokenizer
 
-    from surgeon.data.sources import Source
+    from surgeon.data.samples import Given
 
 SUFFIXES = frozenset({".txt"})
 _INTEGERS = frozenset({"int64", "int32"})
@@ -72,27 +72,15 @@ class TextSamples(SourceSamples):
         encoding: the rule, with the padded length where the graph needs it to be always the same.
     """
 
-    def __init__(
-        self,
-        *,
-        inputs: Sequence[TensorInfo],
-        sources: Sequence[Source],
-        names: Sequence[str],
-        labels: Sequence[str] | None,
-        encoding: TextEncoding,
-        constants: Mapping[str, NDArray[Any]] | None = None,
-        split: Sequence[str] | None = None,
-        ignored: int = 0,
-    ) -> None:
-        super().__init__(
-            inputs=inputs, sources=sources, names=names, labels=labels, constants=constants,
-            split=split, ignored=ignored,
-        )  # fmt: skip
-        roles = text_inputs(inputs, self._constants)
+    def __init__(self, given: Given) -> None:
+        super().__init__(given)
+        roles = text_inputs(self.inputs, self._constants)
+        encoding = given.rule
+        assert isinstance(encoding, TextEncoding)
         if roles is None:
             raise DataError(
                 "which inputs take token ids, mask and token types is not clear",
-                where=describe_inputs(inputs),
+                where=describe_inputs(self.inputs),
                 remedy="give all others as constants: --input NAME=VALUE; "
                 "or give the tokens themselves as an .npz",
             )
