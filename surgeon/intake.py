@@ -20,6 +20,7 @@ from surgeon.errors import (
 from surgeon.graph import cuts as graph_cuts
 from surgeon.graph import encodings, envelope
 from surgeon.graph.shapes import input_infos
+from surgeon.plugin.manager import loaded_plugins
 from surgeon.records import (
     Encoding,
     Preprocess,
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
     from surgeon.data.samples import Samples
     from surgeon.data.splits import Splits
     from surgeon.model import Model
+    from surgeon.plugin.manager import Plugins
     from surgeon.records import TensorInfo
 
     Source = str | os.PathLike[str] | onnx.ModelProto | Model
@@ -60,6 +62,14 @@ def check_views(views: int, augment: str, samples: Samples) -> None:
             where="--views",
             remedy="leave it out, or give --augment light or strong",
         )
+
+
+def opened_by_plugin(data: Any, plugins: Plugins | None) -> Any:
+    """Return what a plugin makes of a data URI; a path, and what no plugin knows, stay as given."""
+    if not isinstance(data, str) or ":" not in data or Path(data).exists():
+        return data
+    found = loaded_plugins(plugins).hook.surgeon_open_data(uri=data)
+    return data if found is None else found
 
 
 def find_preprocess(

@@ -42,11 +42,8 @@ from surgeon.errors import (
     SurgeonError,
     UsageError,
 )
-from surgeon.graph import cuts as graph_cuts
 from surgeon.graph import encodings, envelope, files
 from surgeon.graph.apart import take_one
-from surgeon.graph.dequantize import INTEGERS, dequantize
-from surgeon.graph.nodes import add_head
 from surgeon.graph.weights import same_values, write_back
 from surgeon.intake import (
     check_views,
@@ -56,32 +53,18 @@ from surgeon.intake import (
     label_codes,
     labels_to_go_on,
     open_samples,
+    opened_by_plugin,
     resized,
     split_samples,
     without,
 )
-from surgeon.job.decide import (
-    batch_as_tried,
-    decide,
-    draw_anew,
-    dropped_inputs,
-    load_operators,
-    loaded_plugins,
-    measures,
-    opened_by_plugin,
-    output_notes,
-    require_opset,
-    require_runs_at_all,
-    require_samples,
-    resolve_taps,
-    resolve_trainable,
-    settle_start,
-    start_only,
-    truncate,
-)
+from surgeon.job import operate as surgery
+from surgeon.job.decide import measures, require_opset
+from surgeon.job.operate import draw_anew, load_operators
 from surgeon.model import Model, load
 from surgeon.options import Options, explained
 from surgeon.outcome import Outcome, Prediction, Verification
+from surgeon.plugin.manager import loaded_plugins
 from surgeon.records import (
     Case,
     Evidence,
@@ -298,97 +281,22 @@ def operate(
         UsageError: classes missing or below 1, or a value that cannot be cut at.
         ModelError: the graph cannot be operated on.
     """
+
     to = Options.of(locals())
-    classes, seed = to.surgery.classes, to.training.seed
     model = load(model).with_output(output)
     if case is None:
         if start is None:
             raise UsageError(
                 "no case is given", where="--case", remedy="`surgeon cases` lists the cases"
             )
-        return start_only(model, start)
+        return surgery.start_only(model, start)
     if classes is None:
         raise UsageError(
             "the number of classes is not given", where="--classes", remedy="give 1 or more"
         )
-    constants = constant_inputs(model, inputs)
-    model = model.with_constants(constants)
-    anatomy = model.anatomy()
-    require_samples(model)
-    if not anatomy.shapes.dtype(anatomy.end):
-        require_opset(model)  # types of the oldest operators cannot be inferred
-    decided = decide(model, anatomy, case, classes, cut, init, evidence, plugins)
-    shapes = anatomy.shapes
-    wanted = decided.cut if decided.cut in shapes.one else anatomy.late
-    unknown = anatomy.head is not None and not shapes.dtype(anatomy.head.input)
-    if not anatomy.cuts or not wanted or not shapes.dtype(wanted) or unknown:
-        # The runtime's words on an operator say more than a missing type.
-        require_runs_at_all(model)
-    tensor = graph_cuts.resolve(anatomy, decided.cut, default=anatomy.late)
-    taps = resolve_taps(anatomy, decided, tensor)
-    from surgeon.runtime.settle import observer
-
-    part = truncate(anatomy, [*taps, tensor], decided.head.pool, observer(constants))
-    truncated, values, shapes = part.model, list(part.values), part.shapes
-    for place, value in enumerate(values):
-        if shapes.dtype(value) in INTEGERS:
-            truncated, values[place], shapes = dequantize(truncated, anatomy.model, value, shapes)
-    *read, last = values
-    proto, head, added = add_head(
-        truncated, shapes, last, classes, decided.head, taps=read, seed=seed,
-        inputs=anatomy.model.graph.input,
-    )  # fmt: skip
-    if start is not None:
-        proto = graph_cuts.start_at(proto, start, anatomy.shapes)
-    dropped = [value.name for value in model.proto.graph.output if value.name != tensor]
-    plan = replace(
-        decided,
-        cut=tensor,
-        depth=graph_cuts.depth_of(anatomy, tensor),
-        head=replace(
-            decided.head,
-            taps=taps,
-            pool="token" if part.picked else decided.head.pool,
-            weights=head,
-        ),
-        classes=classes,
-        dropped_outputs=tuple(name for name in dropped if name != anatomy.output),
-        dropped_inputs=(*model.bound_inputs, *dropped_inputs(model, proto)),
-    )
-    patient = model.with_proto(proto, output=None)
-    plan = replace(plan, trainable=resolve_trainable(plan, patient, model))
-    plan, no_race = settle_start(plan, patient)
-    if plan.init == "random" and drawn:
-        patient = patient.with_proto(draw_anew(patient, plan, seed))
-    proto = patient.proto
-    for key in (envelope.LABELS, envelope.PROOF, envelope.ADVICE):
-        envelope.put(proto, key, None)
-    document = plan.as_dict() | {"source_sha256": model.file_sha256}
-    envelope.put(proto, envelope.PLAN, document)
-    preprocess = find_preprocess(model)
-    if preprocess is not None and start is None:
-        envelope.put(proto, envelope.PREPROCESS, encodings.as_document(preprocess))
-    batch_note = anatomy.batch_note
-    if batch_note is not None:
-        proto, batch_note = batch_as_tried(model, proto, batch_note, constants)
-    notes = [*model.notes, *filter(None, [batch_note, no_race]), *anatomy.notes]
-    if plan.init == "random" and decided.trainable == "head":
-        notes.append("--init random: only what is trained starts anew, here the new head alone")
-    if plan.dropped_outputs:
-        notes.append(f"other outputs were dropped: {', '.join(plan.dropped_outputs)}")
-    notes += [*part.notes, *output_notes(anatomy, proto)]
-    chosen_early = cut is None and tensor == anatomy.early != anatomy.late
-    far = graph_cuts.far_away(anatomy, "early" if chosen_early else cut or decided.cut, tensor)
-    notes += [far] if far else []
-    return replace(
-        patient,
-        proto=proto,
-        source_sha256=model.file_sha256,
-        plan=plan,
-        notes=tuple(notes),
-        removed_nodes=len(anatomy.model.graph.node)
-        - (len(proto.graph.node) - len(added) - part.picked),
-        added_nodes=len(added) + part.picked,
+    model = model.with_constants(constant_inputs(model, inputs))
+    return surgery.operate(
+        model, to.surgery, seed=to.training.seed, evidence=evidence, drawn=drawn, plugins=plugins
     )
 
 

@@ -24,11 +24,12 @@ from surgeon.intake import (
     gone_inputs,
     label_codes,
     open_samples,
+    opened_by_plugin,
     resized,
     split_samples,
     without,
 )
-from surgeon.job.decide import load_operators, opened_by_plugin
+from surgeon.job.operate import load_operators
 from surgeon.model import Model, load
 from surgeon.options import Options, explained
 from surgeon.outcome import Outcome

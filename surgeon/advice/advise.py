@@ -32,9 +32,10 @@ from surgeon.intake import (
     split_samples,
     without,
 )
-from surgeon.job.decide import decide, loaded_plugins
+from surgeon.job.decide import decide
 from surgeon.model import load
-from surgeon.options import Options, explained
+from surgeon.options import Options, Surgery, explained
+from surgeon.plugin.manager import loaded_plugins
 from surgeon.records import (
     Case,
     CutPoint,
@@ -416,7 +417,8 @@ def choose(
     # are a worse start than none.
     ours = early if advised else None
     start = init or ("pretrained" if advised and learnt_from < RACE_FROM else None)
-    plan = decide(model, anatomy, case, len(labels), cut or ours, start, evidence, plugins)
+    asked = Surgery(case=case, classes=len(labels), cut=cut or ours, init=start)
+    plan = decide(model, anatomy, asked, evidence, plugins)
     tensor = graph_cuts.resolve(anatomy, plan.cut, default=anatomy.late)
     plan = replace(
         plan, cut=tensor, depth=graph_cuts.depth_of(anatomy, tensor), classes=len(labels)

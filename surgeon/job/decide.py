@@ -5,25 +5,20 @@ The case is a plugin and pure; everything it says is checked here before the cor
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
-from pathlib import Path
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from surgeon.errors import (
-    ModelError,
     SurgeonError,
     UnknownNameError,
     UnsupportedError,
     UsageError,
 )
 from surgeon.graph import cuts as graph_cuts
-from surgeon.graph import envelope
-from surgeon.graph.picks import pick_again, picks
 from surgeon.graph.schema import opsets
 from surgeon.graph.taps import choose_cuts
-from surgeon.graph.walk import all_graphs, data_inputs
-from surgeon.graph.weights import write_back
 from surgeon.options import words
+from surgeon.plugin.manager import loaded_plugins
 from surgeon.records import (
     Case,
     Context,
@@ -36,14 +31,13 @@ from surgeon.records import (
 
 if TYPE_CHECKING:
     import os
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable
 
     import onnx
-    from numpy.typing import NDArray
 
     from surgeon.graph.cuts import Anatomy
-    from surgeon.graph.shapes import Observe, Shapes
     from surgeon.model import Model
+    from surgeon.options import Surgery
     from surgeon.plugin.manager import Plugins
     from surgeon.records import CutPoint
 
@@ -57,27 +51,27 @@ OLDEST_HEAD = 7
 def decide(
     model: Model,
     anatomy: Anatomy,
-    case: str,
-    classes: int,
-    cut: str | None,
-    init: str | None,
+    to: Surgery,
     evidence: Evidence | None,
     plugins: Plugins | None,
 ) -> Plan:
     """Ask the case for its plan; what the user said by name wins."""
+    assert to.case is not None
+    assert to.classes is not None
+    case = to.case
     chosen = loaded_plugins(plugins).offer(Case, case).offer
-    wanted = None if cut is None else graph_cuts.resolve(anatomy, cut)
+    wanted = None if to.cut is None else graph_cuts.resolve(anatomy, to.cut)
     context = Context(
-        classes=classes,
+        classes=to.classes,
         cut=wanted,
-        init=init,  # type: ignore[arg-type]
+        init=to.init,  # type: ignore[arg-type]
         late=anatomy.late,
         early=anatomy.early,
         cuts=anatomy.cuts,
         taps=_taps(anatomy),
         parameters=tuple(_parameters(model, anatomy)),
         old_head=anatomy.head,
-        evidence=evidence or Evidence(classes=classes),
+        evidence=evidence or Evidence(classes=to.classes),
     )
     try:
         plan = chosen.plan(context)
@@ -191,53 +185,6 @@ def resolve_taps(anatomy: Anatomy, plan: Plan, cut: str) -> tuple[str, ...]:
     return tuple(taps)
 
 
-@dataclass(frozen=True)
-class Truncated:
-    """A graph up to the values a new head reads.
-
-    Attributes:
-        model: the graph.
-        values: what the head reads, the cut last.
-        shapes: of all values.
-        picked: nodes that were added to pick the old head's token.
-        notes: what people should know.
-    """
-
-    model: onnx.ModelProto
-    values: tuple[str, ...]
-    shapes: Shapes
-    picked: int = 0
-    notes: tuple[str, ...] = ()
-
-
-def truncate(anatomy: Anatomy, values: Sequence[str], pool: str, observe: Observe) -> Truncated:
-    """Drop what lies behind the values a head reads.
-
-    Where the old head scored every token and one token's scores were picked, that token is picked
-    at the old head's input, in place of the mean over all.
-    """
-    *taps, cut = values
-    notes: tuple[str, ...] = ()
-    if cut == anatomy.end and pool == "mean" and picks(anatomy):
-        again = pick_again(anatomy, values, observe=observe)
-        if again is not None:
-            model, value, shapes = again
-            added = sum(node.output[0] not in anatomy.links.makers for node in model.graph.node)
-            said = "the old head gave one token's scores: the new one reads that token"
-            return Truncated(model, (*taps, value), shapes, added, (said,))
-        said = (
-            "the old head gave some tokens' scores, and how they were picked is not understood: "
-            "the new one reads the mean of all tokens"
-        )
-        notes = (said,)
-    also = () if anatomy.head is None or cut != anatomy.end else anatomy.head.also
-    if also:
-        said = f"the scores of {len(also) + 1} heads were averaged: the new one reads what all read"
-        notes = (f"{said}: {', '.join([*also, cut])}",)
-    model = graph_cuts.keep_only(anatomy.model, values, anatomy.shapes)
-    return Truncated(model, tuple(values), anatomy.shapes, 0, notes)
-
-
 def settle_start(plan: Plan, patient: Model) -> tuple[Plan, str | None]:
     """Make sure that a start from random weights is possible; a race without one is no race.
 
@@ -261,71 +208,6 @@ def settle_start(plan: Plan, patient: Model) -> tuple[Plan, str | None]:
     return plan, None
 
 
-def draw_anew(patient: Model, plan: Plan, seed: int) -> onnx.ModelProto:
-    """Draw every trainable weight anew; the head has its random weights already."""
-    from surgeon.graph.weights import tuned_names
-    from surgeon.torch_graph.initialize import draw_all
-
-    tuned = tuned_names(patient.proto, plan.trainable)
-    names = [name for name in tuned if name not in plan.head.weights]
-    return write_back(patient.proto, draw_all(patient.proto, names, seed=seed), partial=True)
-
-
-def start_only(model: Model, start: str) -> Model:
-    """Drop everything in front of a tensor; nothing else changes."""
-    anatomy = model.anatomy()
-    proto = graph_cuts.start_at(anatomy.model, start, anatomy.shapes)
-    for key in (envelope.PROOF, envelope.PREPROCESS):
-        envelope.put(proto, key, None)
-    removed = len(anatomy.model.graph.node) - len(proto.graph.node)
-    plan = Plan(case="start", cut=start, depth=graph_cuts.depth_of(anatomy, start), trainable=())
-    return replace(model.with_proto(proto), plan=plan, removed_nodes=removed)
-
-
-def batch_as_tried(
-    model: Model, proto: onnx.ModelProto, note: str, constants: Mapping[str, NDArray[Any]]
-) -> tuple[onnx.ModelProto, str]:
-    """Try an operated file whose batch was made free; pin its batch where that does not hold.
-
-    Returns:
-        The file, and what is true of its batch.
-    """
-    from surgeon.graph.batch import pinned
-    from surgeon.graph.shapes import fixed_batch, input_infos
-    from surgeon.runtime.settle import try_written
-
-    if fixed_batch(input_infos(proto)) is not None:
-        return proto, note
-    why = try_written(proto, model.sizes, constants, model.bound)
-    if why is None:
-        return proto, note
-    held = fixed_batch(model.inputs) or 1
-    return pinned(proto, held), f"the batch stays fixed at {held}: the operated file: {why}"
-
-
-def require_samples(model: Model) -> None:
-    """Refuse a graph whose inputs hold one sample and no more.
-
-    Raises:
-        ModelError: no input has a batch axis.
-    """
-    from surgeon.runtime.settle import one_sample
-
-    if model.inputs and all(info.batch_axis is None for info in model.inputs):
-        raise ModelError(
-            one_sample(model.proto),
-            where=model.where,
-            remedy="export it with a batch axis in front: [batch, ...]",
-        )
-
-
-def require_runs_at_all(model: Model) -> None:
-    """Refuse a graph that ONNX Runtime does not run; its words say more than a missing type."""
-    from surgeon.runtime.observe import require_runs
-
-    require_runs(model.stored or model.proto, model.where or "the model")
-
-
 def require_opset(model: Model) -> None:
     """Refuse an opset in which the new head does not run; opsets are never raised on the way.
 
@@ -343,26 +225,6 @@ def require_opset(model: Model) -> None:
         )
 
 
-def output_notes(anatomy: Anatomy, proto: onnx.ModelProto) -> list[str]:
-    """Return what became of the old output: its activation, its name."""
-    new, head = proto.graph.output[0].name, anatomy.head
-    notes = []
-    if head is not None and head.activation is not None:
-        notes.append(
-            f"the old {head.activation} is gone: {new} are raw scores, and `surgeon predict` makes "
-            "probabilities of them"
-        )
-    if anatomy.output != new:
-        notes.append(f"the output is called {new} now; it was {anatomy.output}")
-    return notes
-
-
-def dropped_inputs(model: Model, proto: onnx.ModelProto) -> list[str]:
-    """Return the inputs of a model that an operated graph no longer takes."""
-    left = set(data_inputs(proto.graph))
-    return [info.name for info in model.inputs if info.name not in left]
-
-
 def measures(case: str | None, plugins: Plugins | None) -> bool:
     """Say whether a case wants evidence measured before it plans.
 
@@ -370,33 +232,3 @@ def measures(case: str | None, plugins: Plugins | None) -> bool:
         UnknownNameError: there is no such case.
     """
     return isinstance(case, str) and loaded_plugins(plugins).offer(Case, case).offer.measures
-
-
-def loaded_plugins(plugins: Plugins | None) -> Plugins:
-    """Return the plugins given, or load them."""
-    if plugins is not None:
-        return plugins
-    from surgeon.plugin.manager import load_plugins
-
-    return load_plugins()
-
-
-def load_operators(model: onnx.ModelProto, plugins: Plugins | None) -> None:
-    """Let plugins declare their operators, where a graph has nodes of a domain that is not ours."""
-    known = {"", "ai.onnx", "ai.onnx.ml", "com.microsoft", "ai.onnx.preview.training"}
-    foreign = {node.domain for graph in all_graphs(model.graph) for node in graph.node} - known
-    if not foreign:
-        return
-    from surgeon.ops.registry import load_plugin
-
-    for names in loaded_plugins(plugins).hook.surgeon_ops():
-        for name in names:
-            load_plugin(name)
-
-
-def opened_by_plugin(data: Any, plugins: Plugins | None) -> Any:
-    """Return what a plugin makes of a data URI; a path, and what no plugin knows, stay as given."""
-    if not isinstance(data, str) or ":" not in data or Path(data).exists():
-        return data
-    found = loaded_plugins(plugins).hook.surgeon_open_data(uri=data)
-    return data if found is None else found

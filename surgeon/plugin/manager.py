@@ -158,6 +158,11 @@ class Plugins:
         return {one.offer.name: one for one in order}
 
 
+def loaded_plugins(plugins: Plugins | None) -> Plugins:
+    """Return the plugins given, or load them."""
+    return load_plugins() if plugins is None else plugins
+
+
 def load_plugins(*, enabled: bool = True, disabled: Collection[str] = ()) -> Plugins:
     """Load every entry point of the group `surgeon`, each on its own.
 

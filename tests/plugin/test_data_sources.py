@@ -4,7 +4,7 @@ import networks as nw
 import numpy as np
 
 import surgeon
-from surgeon.job import decide as planning
+from surgeon import intake
 from surgeon.plugin.hooks import hookimpl
 from surgeon.plugin.manager import load_plugins
 
@@ -36,5 +36,5 @@ def test_what_no_plugin_knows_and_what_is_a_path_stay_as_given(tmp_path):
     plugins.manager.register(Lab())
     named = tmp_path / "lab:folder"
     named.mkdir()
-    assert planning.opened_by_plugin(str(named), plugins) == str(named)
-    assert planning.opened_by_plugin("other:thing", plugins) == "other:thing"
+    assert intake.opened_by_plugin(str(named), plugins) == str(named)
+    assert intake.opened_by_plugin("other:thing", plugins) == "other:thing"

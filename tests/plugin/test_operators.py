@@ -11,7 +11,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 import surgeon
 from surgeon.errors import UnsupportedError
-from surgeon.job import decide as planning
+from surgeon.job import operate as surgery
 
 
 def doubled():
@@ -59,7 +59,7 @@ def test_a_foreign_operator_is_refused_with_its_domain_and_node_then_declared(
         """)
     )
     monkeypatch.syspath_prepend(tmp_path)
-    monkeypatch.setattr(planning, "loaded_plugins", lambda plugins: plugins or Offering())
+    monkeypatch.setattr(surgery, "loaded_plugins", lambda plugins: plugins or Offering())
     module = surgeon.to_torch(model)
     value = torch.arange(6.0).view(2, 3)
     assert torch.equal(module(value), value * 2)
