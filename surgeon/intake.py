@@ -23,6 +23,7 @@ from surgeon.graph.shapes import input_infos
 from surgeon.plugin.manager import loaded_plugins
 from surgeon.records import (
     Encoding,
+    Known,
     Preprocess,
 )
 
@@ -110,10 +111,10 @@ def _found(model: Model, option: Any, size: Any) -> Preprocess | Encoding | None
         return encodings.parse_option(option, _picture(model), size)
     document, source = envelope.get(model.proto, envelope.PREPROCESS), "metadata"
     if document is None:
-        entry = model.index_entry
+        entry = model.known
         document, source = (None if entry is None else entry.preprocess), "index"
         if entry is not None and entry.encoding is not None:
-            return encodings.from_index(entry.encoding, _folders(model, entry.name))
+            return encodings.from_index(entry.encoding, _folders(model, entry))
     if document is None:
         return None
     if isinstance(document, dict):
@@ -125,11 +126,9 @@ def _found(model: Model, option: Any, size: Any) -> Preprocess | Encoding | None
     return replace(found, size=parsed)
 
 
-def _folders(model: Model, name: str) -> list[Path]:
-    """Return where what belongs to an indexed model may lie: beside the file, in the cache."""
-    from surgeon_models import folder
-
-    return [*([] if model.path is None else [model.path.parent]), folder(name)]
+def _folders(model: Model, known: Known) -> list[Path]:
+    """Return where what belongs to a known model may lie: beside it, where its zoo keeps it."""
+    return [*([] if model.path is None else [model.path.parent]), *map(Path, known.folders)]
 
 
 def _picture(model: Model) -> TensorInfo | None:

@@ -23,8 +23,9 @@ from surgeon.graph.normalize import normalize
 from surgeon.graph.precision import computes_half
 from surgeon.graph.shapes import input_infos, output_infos
 from surgeon.graph.walk import data_inputs
-from surgeon.graph.weights import quantized_weights, roles, sizes, to_array
-from surgeon.records import Change, Encoding, Plan, Preprocess
+from surgeon.graph.weights import quantized_weights, roles, sizes
+from surgeon.plugin.manager import found_once
+from surgeon.records import Change, Encoding, Known, Plan, Preprocess
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -109,15 +110,14 @@ class Model:
         return None if self.path is None else str(self.path)
 
     @cached_property
-    def index_entry(self) -> Any:
-        """The entry of the model index that this very file is, wherever it was built, or None."""
+    def known(self) -> Known | None:
+        """What a model zoo knows of this very file, wherever it was built, or None."""
         if self.indexed is not None:
-            return self.indexed[0]
+            known: Known | None = self.indexed[0]
+            return known
         if self.stored is None or not self.file_sha256:
             return None
-        from surgeon_models import recognise
-
-        return recognise(self.stored, self.file_sha256, to_array)
+        return found_once().known(self.file_sha256, self.stored)
 
     @property
     def labels(self) -> list[str] | None:
@@ -127,8 +127,8 @@ class Model:
         """
         if self.plan is None or self.plan.classes is None:
             found = envelope.labels(self.proto, None)
-            if found is None and self.index_entry is not None and self.index_entry.labels:
-                found = list(self.index_entry.labels)
+            if found is None and self.known is not None and self.known.labels:
+                found = list(self.known.labels)
             return found
         own: list[str] | None = envelope.get(self.proto, envelope.LABELS)
         return own
@@ -296,7 +296,7 @@ class Model:
 
     def _other(self, **changes: Any) -> Model:
         """Return a model of the same origin, which need not be looked up once more."""
-        return replace(self, indexed=(self.index_entry,), **changes)
+        return replace(self, indexed=(self.known,), **changes)
 
     def with_weights(self, weights: Any) -> Model:
         """Return the model with other weights; labels, plan and preprocessing stay.
@@ -408,8 +408,8 @@ def load(source: str | os.PathLike[str] | onnx.ModelProto | Model, *, hashed: bo
 def _picture_sizes(model: Model) -> dict[str, int]:
     """Return the open sides of a picture input, as the file or the index states them."""
     document = envelope.get(model.proto, envelope.PREPROCESS)
-    if document is None and model.index_entry is not None:
-        document = model.index_entry.preprocess
+    if document is None and model.known is not None:
+        document = model.known.preprocess
     if not isinstance(document, dict) or not isinstance(document.get("size"), list):
         return {}
     first = 1 if document.get("layout") == "NHWC" else 2

@@ -29,7 +29,6 @@ class Room:
 ROOMS = (
     Room("__main__", "`python -m surgeon`"),
     Room("cli", "one small file per verb", ("click", "rich")),
-    Room("demo", "a user's whole job, four times"),
     Room("operation", "the verbs: the order of the steps"),
     Room("own_weights", "weights of one's own training loop, proven"),
     Room("advice", "which case, cut and preprocessing suit the data, by measurement"),

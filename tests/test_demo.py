@@ -11,9 +11,10 @@ import pytest
 from PIL import Image
 
 import surgeon
-from surgeon import demo, schemas
+from surgeon import schemas
 from surgeon.cli import main
 from surgeon.errors import OutputError
+from surgeon_models import demo
 
 
 @pytest.fixture(scope="module")

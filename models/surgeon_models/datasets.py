@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
     from surgeon_models.index import DataEntry
 
-_log = logging.getLogger(__name__)
+_log = logging.getLogger("surgeon.models")
 
 _FASHION = (
     "T-shirt/top",

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
     from surgeon_models.index import Source
 
-_log = logging.getLogger(__name__)
+_log = logging.getLogger("surgeon.models")
 
 _PATIENCE = 1800  # seconds one download may take; the largest package has a few hundred MB
 

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import json
 import logging
-import os
 import shutil
 from hashlib import sha256
 from importlib import import_module
@@ -19,6 +18,7 @@ from tempfile import mkdtemp
 from typing import TYPE_CHECKING, Any, cast
 
 from surgeon.errors import CheckError, EnvironmentLacksError
+from surgeon.runtime.store import cache_root
 from surgeon_models import index, packages
 
 if TYPE_CHECKING:
@@ -29,28 +29,18 @@ if TYPE_CHECKING:
 
     from surgeon_models.index import Entry
 
-_log = logging.getLogger(__name__)
+_log = logging.getLogger("surgeon.models")
 _RECORD = "record.json"
-
-
-def root() -> Path:
-    """Return the cache folder of surgeon: $SURGEON_CACHE, else the user's cache directory."""
-    given = os.environ.get("SURGEON_CACHE")
-    if given:
-        return Path(given).expanduser()
-    from platformdirs import user_cache_path
-
-    return user_cache_path("surgeon")
 
 
 def models_folder() -> Path:
     """Return the folder that holds one sub-folder per model."""
-    return root() / "models"
+    return cache_root() / "models"
 
 
 def data_folder() -> Path:
     """Return the folder that holds one .npz per data set."""
-    return root() / "data"
+    return cache_root() / "data"
 
 
 def get(name: str, *, refresh: bool = False) -> Path:

@@ -8,9 +8,10 @@ that is measured too. What must not enter: training, and surgery.
 from __future__ import annotations
 
 import json
+import logging
 import time
 from dataclasses import dataclass, field, replace
-from math import erf, log2, sqrt
+from math import erf, isnan, log2, sqrt
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -63,8 +64,6 @@ if TYPE_CHECKING:
     Source = str | os.PathLike[str] | onnx.ModelProto | Model
     Report = Callable[..., None]
 
-FOUR = ("small-similar", "small-different", "large-similar", "large-different")
-"""The cases advice chooses between."""
 TIE = 0.01
 """Accuracy below which a loss may be a tie; above it, no standard error makes it one."""
 PER_CLASS = 6
@@ -349,7 +348,7 @@ def choose(
     Args:
         model: the model, which knows its constant inputs.
         samples: the labelled data.
-        case: that plans by the evidence, cut included; None = the one of the four that suits best.
+        case: that plans by the evidence, cut included; None = the one that suits best.
         cut: what the user asked for; the case is advised all the same.
         init: see `operate`.
         seed: of the sample, the splits and the probes.
@@ -524,16 +523,26 @@ def samples_needed(parameters: int, classes: int, removed: float, error: float) 
 
 
 def _best_case(evidence: Evidence, plugins: Plugins | None) -> str:
-    """Return the one of the four that says it suits best."""
-    offered = loaded_plugins(plugins).offers(Case)
-    suits = {name: offered[name].offer.suits(evidence) for name in FOUR if name in offered}
+    """Return the case that says it suits best, a third party's or ours; a tie goes to ours."""
+    suits: dict[str, float] = {}
+    for name, found in loaded_plugins(plugins).offers(Case).items():
+        try:
+            suits[name] = float(found.offer.suits(evidence))
+        except Exception as error:  # noqa: BLE001 - whatever a plugin does wrong, we go on
+            logging.getLogger("surgeon.advice").warning(
+                "the case %r of distribution %s cannot say whether it suits: %s: %s",
+                name,
+                found.distribution,
+                type(error).__name__,
+                error,
+            )
     if not suits:
         raise UsageError(
-            "none of the four cases is loaded",
+            "no case is loaded",
             where="SURGEON_DISABLE_PLUGINS",
-            remedy="advice chooses between them; let surgeon's own plugin load",
+            remedy="advice chooses between them; let surgeon's own plugins load",
         )
-    return max(suits, key=lambda name: suits[name])
+    return max(suits, key=lambda name: -1.0 if isnan(suits[name]) else suits[name])
 
 
 def _learns(best: Probe, codes: NDArray[np.int64]) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -33,15 +34,14 @@ def list_cache() -> Answer:
 def clear_cache(what: str) -> Answer:
     """Remove cached features, models (and their data), or all."""
     entries = _entries(what)
-    freed = 0
+    freed = sum(one["bytes"] for one in entries if one["kind"] != "features")
     if what in {"all", "features"}:
         from surgeon.runtime import store as features
 
         freed += features.clear()[1]
     if what in {"all", "models"}:
-        import surgeon_models
-
-        freed += surgeon_models.clear()
+        for folder in _kept().values():
+            shutil.rmtree(folder, ignore_errors=True)
     return Answer({"entries": entries, "bytes": freed}, show_cleared)
 
 
@@ -70,12 +70,17 @@ def _entries(what: str) -> list[dict[str, Any]]:
             for entry in features.list_entries()
         ]
     if what in {"all", "models"}:
-        from surgeon_models import store
-
-        for kind, folder in (("model", store.models_folder()), ("data", store.data_folder())):
+        for kind, folder in _kept().items():
             paths = sorted(folder.iterdir()) if folder.is_dir() else []
             found += [{"kind": kind, "path": str(path), "bytes": _weigh(path)} for path in paths]
     return found
+
+
+def _kept() -> dict[str, Path]:
+    """Where model zoos keep what they fetched or built, one entry per model and per data set."""
+    from surgeon.runtime.store import cache_root
+
+    return {"model": cache_root() / "models", "data": cache_root() / "data"}
 
 
 def _weigh(path: Path) -> int:

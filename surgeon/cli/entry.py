@@ -29,10 +29,8 @@ VERBS = {
     "predict": ("surgeon.cli.predict:predict", "Labels and probabilities for files."),
     "verify": ("surgeon.cli.verify:verify", "Run the proof a file carries again, here."),
     "ops": ("surgeon.cli.ops:ops", "Which operators convert to torch, in general or of a model."),
-    "models": ("surgeon.cli.models:models", "Real pretrained models to begin with."),
     "cache": ("surgeon.cli.cache:cache", "Cached features and models on this machine."),
     "plugins": ("surgeon.cli.plugins:plugins", "Which plugins are loaded, and whether they work."),
-    "demo": ("surgeon.cli.demo:demo", "All four cases side by side on real data."),
     "doctor": ("surgeon.cli.doctor:doctor", "What works on this machine and what does not."),
     "completion": ("surgeon.cli.completion:completion", "The completion script of a shell."),
 }

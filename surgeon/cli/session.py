@@ -27,7 +27,8 @@ if TYPE_CHECKING:
 
 SCHEMA = 1
 
-OUR_LOGGERS = ("surgeon", "surgeon_models", "surgeon_cases")
+LOGGER = "surgeon"
+"""The root of what our rooms log, and plugins that want it said."""
 
 # Said to developers of other libraries, not to whoever runs a command.
 NOISE = (DeprecationWarning, PendingDeprecationWarning, FutureWarning, ImportWarning)
@@ -101,12 +102,11 @@ class Session:
         """
         with warnings.catch_warnings(), contextlib.ExitStack() as undo:
             handler = _ToSession(self)
-            for name in OUR_LOGGERS:
-                logger = logging.getLogger(name)
-                logger.addHandler(handler)
-                undo.callback(logger.removeHandler, handler)
-                undo.callback(logger.setLevel, logger.level)
-                logger.setLevel(logging.INFO)
+            logger = logging.getLogger(LOGGER)
+            logger.addHandler(handler)
+            undo.callback(logger.removeHandler, handler)
+            undo.callback(logger.setLevel, logger.level)
+            logger.setLevel(logging.INFO)
             if not sys.warnoptions:
                 warnings.simplefilter("default")
                 for category in NOISE:

@@ -5,9 +5,11 @@ What they offer is found by its kind and by name, ours by the same way as anyone
 
 from __future__ import annotations
 
+import functools
 import importlib
 import logging
 import os
+import sys
 from dataclasses import dataclass, field
 from importlib.metadata import EntryPoint, entry_points
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
@@ -23,6 +25,7 @@ from surgeon.records import (
     Check,
     Exporter,
     HeadKind,
+    Known,
     Loss,
     Medium,
     Offer,
@@ -133,15 +136,31 @@ class Plugins:
             raise UnknownNameError(word, name, found, where=where)
         return found[name]
 
+    def known(self, sha256: str, model: Any) -> Known | None:
+        """Return what the first model zoo that knows a file says of it; see `surgeon_known`."""
+        given = {"sha256": sha256, "model": model}
+        for one in self.hook.surgeon_known.get_hookimpls():
+            try:
+                found: Known | None = one.function(*(given[name] for name in one.argnames))
+            except Exception as error:  # noqa: BLE001 - whatever a plugin does wrong, we go on
+                _warn(self._origin(one.plugin_name), "surgeon_known", error)
+                continue
+            if found is not None:
+                return found
+        return None
+
+    def _origin(self, name: str) -> Loaded:
+        origins = (item for item in self.loaded if item.name == name)
+        return next(origins, Loaded(name, "unknown", "0"))
+
     def _ask(self, kind: type[T]) -> dict[str, Found[T]]:
         word, hook, _ = KINDS[kind]
-        origins = {item.name: item for item in self.loaded}
         found: dict[str, Found[T]] = {}
         for name, plugin in self.manager.list_name_plugin():
             implementation = getattr(plugin, hook, None)
             if implementation is None:
                 continue
-            origin = origins.get(name, Loaded(name, "unknown", "0"))
+            origin = self._origin(name)
             for offer in _yielded(implementation, kind, hook, origin):
                 if offer.name in found:
                     other = found[offer.name].distribution
@@ -196,6 +215,16 @@ def load_plugins(*, enabled: bool = True, disabled: Collection[str] = ()) -> Plu
     return Plugins(pm, tuple(loaded), tuple(warnings))
 
 
+def found_once() -> Plugins:
+    """Return the plugins that this process finds, loaded once for one path and one setting."""
+    return _found_once(tuple(sys.path), os.environ.get(DISABLE, ""))
+
+
+@functools.lru_cache(maxsize=1)
+def _found_once(*_: Any) -> Plugins:
+    return load_plugins()
+
+
 def _plain(name: str) -> str:
     """Return a name as package installers compare them: `My_Plugin` is `my-plugin`."""
     return name.lower().replace("_", "-").replace(".", "-")
@@ -215,17 +244,21 @@ def _yielded(
         if wrong:
             raise TypeError(f"it yields a {type(wrong[0]).__name__}, not a {kind.__name__}")  # noqa: TRY301
     except Exception as error:  # noqa: BLE001 - whatever a plugin does wrong, we go on
-        logging.getLogger("surgeon.plugin").warning(
-            "plugin %r of distribution %s %s: %s failed: %s: %s",
-            origin.name,
-            origin.distribution,
-            origin.version,
-            hook,
-            type(error).__name__,
-            error,
-        )
+        _warn(origin, hook, error)
         return []
     return found
+
+
+def _warn(origin: Loaded, hook: str, error: Exception) -> None:
+    logging.getLogger("surgeon.plugin").warning(
+        "plugin %r of distribution %s %s: %s failed: %s: %s",
+        origin.name,
+        origin.distribution,
+        origin.version,
+        hook,
+        type(error).__name__,
+        error,
+    )
 
 
 def _entry_points() -> list[EntryPoint]:

@@ -167,9 +167,12 @@ class _Source(Protocol):
 
 def cache_root() -> Path:
     """Return the folder of everything cached: `SURGEON_CACHE`, or the user's cache directory."""
-    from surgeon_models.store import root
+    given = os.environ.get("SURGEON_CACHE")
+    if given:
+        return Path(given).expanduser()
+    from platformdirs import user_cache_path
 
-    return root()
+    return user_cache_path("surgeon")
 
 
 @dataclass(frozen=True)

@@ -146,7 +146,7 @@ def test_a_dry_run_of_finetune_may_leave_open_what_only_training_knows(
     assert "nothing written" in run("finetune", model, "data", "--dry-run").out
 
 
-def test_models_get_prints_the_path_alone(run, plugins, monkeypatch, tmp_path):
+def test_models_get_prints_the_path_alone(run, monkeypatch, tmp_path):
     import surgeon_models
 
     def get(name):
@@ -160,7 +160,7 @@ def test_models_get_prints_the_path_alone(run, plugins, monkeypatch, tmp_path):
     jsonschema.validate(document, schemas.load("models"))
 
 
-def test_models_list(run, plugins):
+def test_models_list(run):
     import surgeon_models
 
     document = json.loads(run("models", "list", "--json").out)
@@ -169,16 +169,16 @@ def test_models_list(run, plugins):
     assert "opennsfw" in run("models", "list").out
 
 
-def test_demo_is_a_table(run, plugins, monkeypatch, tmp_path):
+def test_demo_is_a_table(run, monkeypatch, tmp_path):
     import sys
     from types import ModuleType
 
-    import surgeon
+    import surgeon_models
 
-    fake = ModuleType("surgeon.demo")
+    fake = ModuleType("surgeon_models.demo")
     fake.run = lambda out, *, progress, budget: BODIES["demo"]
-    monkeypatch.setitem(sys.modules, "surgeon.demo", fake)
-    monkeypatch.setattr(surgeon, "demo", fake, raising=False)
+    monkeypatch.setitem(sys.modules, "surgeon_models.demo", fake)
+    monkeypatch.setattr(surgeon_models, "demo", fake, raising=False)
     done = run("demo", "-o", tmp_path / "there")
     assert done.code == 0
     assert "12.81 k" in done.out

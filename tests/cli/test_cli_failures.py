@@ -64,7 +64,7 @@ def test_traceback_on_request(run, operation, plugins, model):
     ("arguments", "verb", "word"),
     [
         (["inspct", "m"], None, "inspect"),
-        (["models", "gte"], "models", "get"),
+        (["cache", "lst"], "cache", "list"),
         (["inspect"], "inspect", "MODEL"),
         (["inspect", "no.onnx"], "inspect", "no.onnx"),
         (["inspect", "."], "inspect", "folder"),

@@ -244,5 +244,5 @@ def test_clear_frees_what_is_there(shop, monkeypatch, tmp_path):
     path = surgeon_models.get("tiny")
     assert surgeon_models.clear() >= len(shop[1])
     assert not path.exists()
-    assert store.root() == tmp_path / "cache"
+    assert store.cache_root() == tmp_path / "cache"
     assert surgeon_models.clear() == 0

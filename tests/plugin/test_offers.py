@@ -36,6 +36,16 @@ def {hook}():
 """
 
 
+SUITS = """
+from surgeon.plugin import hookimpl
+from surgeon.records import Case, Plan
+
+@hookimpl
+def surgeon_cases():
+    yield Case({name!r}, "", lambda evidence: {suits}, lambda context: Plan(case={name!r}))
+"""
+
+
 def offering(kind, name, code="mod:thing"):
     return OFFER.format(kind=kind.__name__, hook=KINDS[kind][1], name=name, code=code)
 
@@ -113,7 +123,9 @@ def test_a_missing_package_of_an_extra_is_told_with_that_extra():
     assert error.remedy == "pip install 'onnx-surgeon[text]'"
 
 
-def test_a_zoo_answers_for_the_files_it_knows():
+def test_a_zoo_answers_for_the_files_it_knows(caplog):
+    import networks as nw
+
     from surgeon.plugin import hookimpl
 
     class Zoo:
@@ -121,9 +133,18 @@ def test_a_zoo_answers_for_the_files_it_knows():
         def surgeon_known(self, sha256):
             return Known("theirs", labels=("a", "b")) if sha256 == "abc" else None
 
+    class Broken:
+        @hookimpl
+        def surgeon_known(self, sha256, model):
+            raise RuntimeError("no luck")
+
     plugins = load_plugins()
+    plugins.manager.register(Broken())
     plugins.manager.register(Zoo())
-    assert plugins.hook.surgeon_known(sha256="abc", model=None).name == "theirs"
+    with caplog.at_level(logging.WARNING):
+        assert plugins.known("abc", nw.mlp()).name == "theirs"
+        assert plugins.known("abd", nw.mlp()) is None
+    assert "surgeon_known failed" in caplog.text
 
 
 # ── settings ─────────────────────────────────────────────────────────────────────────────────────
@@ -194,3 +215,37 @@ def test_our_cases_are_told_apart_by_distribution_alone(install):
     assert list(load_plugins().offers(Case))[:4] == [
         "small-similar", "small-different", "large-similar", "large-different",
     ]  # fmt: skip
+
+
+def test_every_case_is_asked_whether_it_suits_a_third_partys_too(install, caplog):
+    import networks as nw
+    import numpy as np
+
+    import surgeon
+
+    install("best-dist", "best", SUITS.format(name="best", suits="2.0"))
+    install("even-dist", "even", SUITS.format(name="even", suits="float('nan')"))
+    install("odd-dist", "odd", SUITS.format(name="odd", suits="1 / 0"))
+    labels = np.arange(60) % 2
+    values = np.random.default_rng(0).normal(size=(60, 8)) + labels[:, None]
+    data = {"x": values.astype(np.float32), "labels": labels}
+    with caplog.at_level(logging.WARNING):
+        assert surgeon.advise(nw.mlp(), data, device="cpu").plan.case == "best"
+    (record,) = (one for one in caplog.records if "suits" in one.getMessage())
+    assert "odd-dist" in record.getMessage()
+    ours = surgeon.advise(nw.mlp(), data, device="cpu", plugins=load_plugins(enabled=False))
+    assert ours.plan.case != "best"
+
+
+def test_the_core_imports_no_zoo_and_gets_on_without_one(monkeypatch):
+    from pathlib import Path
+
+    import networks as nw
+
+    import surgeon
+    from surgeon.plugin import manager
+
+    rooms = Path(surgeon.__file__).parent.rglob("*.py")
+    assert not [str(path) for path in rooms if "surgeon_models" in path.read_text("utf-8")]
+    monkeypatch.setenv(manager.DISABLE, "models")
+    assert surgeon.load(nw.mlp()).known is None

@@ -7,9 +7,9 @@ import re
 
 import pytest
 
-from surgeon import demo
-from surgeon.cli.demo import show
 from surgeon.cli.screen import Screen
+from surgeon_models import demo
+from surgeon_models.demo_command import show
 
 
 class Terminal(io.StringIO):

@@ -74,7 +74,7 @@ def test_preprocessing_and_labels_are_found(use, tmp_path, factor, external):
     onnx.save(make_pictures(factor), tmp_path / "made" / "m.onnx", **(options if external else {}))
     shutil.copytree(tmp_path / "made", tmp_path / "copied")
     model = surgeon.load(tmp_path / "copied" / "m.onnx")
-    assert model.index_entry is entry
+    assert model.known.name == entry.name
     assert model.labels == list("abcde")
     found = find_preprocess(model)
     assert (found.channels, found.source) == ("BGR", "index")
@@ -84,10 +84,10 @@ def test_preprocessing_and_labels_are_found(use, tmp_path, factor, external):
 
 def test_a_tuned_or_cut_file_is_another_model(use, tmp_path):
     use(make_pictures(), preprocess=PICTURE)
-    assert surgeon.load(make_pictures(1.001)).index_entry is None
+    assert surgeon.load(make_pictures(1.001)).known is None
     operated = surgeon.operate(make_pictures(), case="small-similar", classes=5)
     operated.save(tmp_path / "operated.onnx")
-    assert surgeon.load(tmp_path / "operated.onnx").index_entry is None
+    assert surgeon.load(tmp_path / "operated.onnx").known is None
 
 
 def test_a_copy_without_its_tokenizer_finds_that_of_the_cache(use, tmp_path):

@@ -70,7 +70,7 @@ def test_series_and_tables_and_arrays_are_listed_too(tmp_path):
     x = net.input("x", ["N", 2, 6])
     y = net.node("GlobalAveragePool", x)
     small = net.model(net.node("Flatten", y, out="y"), shape=["N", 2])
-    assert surgeon.load(small).index_entry is None  # a graph without weights is nobody's
+    assert surgeon.load(small).known is None  # a graph without weights is nobody's
     np.save(tmp_path / "b.npy", np.zeros((2, 6), "f4"))
     found = surgeon.predict(small, [tmp_path / "a.npy"])
     assert len(found.failed) == 1

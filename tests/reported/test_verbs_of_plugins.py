@@ -86,7 +86,7 @@ def test_what_is_added_as_a_command_and_is_none_is_one_line(adds, capsys, wrong)
     assert "click" in line
 
 
-@pytest.mark.parametrize("name", ["inspect", "finetune", "demo"])
+@pytest.mark.parametrize("name", ["inspect", "finetune", "doctor"])
 def test_a_name_that_is_taken_is_said_and_the_rest_goes_on(adds, theirs, capsys, name):
     def commands(cli):
         cli.add(name, "their_module:good", "not this")

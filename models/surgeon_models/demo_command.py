@@ -1,4 +1,4 @@
-"""`surgeon demo`: all four cases side by side; the work is in `surgeon.demo`."""
+"""`surgeon demo`: all four cases side by side; the work is in `demo`."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def demo(session: Session, /, out: Path, budget: float | None) -> Answer:
     A few minutes on two cores; the large cases train on a budget of seconds and claim
     nothing beyond it.
     """
-    from surgeon import demo as show_case
+    from surgeon_models import demo as show_case
 
     out.mkdir(parents=True, exist_ok=True)
     with progress_for(session) as progress:
