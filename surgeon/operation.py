@@ -361,6 +361,7 @@ def finetune(
     from surgeon.job.run import Run, clean
     from surgeon.runtime.neighbours import require_steady
     from surgeon.runtime.places import choose_device
+    from surgeon.tasks.find import find_task
     from surgeon.tasks.labels import check_trainable
 
     clock = Clock(time.perf_counter())
@@ -473,7 +474,8 @@ def finetune(
 
     # The frozen part, once per sample; the head to its optimum; then, if planned, everything.
     run = Run(
-        patient=patient, samples=samples, codes=codes, parts=parts, device=device, seed=seed,
+        patient=patient, samples=samples, codes=codes, parts=parts,
+        task=find_task("classification", plugins), device=device, seed=seed,
         threads=threads, cache_limit=cache_limit, precision=precision, batch=batch, lr=lr,
         epochs=epochs, budget=budget, augment=augment, views=views,
         accumulate=accumulate, compile=compile, memory=memory,

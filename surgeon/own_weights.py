@@ -104,6 +104,7 @@ def prove(
     from surgeon.job.done import Candidate, Trained
     from surgeon.job.run import Run
     from surgeon.runtime.places import choose_device
+    from surgeon.tasks.find import find_task
 
     clock = Clock(time.perf_counter())
     to = Options.of(locals())
@@ -139,7 +140,8 @@ def prove(
     if pre is not None:
         envelope.put(tuned, envelope.PREPROCESS, encodings.as_document(pre))
     run = Run(
-        patient=model, samples=samples, codes=codes, parts=parts, device=device,
+        patient=model, samples=samples, codes=codes, parts=parts,
+        task=find_task("classification", plugins), device=device,
         seed=seed, threads=threads, progress=progress,
     )  # fmt: skip
     proven = proving.prove(run, tuned, golden_samples=golden_samples, constants=constants)

@@ -14,7 +14,7 @@ from surgeon.tasks.base import Decoded, Scores, Targets, TaskCode
 from surgeon.tasks.labels import check_trainable, label_text, listed, not_one_class, sort_labels
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Iterable, Mapping, Sequence
 
     from numpy.typing import NDArray
 
@@ -82,15 +82,20 @@ class Classification(TaskCode):
         labels = None if names is None else len(names)
         return answers.decode(raw, activation, classifier=True, labels=labels)
 
-    def score(self, decoded: NDArray[np.float64], targets: Targets) -> Scores:
+    def score(self, parts: Iterable[tuple[NDArray[np.float64], Targets]]) -> Scores:
         """Return accuracy, macro F1 over classes that occur, and loss in nats per sample."""
-        known = _known(targets)
-        codes = targets.values[known]
-        figures = metrics.score(decoded[known], codes)
+        found = []
+        for decoded, targets in parts:
+            right, lost = (np.full(len(targets), np.nan) for _ in range(2))
+            known = _known(targets)
+            codes = targets.values[known]
+            predicted, told = decoded[known].argmax(axis=1), decoded[known, codes]
+            right[known] = predicted == codes
+            lost[known] = -np.log(np.clip(told, 1e-12, None))
+            found.append((right, lost, predicted, told, codes))
+        right, lost, *answers = (np.concatenate(values) for values in zip(*found, strict=True))
+        figures = metrics.score_told(*answers)
         figures.pop("samples")
-        right, lost = (np.full(len(targets), np.nan) for _ in range(2))
-        right[known] = decoded[known].argmax(axis=1) == codes
-        lost[known] = -np.log(np.clip(decoded[known, codes], 1e-12, None))
         return Scores({**figures, "quality": figures["accuracy"]}, right, lost)
 
     def rows(

@@ -5,6 +5,7 @@ The one room of a job in which outputs become answers. What must not enter: trai
 
 from __future__ import annotations
 
+import itertools
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -12,8 +13,7 @@ import numpy as np
 from surgeon.errors import CheckError
 from surgeon.job.run import runtime_device
 from surgeon.runtime.stream import Runner
-from surgeon.tasks.base import Scores
-from surgeon.tasks.metrics import score_told, softmax
+from surgeon.tasks.base import Targets
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
@@ -33,33 +33,27 @@ SPOT = 32
 """Samples on which the file is compared where ONNX Runtime has run the same graph over all."""
 
 
-def score(parts: Iterable[tuple[NDArray[Any], NDArray[np.int64]]]) -> Scores | None:
-    """Return how good outputs are, given some at a time beside their codes; None without any."""
-    predicted, told, codes = [], [], []
-    for logits, answers in parts:
-        probabilities = softmax(logits)
-        predicted.append(probabilities.argmax(axis=1))
-        told.append(probabilities[np.arange(len(answers)), answers])
-        codes.append(answers)
-    if not codes:
+def decode(run: Run, outputs: NDArray[Any]) -> NDArray[np.float64]:
+    """Return the answers that outputs of the new head say."""
+    return run.task.decode(outputs, "Identity").answers
+
+
+def score(
+    run: Run, outputs: Iterable[tuple[NDArray[Any], NDArray[np.int64]]]
+) -> dict[str, Any] | None:
+    """Return the object of the document's `metrics`; None without any samples.
+
+    Args:
+        run: what is trained on what.
+        outputs: of the new head beside the samples they are of, some at a time.
+    """
+    parts = ((decode(run, values), Targets(run.codes[rows])) for values, rows in outputs)
+    first = next(parts, None)
+    if first is None:
         return None
-    return score_answers(np.concatenate(predicted), np.concatenate(told), np.concatenate(codes))
-
-
-def score_answers(
-    predicted: NDArray[np.int64], told: NDArray[np.float64], codes: NDArray[np.int64]
-) -> Scores:
-    """Return how good predictions are, with the probability of each sample's own class."""
-    figures = score_told(predicted, told, codes)
-    del figures["samples"]
-    return Scores(
-        figures, (predicted == codes).astype(np.float64), -np.log(np.clip(told, 1e-12, None))
-    )
-
-
-def as_metrics(scores: Scores | None, **more: Any) -> dict[str, Any] | None:
-    """Return the object of the document's `metrics`; None without any samples."""
-    return None if scores is None else {"samples": len(scores.loss), **scores.figures, **more}
+    scores = run.task.score(itertools.chain([first], parts))
+    figures = {name: value for name, value in scores.figures.items() if name != "quality"}
+    return {"samples": int((~np.isnan(scores.quality)).sum()), **figures}
 
 
 def open_runner(run: Run, model: ModelProto | Path, *, alone: bool) -> Runner:
@@ -128,8 +122,7 @@ def measure(
         scores[name] = None
         if indices is not None and len(indices):
             runner = open_runner(run, tuned, alone=trained.work.alone)
-            judged = ((logits, run.codes[rows]) for logits, rows in outputs_of(runner, indices))
-            scores[name] = as_metrics(score(judged))
+            scores[name] = score(run, outputs_of(runner, indices))
             notes += runner.notes
     for name in ("validation", "test"):
         if scores[name] is not None:
@@ -165,16 +158,16 @@ def _judge_file(
         for logits, samples in outputs_of(runner, rows):
             for one in believed:
                 _compare(one, logits, samples, scatter)
-            yield logits, run.codes[samples]
+            yield logits, samples
 
-    scores = score(compared())
+    metrics = score(run, compared())
     said = [
         f"ONNX Runtime's kernels give logits that differ by {one:.1g} with the size of the "
         "batch; the metrics are those of larger batches"
         for one in moved
         if one > 0
     ]
-    return as_metrics(scores) if known is None else None, [*said, *runner.notes]
+    return metrics if known is None else None, [*said, *runner.notes]
 
 
 def _compare(

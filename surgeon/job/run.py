@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from surgeon.model import Model
     from surgeon.records import Stage
     from surgeon.runtime.places import Device
+    from surgeon.tasks.base import TaskCode
 
 
 @dataclass(frozen=True)
@@ -34,6 +35,7 @@ class Run:
     samples: Samples
     codes: NDArray[np.int64]
     parts: Splits
+    task: TaskCode
     device: str = "auto"
     seed: int = 0
     threads: int | None = None

@@ -25,9 +25,10 @@ from surgeon.job.frozen import (
     slack_of,
     view_features,
 )
-from surgeon.job.measure import as_metrics, score, score_answers
+from surgeon.job.measure import score
 from surgeon.job.run import Run, head_input, head_weights, torch_device
 from surgeon.probe.solver import solve
+from surgeon.tasks.metrics import score_told
 from surgeon.train.device import is_out_of_memory
 
 if TYPE_CHECKING:
@@ -116,7 +117,7 @@ def solve_head(
     solution, notes = _solved(run, fitted)
     scores, cross = _scores(run, features, values, parts, solution, refit=refit)
     seconds = time.perf_counter() - begun - fitted.work.seconds_features
-    row = _row(stage, solution, scores, seconds)
+    row = _row(run, stage, solution, scores, seconds)
     tensors = dict(zip(head_weights(run), (solution.weight, solution.bias), strict=True))
     order = parts["validation"][np.argsort(features.rows[parts["validation"]])]
     candidate = Candidate("probe", tensors, scores, cross)
@@ -148,7 +149,7 @@ def _fitted(
 
 
 def _row(
-    stage: str, solution: HeadSolution, scores: Mapping[str, Any], seconds: float
+    run: Run, stage: str, solution: HeadSolution, scores: Mapping[str, Any], seconds: float
 ) -> dict[str, Any]:
     """Return the row of the history."""
     validation = scores["validation"] or {}
@@ -158,7 +159,7 @@ def _row(
         "step": solution.iterations,
         "loss": scores["train"]["loss"],
         "validation_loss": validation.get("loss"),
-        "validation_accuracy": validation.get("accuracy"),
+        f"validation_{run.task.quality}": validation.get(run.task.quality),
         "lr": None,
         "seconds": seconds,
         "regularisation": solution.regularisation,
@@ -176,9 +177,10 @@ def _scores(
     refit: bool,
 ) -> tuple[dict[str, Any], dict[str, Any] | None]:
     """Return metrics by part, and the cross-validated ones of the training samples."""
-    codes = {part: run.codes[features.rows[rows]] for part, rows in parts.items()}
+    samples = {part: features.rows[rows] for part, rows in parts.items()}
+    codes = {part: run.codes[rows] for part, rows in samples.items()}
     scores = {
-        part: as_metrics(score(_outputs(values[parts[part]], codes[part], solution)))
+        part: score(run, _outputs(values[parts[part]], samples[part], solution))
         for part in ("validation", "test", "train")
     }
     # Of what was fitted to, the samples themselves stand in front of their views.
@@ -192,13 +194,13 @@ def _scores(
 
 
 def _outputs(
-    features: NDArray[Any], codes: NDArray[np.int64], solution: HeadSolution
+    features: NDArray[Any], samples: NDArray[np.int64], solution: HeadSolution
 ) -> Iterator[tuple[NDArray[Any], NDArray[np.int64]]]:
-    """Give the solved head's outputs for samples, some at a time, beside their codes."""
+    """Give the solved head's outputs beside the samples they are of, some at a time."""
     at_once = max(1, _AT_ONCE // len(solution.bias))
-    for first in range(0, len(codes), at_once):
+    for first in range(0, len(samples), at_once):
         rows = slice(first, first + at_once)
-        yield features[rows] @ solution.weight.T + solution.bias, codes[rows]
+        yield features[rows] @ solution.weight.T + solution.bias, samples[rows]
 
 
 def _outside(
@@ -209,7 +211,7 @@ def _outside(
     if not len(predicted) or (predicted < 0).any():
         return None
     told = np.exp(-solution.out_of_fold_loss[rows])
-    return as_metrics(score_answers(predicted, told, codes), method="cross-validated")
+    return score_told(predicted, told, codes) | {"method": "cross-validated"}
 
 
 def _solved(run: Run, fitted: _Fitted) -> tuple[HeadSolution, tuple[str, ...]]:

@@ -15,7 +15,7 @@ from surgeon.graph.apart import doubtful_nodes
 from surgeon.graph.files import sha256_model
 from surgeon.graph.weights import tuned_names, write_back
 from surgeon.job.done import Believed, Candidate, StageDone, Trained, Work
-from surgeon.job.measure import as_metrics, open_runner, outputs_at_once, score
+from surgeon.job.measure import decode, open_runner, outputs_at_once, score
 from surgeon.job.part import drawn
 from surgeon.job.run import Run, head_weights, stage_names, torch_device
 from surgeon.job.solve import open_head, solve_head
@@ -24,7 +24,6 @@ from surgeon.probe import guard
 from surgeon.records import SOLVE_HEAD, TRAIN_ALL, Stage
 from surgeon.runtime import neighbours
 from surgeon.runtime.places import choose_device
-from surgeon.tasks.metrics import softmax
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -151,7 +150,7 @@ def _choose(
     believed = Believed.of(rows, logits, run.patient.bound, by_runtime=True)
     candidate = replace(
         candidate,
-        scores={"validation": as_metrics(score([(logits, run.codes[rows])]))},
+        scores={"validation": score(run, [(logits, rows)])},
         believed=(*candidate.believed, believed),
     )
     warning = () if compared.better else (compared.warning,)
@@ -164,8 +163,8 @@ def _compared(
     """Compare a network with the probe by its outputs for some of the probe's samples."""
     known = np.searchsorted(probe.rows, rows)
     return guard.compare(
-        softmax(probe.logits)[known],
-        softmax(logits),
+        decode(run, probe.logits)[known],
+        decode(run, logits),
         run.codes[rows],
         expected=run.expected,
     )

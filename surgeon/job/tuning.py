@@ -5,6 +5,7 @@ What must not enter: the order of the stages, and which result is delivered.
 
 from __future__ import annotations
 
+import importlib
 import time
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
@@ -15,7 +16,6 @@ from surgeon.job.done import Candidate, StageDone, Work
 from surgeon.job.part import Part, believed, drawn, open_part, scale, trained_tensors
 from surgeon.probe.solver import torch_threads
 from surgeon.train.fit import fit
-from surgeon.train.objective import CrossEntropy
 from surgeon.train.settings import FitResult, FitSettings, Progress, Row
 
 if TYPE_CHECKING:
@@ -180,6 +180,8 @@ def _fit(
     start: race.Start | None = None,
 ) -> tuple[FitResult, Work]:
     """Train, and say what was done; rows of a race say which start they belong to."""
+    module, _, name = run.task.objective.partition(":")
+    objective = getattr(importlib.import_module(module), name)
     begun = time.perf_counter()
     with torch_threads(run.threads):
         fitted = fit(
@@ -188,9 +190,7 @@ def _fit(
             part.sets.validation,
             trainable=part.names,
             depths=first_use(run.patient.anatomy()),
-            objective=CrossEntropy.of(
-                part.sets.train.targets, run.classes, scratch=settings.scratch
-            ),
+            objective=objective.of(part.sets.train.targets, run.classes, scratch=settings.scratch),
             settings=settings,
             progress=lambda progress: _report(run, progress),
             checkpoint_dir=checkpoint,
@@ -211,7 +211,7 @@ def _fit(
         )
     decision = None if fitted.decision is None else {"stage": stage, **fitted.decision}
     return fitted, Work(
-        history=tuple(_told(row, start) for row in fitted.history),
+        history=tuple(_told(run, row, start) for row in fitted.history),
         decisions=() if decision is None else (decision,),
         resumed=resumed,
         compiled=fitted.compiled,
@@ -222,9 +222,9 @@ def _fit(
     )
 
 
-def _told(row: Row, start: race.Start | None) -> dict[str, Any]:
+def _told(run: Run, row: Row, start: race.Start | None) -> dict[str, Any]:
     """Return a row of the document: there the quality has its name."""
-    names = {"validation_quality": "validation_accuracy"}
+    names = {"validation_quality": f"validation_{run.task.quality}"}
     told = {names.get(key, key): value for key, value in row.items()}
     return told | ({"start": start} if start else {})
 
@@ -238,6 +238,6 @@ def _report(run: Run, progress: Progress) -> None:
         epoch=progress.epoch,
         loss=row.get("loss", progress.loss),
         left=progress.seconds_left,
-        accuracy=row.get("validation_quality"),
+        **{run.task.quality: row.get("validation_quality")},
         throughput=progress.samples_per_second,
     )

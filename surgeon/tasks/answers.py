@@ -29,12 +29,15 @@ def decode(
 
     Args:
         raw: what the graph gives.
-        activation: what it ends in: `Softmax`, `LogSoftmax`, `Sigmoid` or None.
+        activation: what it ends in: `Softmax`, `LogSoftmax`, `Sigmoid`, `Identity` where they are
+            surely scores of classes, or None where nobody knows.
         classifier: whether columns without an activation are scores of classes.
         labels: names the file has, so that one Sigmoid column of two names is the second's.
     """
     values = np.asarray(raw, np.float64)
     columns = values.shape[1]
+    if activation == "Identity":
+        return Decoded("classification", softmax(values))
     if activation == "LogSoftmax":
         return Decoded("classification", np.exp(values))
     if activation == "Softmax":

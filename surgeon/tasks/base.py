@@ -151,14 +151,20 @@ class TaskCode(ABC):
 
         Args:
             raw: [n, …] what the graph gives.
-            activation: what it ends in: `Softmax`, `LogSoftmax`, `Sigmoid` or None.
+            activation: what it ends in: `Softmax`, `LogSoftmax`, `Sigmoid`, `Identity` for a head
+                of ours, or None where nobody knows.
             names: of the outputs, where the file has them: one Sigmoid of two names is the
                 second's.
         """
 
     @abstractmethod
-    def score(self, decoded: NDArray[np.float64], targets: Targets) -> Scores:
-        """Judge answers, [n, …] as `decode` gives them; those that are known."""
+    def score(self, parts: Iterable[tuple[NDArray[np.float64], Targets]]) -> Scores:
+        """Judge answers, those that are known.
+
+        Args:
+            parts: [n, …] answers as `decode` gives them and the targets of the same samples, some
+                at a time, as all together may not fit into memory; at least one part.
+        """
 
     @abstractmethod
     def rows(

@@ -118,7 +118,7 @@ def test_scores_are_those_of_scikit_learn_and_each_samples_own():
     raw = random.standard_normal((40, 4))
     truth = Targets(random.integers(0, 4, 40), tuple("abcd"))
     told = TASK.decode(raw, None).answers
-    found = TASK.score(told, truth)
+    found = TASK.score([(told, truth)])
     predicted = told.argmax(axis=1)
     assert found.figures["quality"] == found.figures[TASK.quality]
     assert found.figures["accuracy"] == pytest.approx(accuracy_score(truth.values, predicted))
@@ -133,10 +133,29 @@ def test_scores_are_those_of_scikit_learn_and_each_samples_own():
     assert [row["support"] for row in details["per_class"]] == np.bincount(truth.values).tolist()
 
 
+def test_scores_are_the_same_some_samples_at_a_time():
+    random = np.random.default_rng(0)
+    raw = random.standard_normal((40, 4))
+    truth = Targets(random.integers(0, 4, 40), tuple("abcd"))
+    told = TASK.decode(raw, "Identity").answers
+    whole = TASK.score([(told, truth)])
+    parts = TASK.score((told[rows], truth[rows]) for rows in (slice(0, 1), slice(1, 40)))
+    assert parts.figures == whole.figures
+    np.testing.assert_array_equal(parts.quality, whole.quality)
+    np.testing.assert_array_equal(parts.loss, whole.loss)
+
+
+def test_scores_that_look_like_probabilities_are_scores_of_a_head_of_ours():
+    """By themselves nobody could tell them apart."""
+    raw = np.array([[1.0, 0.0]])
+    np.testing.assert_array_equal(TASK.decode(raw, None).answers, raw)
+    assert TASK.decode(raw, "Identity").answers[0, 1] == pytest.approx(1 / (1 + np.e))
+
+
 def test_samples_of_unknown_class_are_not_judged():
     told = np.array([[0.9, 0.1], [0.2, 0.8], [0.6, 0.4]])
     known = np.array([True, False, True])
-    found = TASK.score(told, Targets(np.array([0, -1, 1]), ("a", "b"), known))
+    found = TASK.score([(told, Targets(np.array([0, -1, 1]), ("a", "b"), known))])
     assert found.figures["accuracy"] == 0.5
     assert np.isnan(found.quality).tolist() == [False, True, False]
     assert np.isnan(found.loss).tolist() == [False, True, False]
