@@ -24,6 +24,7 @@ from surgeon.plugin.manager import loaded_plugins
 from surgeon.records import (
     Encoding,
     Known,
+    Medium,
     Preprocess,
 )
 
@@ -65,8 +66,17 @@ def check_views(views: int, augment: str, samples: Samples) -> None:
         )
 
 
+def offer_media(plugins: Plugins | None) -> None:
+    """Let plugins add their media to those that data are opened as."""
+    from surgeon.data.media import registry
+
+    for found in loaded_plugins(plugins).offers(Medium).values():
+        registry.offer(found.offer, found.load)
+
+
 def opened_by_plugin(data: Any, plugins: Plugins | None) -> Any:
     """Return what a plugin makes of a data URI; a path, and what no plugin knows, stay as given."""
+    offer_media(plugins)
     if not isinstance(data, str) or ":" not in data or Path(data).exists():
         return data
     found = loaded_plugins(plugins).hook.surgeon_open_data(uri=data)
@@ -294,7 +304,7 @@ def constant_inputs(model: Model, inputs: Sequence[str] | Mapping[str, Any]) -> 
         inputs = [text for text in inputs if text.partition("=")[0] not in gone]
     if not inputs:
         return {}
-    from surgeon.data.media.arrays import parse_constants
+    from surgeon.data.constants import parse_constants
 
     return parse_constants(inputs, model.inputs)
 

@@ -52,6 +52,7 @@ from surgeon.intake import (
     gone_inputs,
     label_codes,
     labels_to_go_on,
+    offer_media,
     open_samples,
     opened_by_plugin,
     resized,
@@ -611,7 +612,7 @@ def predict(
     device: str = "auto",
     threads: int | None = None,
     progress: Report | None = None,
-    plugins: Plugins | None = None,  # noqa: ARG001 - all verbs take them
+    plugins: Plugins | None = None,
 ) -> Prediction:
     """Predict by ONNX Runtime, with the labels and preprocessing the file carries.
 
@@ -633,6 +634,7 @@ def predict(
 
     model = load(path).with_output(output)
     answering(model)
+    offer_media(plugins)
     pre = find_preprocess(
         model, preprocess, size, tokenizer=tokenizer, max_length=max_length, audio=audio
     )

@@ -29,6 +29,7 @@ from surgeon.intake import (
     gone_inputs,
     label_codes,
     open_samples,
+    opened_by_plugin,
     resized,
     split_samples,
     without,
@@ -278,6 +279,7 @@ def advise(
     started = time.perf_counter()
     model = load(model).with_output(output)
     loaded = time.perf_counter() - started
+    data = opened_by_plugin(data, plugins)
     pre = find_preprocess(
         model, preprocess, size, tokenizer=tokenizer, max_length=max_length, audio=audio
     )

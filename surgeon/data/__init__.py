@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:  # what the table below names, for type checkers
     from surgeon.data.ahead import work_ahead
-    from surgeon.data.media.arrays import parse_constants
+    from surgeon.data.constants import parse_constants
     from surgeon.data.read import data_kind, needs_preprocess, open_data, open_inputs
     from surgeon.data.samples import Batch, Failure, JoinedSamples, Samples
     from surgeon.data.splits import Splits, folds, split
@@ -27,7 +27,7 @@ _MODULES = {
     "needs_preprocess": "read",
     "open_data": "read",
     "open_inputs": "read",
-    "parse_constants": "media.arrays",
+    "parse_constants": "constants",
     "split": "splits",
     "work_ahead": "ahead",
 }

@@ -6,14 +6,15 @@ import re
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from surgeon.data.media import pictures as images
-from surgeon.data.media import series, sounds, texts
+from surgeon.data.media.registry import PICTURES, examples, is_of
 from surgeon.errors import DataError
 from surgeon.graph.reading import shown
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
     from pathlib import Path
+
+    from surgeon.records import Medium
 
 _PARTS = {
     **dict.fromkeys(("train", "training", "trn"), "train"),
@@ -28,22 +29,6 @@ _ANSWERS = re.compile(
 _ANSWER_ENDING = re.compile(r"[ ._-]*(mask|seg|segmentation|label|gt|annotation|matte)s?$")
 _MACS = "__MACOSX"  # what archives made on a Mac carry beside their content
 _SHOWN = 5
-
-
-@dataclass(frozen=True)
-class Medium:
-    """A kind of files that are samples: what they are called, and their endings."""
-
-    name: str
-    suffixes: frozenset[str]
-    examples: str
-
-
-PICTURES = Medium("pictures", images.SUFFIXES, ".jpg, .png, ...")
-TEXTS = Medium("texts", texts.SUFFIXES, ".txt")
-SOUNDS = Medium("sounds", sounds.SUFFIXES, ".wav")
-SERIES = Medium("series", series.SUFFIXES, ".npy, .csv")
-MEDIA = (PICTURES, TEXTS, SOUNDS, SERIES)
 
 
 @dataclass
@@ -93,7 +78,7 @@ def list_classes(root: Path, medium: Medium = PICTURES) -> Listing:
         raise DataError(
             f"the folder holds no {medium.name} ({listing.ignored} other files)",
             where=shown(str(root)),
-            remedy=f"put {medium.name} ({medium.examples}) into one sub-folder per class",
+            remedy=f"put {medium.name} ({examples(medium)}) into one sub-folder per class",
         )
     return listing
 
@@ -108,7 +93,7 @@ def list_files(root: Path, medium: Medium = PICTURES) -> Listing:
     listing.paths, listing.others = _walk(root, medium, set())
     if not listing.paths:
         message = f"the folder holds no {medium.name} ({listing.ignored} other files)"
-        remedy = f"give a folder with {medium.name} ({medium.examples})"
+        remedy = f"give a folder with {medium.name} ({examples(medium)})"
         raise DataError(message, where=shown(str(root)), remedy=remedy)
     return listing
 
@@ -225,7 +210,7 @@ def _parts(folders: Sequence[Path], medium: Medium) -> dict[Path, str]:
     flat = [
         folder
         for folder, (inner, files) in inside.items()
-        if not inner and any(path.suffix.lower() in medium.suffixes for path in files)
+        if not inner and any(is_of(path, medium) for path in files)
     ]
     if flat:
         raise DataError(
@@ -264,11 +249,7 @@ def _descend(folder: Path) -> Path:
 def _pass_over(stray: Sequence[Path], listing: Listing, medium: Medium) -> None:
     """Count files beside the class folders; samples among them are said."""
     listing.others += [(path, "it lies in no class folder") for path in stray]
-    samples = [
-        path
-        for path in stray
-        if path.suffix.lower() in medium.suffixes and not path.name.startswith(".")
-    ]
+    samples = [path for path in stray if is_of(path, medium) and not path.name.startswith(".")]
     if samples:
         listing.remarks.append(
             f"{len(samples)} {medium.name} lie in no class folder and are left out: "
@@ -301,10 +282,10 @@ def _walk(
                 others += passed
         elif _is_hidden(path):
             others.append((path, "it is a hidden file"))
-        elif path.suffix.lower() in medium.suffixes:
+        elif is_of(path, medium):
             files.append(path)
         else:
-            others.append((path, f"its ending is none of {medium.name} ({medium.examples})"))
+            others.append((path, f"its ending is none of {medium.name} ({examples(medium)})"))
     return files, others
 
 

@@ -2,39 +2,26 @@
 
 from __future__ import annotations
 
-import math
 import re
 from collections.abc import Mapping
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-import numpy as np
-
 from surgeon.data import folder, tables
-from surgeon.data.folder import PICTURES, SERIES, SOUNDS, TEXTS, Medium
-from surgeon.data.media import pictures as images
-from surgeon.data.media import series, sounds, texts
-from surgeon.data.media.arrays import ArraySamples, from_arrays, numpy_dtype, open_npz
-from surgeon.data.media.pictures import ImageSamples
-from surgeon.data.media.series import SeriesSamples
-from surgeon.data.media.sounds import SoundSamples
-from surgeon.data.media.texts import TextSamples
+from surgeon.data.media.arrays import from_arrays, open_npz
+from surgeon.data.media.pictures import image_input, require_image_input
+from surgeon.data.media.registry import PICTURES, SOUNDS, code_of, examples, is_of, make, media
+from surgeon.data.rows import from_table
 from surgeon.data.samples import Given, Samples
 from surgeon.errors import DataError, UsageError
-from surgeon.graph.encodings import missing_audio, missing_tokenizer
-from surgeon.graph.preprocess import missing_preprocess
 from surgeon.graph.reading import shown, what_lies_at
-from surgeon.records import AudioEncoding, TextEncoding
-from surgeon.tasks.labels import group_text, label_text
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Sequence
 
     from numpy.typing import NDArray
 
-    from surgeon.data.samples import Source
-    from surgeon.records import Encoding, Preprocess, TensorInfo
+    from surgeon.records import Encoding, Medium, Preprocess, TensorInfo
 
 Kind = Literal["samples", "arrays", "folder", "file", "table", "dataset", "hub"]
 
@@ -72,7 +59,7 @@ def data_kind(data: Any) -> Kind:
             return "arrays"
         if suffix in tables.SUFFIXES:
             return "table"
-        if any(suffix in medium.suffixes for medium in folder.MEDIA):
+        if any(is_of(path, medium) for medium in media()):
             return "file"
         raise DataError(
             f"a file ending in {shown(path.suffix) or 'nothing'!r} is not read as data",
@@ -112,7 +99,7 @@ def needs_preprocess(
         return False
     if kind in {"folder", "file"}:
         return _medium(Path(data), None, inputs, constants or {}) is PICTURES
-    return images.image_input(inputs, constants or {}) is not None
+    return image_input(inputs, constants or {}) is not None
 
 
 def _medium(
@@ -123,31 +110,32 @@ def _medium(
 ) -> Medium:
     """Say what the files of a folder are: the rule decides, else the model and what lies there."""
     if rule is not None:
-        if isinstance(rule, TextEncoding):
-            return TEXTS
-        return SOUNDS if isinstance(rule, AudioEncoding) else PICTURES
-    if images.image_input(inputs, constants) is not None:
-        return PICTURES
-    if series.series_input(inputs, constants) is not None and _holds(path, SERIES):
-        return SERIES
-    if _holds(path, TEXTS) and texts.text_inputs(inputs, constants) is not None:
-        raise missing_tokenizer(str(path))
+        ruled = [one for one in media() if isinstance(rule, code_of(one).rule or ())]
+        return next((one for one in ruled[:-1] if _holds(path, one)), ruled[-1])
+    for medium in media():
+        code = code_of(medium)
+        if not code.takes(inputs, constants):
+            continue
+        if medium is PICTURES:
+            return medium
+        if _holds(path, medium):
+            if code.rule is not None:
+                raise code.missing(str(path))
+            return medium
     if _holds(path, SOUNDS):
-        raise missing_audio(str(path))
+        raise code_of(SOUNDS).missing(str(path))
     if path.suffix.lower() == ".npy":
         raise DataError(
             "the file is a single array, not an .npz",
             where=str(path),
             remedy="save it with numpy.savez",
         )
-    images.require_image_input(inputs, constants)
+    require_image_input(inputs, constants)
     return PICTURES
 
 
 def _holds(path: Path, medium: Medium) -> bool:
-    if path.is_dir():
-        return folder.holds(path, medium)
-    return path.suffix.lower() in medium.suffixes
+    return folder.holds(path, medium) if path.is_dir() else is_of(path, medium)
 
 
 def open_data(
@@ -199,7 +187,7 @@ def open_data(
     else:
         table = _open_table(data, kind)
         given = Given(inputs, (), constants=constants, rule=preprocess)
-        samples = _from_table(table, given, label_column, group_column, labelled=labelled)
+        samples = from_table(table, given, label_column, group_column, labelled=labelled)
     if not labelled and kind != "samples":
         samples.failure_bound = 1.0  # each is told about by itself; nothing is learnt from them
     if labelled and samples.labels is None:
@@ -246,7 +234,7 @@ def open_inputs(
         inputs, names, ignored=len(others), sources=found, constants=constants or {},
         rule=preprocess,
     )  # fmt: skip
-    samples = _make(medium, given, None)
+    samples = make(medium, given, None)
     samples.failure_bound = 1.0
     samples.passed_over = tuple((shown(str(path)), reason) for path, reason in others)
     return samples
@@ -273,34 +261,21 @@ def _open_files(
         inputs, names, listing.labels if labelled else None, listing.split,
         ignored=listing.ignored, sources=listing.paths, constants=constants, rule=preprocess,
     )  # fmt: skip
-    samples = _make(medium, given, shown(str(path)))
+    samples = make(medium, given, shown(str(path)))
     samples.remarks = tuple(listing.remarks)
     return samples
 
 
 def _require_file(path: Path, medium: Medium, *, alone: bool) -> None:
-    if path.suffix.lower() not in medium.suffixes:
+    if not is_of(path, medium):
         name = medium.name
         told = f"the file is none of the {name} that are needed here"
         raise DataError(
             told if alone else f"more than one input, not all {name}",
             where=shown(str(path)),
-            remedy=f"give {name} ({medium.examples}) and folders of {name}, "
+            remedy=f"give {name} ({examples(medium)}) and folders of {name}, "
             "or one .npz or table alone",
         )
-
-
-def _make(medium: Medium, given: Given, where: str | None) -> Samples:
-    """Make samples of files, or bytes, of one medium."""
-    if medium is SERIES:
-        return SeriesSamples(given)
-    if isinstance(given.rule, TextEncoding):
-        return TextSamples(given)
-    if isinstance(given.rule, AudioEncoding):
-        return SoundSamples(given)
-    if given.rule is None:
-        raise missing_preprocess(where)
-    return ImageSamples(given)
 
 
 def _open_table(data: Any, kind: Kind) -> tables.Table:
@@ -311,206 +286,3 @@ def _open_table(data: Any, kind: Kind) -> tables.Table:
     if isinstance(data, str | Path):
         return tables.load_dataset_folder(Path(data))
     return tables.read_dataset(data, "data set", Path())
-
-
-def _from_table(
-    table: tables.Table,
-    given: Given,
-    label_column: str | None,
-    group_column: str | None,
-    *,
-    labelled: bool,
-) -> Samples:
-    label: str | None = None
-    if labelled or label_column is not None:
-        label = tables.choose_label(table, label_column)
-    else:
-        try:
-            label = tables.choose_label(table, None)
-        except UsageError:
-            label = None  # without labels every column may be a value
-    labels = None
-    if label is not None and (labelled or label_column is not None):
-        labels = _texts(table, label, label_text)
-    groups = None
-    if group_column is not None:
-        tables.require(table, group_column)
-        groups = _texts(table, group_column, group_text)
-    taken = [name for name in (label, group_column) if name is not None]
-    split, split_column = tables.take_split(table, taken)
-    if split_column is not None:
-        taken.append(split_column)
-    names = [f"row {row + 1}" for row in range(table.rows)]
-    given = replace(given, names=names, labels=labels, split=split, groups=groups)
-    medium = _column_medium(table, given.rule, given.inputs, given.constants, taken)
-    if medium is None:
-        return _values(table, given, taken, labelled=labelled)
-    rows = range(table.rows)
-    sources: list[Source]
-    if medium is TEXTS:
-        column = tables.choose_text(table, taken)
-        sources = [_text(value) for value in table.columns[column]]
-    else:
-        column = tables.choose_picture(table, taken, medium.name)
-        sources = [_picture(table, column, row) for row in rows]
-        names = [_picture_name(table, column, row) for row in rows]
-    return _make(medium, replace(given, names=names, sources=sources), table.where)
-
-
-def _texts(table: tables.Table, column: str, told: Callable[[Any, str], str]) -> list[str]:
-    """Return the cells of a column as text, as labels or groups are written."""
-    return [
-        told(value, f"{table.where}, row {row}, column {column!r}")
-        for row, value in enumerate(table.columns[column], 1)
-    ]
-
-
-def _column_medium(
-    table: tables.Table,
-    rule: Preprocess | Encoding | None,
-    inputs: Sequence[TensorInfo],
-    constants: Mapping[str, NDArray[Any]],
-    taken: Sequence[str],
-) -> Medium | None:
-    """Say what a table's column holds; None where its columns are the values themselves."""
-    if images.image_input(inputs, constants) is not None:
-        return PICTURES
-    columns = [values for name, values in table.columns.items() if name not in taken]
-    words = any(_is_words(values[0]) for values in columns) or bool(table.pictures)
-    if isinstance(rule, TextEncoding) and (words or tables.names_texts(table, taken)):
-        return TEXTS
-    if isinstance(rule, AudioEncoding) and words:
-        return SOUNDS
-    if words and texts.text_inputs(inputs, constants) is not None:
-        raise missing_tokenizer(table.where)
-    if table.pictures and sounds.sound_input(inputs, constants) is not None:
-        raise missing_audio(table.where)
-    return None
-
-
-def _is_words(value: Any) -> bool:
-    """Say whether a value is neither a number nor a list of numbers."""
-    if isinstance(value, Mapping | bytes):
-        return True
-    if not isinstance(value, str):
-        return False
-    try:
-        float(value)
-    except ValueError:
-        return True
-    return False
-
-
-def _text(value: Any) -> bytes:
-    """Return a text's bytes; what is no text is empty, fails when it is read and is named there."""
-    return value.encode("utf-8", "replace") if isinstance(value, str) else b""
-
-
-def _picture(table: tables.Table, column: str, row: int) -> Source:
-    """Return where a picture is: a path (relative to the table), bytes, or what fetches them."""
-    if table.fetch is not None and column in table.pictures:
-        fetch = table.fetch
-
-        def read() -> Path | bytes:
-            return _resolve(fetch(column, row), table.base)
-
-        return read
-    return _resolve(table.columns[column][row], table.base)
-
-
-def _resolve(value: Any, base: Path) -> Path | bytes:
-    if isinstance(value, Mapping):
-        value = value.get("bytes") or value.get("path")
-    if isinstance(value, bytes):
-        return value
-    if isinstance(value, str) and value:
-        return base / value
-    return base / "(no path)"  # fails when it is decoded, and is named there
-
-
-def _picture_name(table: tables.Table, column: str, row: int) -> str:
-    value = table.columns[column][row]
-    if isinstance(value, Mapping):
-        value = value.get("path")
-    if isinstance(value, str) and value and column not in table.pictures:
-        return shown(value if "://" in value else str(table.base / value))
-    return f"row {row + 1}"
-
-
-def _values(
-    table: tables.Table, given: Given, taken: Sequence[str], *, labelled: bool
-) -> ArraySamples:
-    """Make samples of a table's numbers for the one input that is not constant.
-
-    Without `labelled`, a row with a cell that is no number is unreadable by itself.
-    """
-    needed = [info for info in given.inputs if info.name not in given.constants]
-    if len(needed) != 1:
-        raise DataError(
-            f"a table feeds one graph input, the model has {len(needed)}",
-            where=", ".join(info.name for info in needed),
-            remedy="give an .npz, or the other inputs as constants: --input NAME=VALUE",
-        )
-    info = needed[0]
-    names = [name for name in table.columns if name not in taken]
-    lists = [name for name in names if isinstance(table.columns[name][0], list)]
-    if info.name in lists or len(lists) == 1:
-        name = info.name if info.name in lists else lists[0]
-        array = _list_column(table, name, info)
-    else:
-        array = _number_columns(table, names, info, lenient=not labelled)
-    return from_arrays(
-        {f"input:{info.name}": array}, given.inputs, given.constants, where=table.where,
-        labelled=labelled, named=given,
-    )  # fmt: skip
-
-
-def _list_column(table: tables.Table, name: str, info: TensorInfo) -> NDArray[Any]:
-    wanted = numpy_dtype(info.dtype)
-    try:
-        return np.asarray(table.columns[name], wanted)
-    except (ValueError, TypeError, OverflowError) as error:
-        message = f"the lists of column {name!r} do not form an array of {info.dtype}: {error}"
-        remedy = "lists of equal lengths with numbers only"
-        raise DataError(message, where=table.where, remedy=remedy) from None
-
-
-def _number_columns(
-    table: tables.Table, names: list[str], info: TensorInfo, *, lenient: bool
-) -> NDArray[Any]:
-    if info.shape is not None and len(info.shape) != 2:
-        raise DataError(
-            f"a table of numbers feeds an input of rank 2, the model takes rank {len(info.shape)}",
-            where=f"graph input {info.name!r}",
-            remedy="give an .npz, or one column of lists",
-        )
-    width = None if info.shape is None else info.shape[1 if info.batch_axis in {0, None} else 0]
-    if isinstance(width, int) and width != len(names):
-        raise DataError(
-            f"the table has {len(names)} value columns, the model takes {width}",
-            where=f"{table.where}, columns {', '.join(names[:20])}",
-            remedy="name the label column with --label-column and drop columns that are no values",
-        )
-    columns = [_numbers(table, name, lenient=lenient) for name in names]
-    stacked = np.stack(columns, 1 if info.batch_axis in {0, None} else 0)
-    if numpy_dtype(info.dtype).kind in "iu":
-        whole = stacked.astype(np.int64)
-        return whole if np.array_equal(whole, stacked) else stacked
-    return stacked.astype(numpy_dtype(info.dtype))
-
-
-def _numbers(table: tables.Table, name: str, *, lenient: bool) -> NDArray[np.float64]:
-    numbers = np.empty(table.rows, np.float64)
-    for row, value in enumerate(table.columns[name]):
-        try:
-            numbers[row] = float(value)
-        except (TypeError, ValueError):
-            numbers[row] = math.nan
-        if math.isnan(numbers[row]) and not lenient:
-            raise DataError(
-                f"{value!r} is not a number",
-                where=f"{table.where}, row {row + 1}, column {name!r}",
-                remedy="every column but the label's must hold numbers; "
-                "name the label column with --label-column",
-            )
-    return numbers

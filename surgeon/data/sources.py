@@ -13,12 +13,12 @@ from abc import abstractmethod
 from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
 from surgeon.data.samples import Batch, Failure, Given, Samples, Source
-from surgeon.errors import DataError
+from surgeon.errors import DataError, UsageError
 from surgeon.graph.reading import misnamed, read_bytes, what_lies_at
 
 if TYPE_CHECKING:
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from surgeon.records import TensorInfo
+    from surgeon.records import Encoding, Preprocess, TensorInfo
 
 
 _UNREADABLE = hashlib.sha256(b"unreadable: UnreadableError").digest()
@@ -37,12 +37,30 @@ class UnreadableError(Exception):
 
 
 class SourceSamples(Samples):
-    """Samples of which each is a file, or bytes."""
+    """Samples of which each is a file, or bytes.
+
+    Attributes:
+        rule: the kind of rule by which content becomes values; None where none is needed.
+    """
+
+    rule: ClassVar[type[Preprocess | Encoding] | None] = None
 
     def __init__(self, given: Given) -> None:
         super().__init__(given)
         self._sources = given.sources
         self._constants = dict(given.constants)
+
+    @classmethod
+    @abstractmethod
+    def takes(cls, inputs: Sequence[TensorInfo], constants: Mapping[str, Any]) -> bool:
+        """Say whether the graph inputs that are no constants are those this medium feeds."""
+
+    @classmethod
+    def missing(cls, where: str | None) -> UsageError:
+        """Return the error where nothing says how content becomes values."""
+        return UsageError(
+            f"{cls.__name__} need a rule", where=where, remedy="see its documentation"
+        )
 
     def content_sha256(self, indices: NDArray[np.int64] | None = None) -> str:
         """Hash of the files' bytes, of the rule they are read by, and of the constants."""

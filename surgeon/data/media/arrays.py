@@ -8,19 +8,27 @@ allows (exact integer to integer, float64 to float32).
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from surgeon.data.elements import (
+    UnfitError,
+    all_text,
+    as_text,
+    cast,
+    describe,
+    first_of,
+    shape_text,
+)
 from surgeon.data.samples import Batch, Failure, Given, Samples
-from surgeon.errors import DataError, EnvironmentLacksError, UnknownNameError, UsageError
-from surgeon.graph.reading import misnamed, open_regular, parse_json, shown
+from surgeon.errors import DataError, EnvironmentLacksError
+from surgeon.graph.reading import misnamed, open_regular, shown
 from surgeon.tasks.labels import group_text, label_text, not_one_class
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Container, Iterable, Sequence
+    from collections.abc import Callable, Iterable, Mapping, Sequence
     from pathlib import Path
 
     from numpy.typing import NDArray
@@ -29,26 +37,6 @@ if TYPE_CHECKING:
 
 SPLITS = ("train", "validation", "test")
 _RESERVED = ("labels", "split", "groups")
-_DTYPES = {"float": "float32", "double": "float64", "string": "object", "bool": "bool"}
-
-
-def numpy_dtype(name: str) -> np.dtype[Any]:
-    """Return the numpy type of an ONNX element type in lower case; text is `object`.
-
-    Raises:
-        DataError: an element type that numpy cannot hold (packed 4-bit types, for example).
-    """
-    if name.startswith(("bfloat16", "float8")):
-        import ml_dtypes
-
-        spelling = {"float8e4m3fn": "float8_e4m3fn", "float8e5m2": "float8_e5m2"}
-        scalar: type[Any] = getattr(ml_dtypes, spelling.get(name, name))
-        return np.dtype(scalar)
-    try:
-        return np.dtype(_DTYPES.get(name, name))
-    except TypeError:
-        message = f"a graph input of element type {name} cannot be fed"
-        raise DataError(message, remedy="take another export of the model") from None
 
 
 class ArraySamples(Samples):
@@ -205,14 +193,14 @@ def from_arrays(
         if info.name in constants:
             continue
         if info.name not in by_input:
-            problems.append(f"the array for graph input {_describe(info)} is missing")
+            problems.append(f"the array for graph input {describe(info)} is missing")
             continue
         try:
             given = (
                 by_input[info.name] if labelled else _without_nan(by_input[info.name], info, broken)
             )
             array = _checked(given, info)
-        except _Problem as problem:
+        except UnfitError as problem:
             problems.append(f"array {info.name!r} {problem}")
             continue
         values[info.name] = array
@@ -235,7 +223,7 @@ def from_arrays(
             "; ".join(problems),
             where=where,
             remedy="arrays are named like the graph's inputs ("
-            + ", ".join(_describe(info) for info in inputs)
+            + ", ".join(describe(info) for info in inputs)
             + "), with labels [n] and optionally split [n] and groups [n]; see surgeon inspect",
         )
     n = next(iter(lengths.values()), 1)
@@ -246,35 +234,10 @@ def from_arrays(
             inputs=inputs,
             names=[f"row {index}" for index in range(n)],
             labels=_told(columns, "labels", label_text, where),
-            split=_told(columns, "split", lambda item, _: _text(item), where),
+            split=_told(columns, "split", lambda item, _: as_text(item), where),
             groups=_told(columns, "groups", group_text, where),
         )
     return ArraySamples(named, values, shared=shared, broken=broken)
-
-
-def parse_constants(
-    options: Sequence[str] | Mapping[str, Any], inputs: Sequence[TensorInfo]
-) -> dict[str, NDArray[Any]]:
-    """Read `--input NAME=VALUE`: VALUE is JSON (number, true, list), or plain text for text inputs.
-
-    Returns:
-        For each name the value in the input's element type, of the input's shape without its batch
-        axis; a single number fills the whole shape.
-
-    Raises:
-        UsageError: not NAME=VALUE, no such input, or a value the input cannot take.
-    """
-    known = {info.name: info for info in inputs}
-    if isinstance(options, Mapping):
-        pairs = list(options.items())
-    else:
-        pairs = [_pair(option, known) for option in options]
-    constants: dict[str, NDArray[Any]] = {}
-    for name, value in pairs:
-        if name not in known:
-            raise UnknownNameError("graph input", name, known, where="--input")
-        constants[name] = _constant(value, known[name])
-    return constants
 
 
 def _bytes(values: Any) -> bytes:
@@ -282,10 +245,6 @@ def _bytes(values: Any) -> bytes:
     if array.dtype == object:
         return "\0".join(str(item) for item in array.ravel()).encode()
     return array.tobytes()
-
-
-class _Problem(Exception):  # noqa: N818 - part of a message, never seen by a caller
-    """What is wrong with one array; stays inside this file."""
 
 
 def _member(file: Any, name: str, where: str) -> NDArray[Any]:
@@ -322,10 +281,10 @@ def _assign(
 def _checked(value: Any, info: TensorInfo) -> NDArray[Any]:
     """Return the array in the input's element type, its rank and fixed dimensions checked."""
     array = np.asarray(value)
-    if array.dtype == object and not (info.dtype == "string" and _all_text(array)):
+    if array.dtype == object and not (info.dtype == "string" and all_text(array)):
         message = "holds Python objects"
-        raise _Problem(message)
-    array = _cast(array, info)
+        raise UnfitError(message)
+    array = cast(array, info)
     if info.shape is None:
         return array
     full = info.shape
@@ -333,49 +292,16 @@ def _checked(value: Any, info: TensorInfo) -> NDArray[Any]:
     batched = array.ndim == len(full)
     without = full if axis is None else (*full[:axis], *full[axis + 1 :])
     if not batched and array.ndim != len(without):
-        message = f"has shape {list(array.shape)}, the graph takes {_shape(info)}"
-        raise _Problem(message)
+        message = f"has shape {list(array.shape)}, the graph takes {shape_text(info)}"
+        raise UnfitError(message)
     for position, (size, dim) in enumerate(
         zip(array.shape, full if batched else without, strict=True)
     ):
         fixed = isinstance(dim, int) and not (batched and position == axis)
         if fixed and size != dim:
-            message = f"has shape {list(array.shape)}, the graph takes {_shape(info)}"
-            raise _Problem(message)
+            message = f"has shape {list(array.shape)}, the graph takes {shape_text(info)}"
+            raise UnfitError(message)
     return array
-
-
-def _cast(array: NDArray[Any], info: TensorInfo) -> NDArray[Any]:
-    """Do the two casts the contract allows, exactly, and refuse NaN."""
-    wanted = numpy_dtype(info.dtype)
-    if array.dtype.kind == "f":
-        bad = np.isnan(array)
-        if bad.any():
-            message = f"holds NaN, first at index {_first(bad)}"
-            raise _Problem(message)
-    if info.dtype == "string" and array.dtype.kind in "US":
-        return np.array([_text(item) for item in array.ravel()], object).reshape(array.shape)
-    array = array.astype(array.dtype.newbyteorder("="), copy=False)
-    if array.dtype == wanted:
-        return array
-    if array.dtype.kind in "iu" and wanted.kind in "iu":
-        bounds = np.iinfo(wanted)
-        bad = (array < bounds.min) | (array > bounds.max)
-        if bad.any():
-            where = _first(bad)
-            message = f"holds {array[where]} at index {where}, out of range for {info.dtype}"
-            raise _Problem(message)
-        return array.astype(wanted)
-    if array.dtype == np.float64 and wanted == np.float32:
-        with np.errstate(over="ignore"):
-            single = array.astype(np.float32)
-        bad = np.isinf(single) & ~np.isinf(array)
-        if bad.any():
-            message = f"holds a value too large for float32 at index {_first(bad)}"
-            raise _Problem(message)
-        return single
-    message = f"has element type {array.dtype}, the graph takes {info.dtype}"
-    raise _Problem(message)
 
 
 def _without_nan(value: Any, info: TensorInfo, broken: dict[int, str]) -> NDArray[Any]:
@@ -401,7 +327,7 @@ def _column(arrays: Mapping[str, Any], name: str, problems: list[str]) -> NDArra
     if name not in arrays:
         return None
     column = np.asarray(arrays[name])
-    if column.dtype == object and _all_text(column):
+    if column.dtype == object and all_text(column):
         column = column.astype(str)
     if column.ndim != 1:
         told = f": {not_one_class(column)}" if name == "labels" else ""
@@ -411,7 +337,7 @@ def _column(arrays: Mapping[str, Any], name: str, problems: list[str]) -> NDArra
         problems.append(f"{name} holds {column.dtype}, not numbers or text")
         return None
     if column.dtype.kind == "f" and np.isnan(column).any():
-        problems.append(f"array {name!r} holds NaN, first at index {_first(np.isnan(column))}")
+        problems.append(f"array {name!r} holds NaN, first at index {first_of(np.isnan(column))}")
         return None
     return column
 
@@ -427,89 +353,6 @@ def _told(
 
 def _split_problems(split: NDArray[Any]) -> list[str]:
     for index, item in enumerate(split.tolist()):
-        if _text(item) not in SPLITS:
-            return [f"split[{index}] is {_text(item)!r}, not one of {', '.join(SPLITS)}"]
+        if as_text(item) not in SPLITS:
+            return [f"split[{index}] is {as_text(item)!r}, not one of {', '.join(SPLITS)}"]
     return []
-
-
-def _constant(value: Any, info: TensorInfo) -> NDArray[Any]:
-    where = f"--input {info.name}"
-    wanted = numpy_dtype(info.dtype)
-    try:
-        array = np.asarray(value, object if info.dtype == "string" else None)
-    except ValueError:
-        message = f"the value of {info.name} is not a regular list of numbers"
-        raise UsageError(message, where=where, remedy="give lists of equal lengths") from None
-    number = array.dtype.kind in "iuf" and wanted.kind != "b"
-    if info.dtype != "string" and not number and array.dtype.kind != wanted.kind:
-        message = f"{value!r} is not of element type {info.dtype}"
-        raise UsageError(message, where=where, remedy="give JSON: a number, true, or a list")
-    try:
-        if wanted.kind in "iu":
-            with np.errstate(invalid="ignore"):
-                exact = array.astype(np.int64) if array.dtype.kind == "f" else array
-            if not np.array_equal(exact, array):
-                message = "is not a whole number"
-                raise _Problem(message)  # noqa: TRY301 - one message for all that does not fit
-            array = _cast(exact, info)
-        else:
-            array = array.astype(wanted)
-    except (_Problem, ValueError, OverflowError) as problem:
-        message = f"the value {problem}"
-        raise UsageError(message, where=where, remedy=f"give values of {info.dtype}") from None
-    return _fit_constant(array, info, where)
-
-
-def _fit_constant(array: NDArray[Any], info: TensorInfo, where: str) -> NDArray[Any]:
-    if info.shape is None:
-        return array
-    axis = info.batch_axis
-    if axis is not None and array.ndim == len(info.shape) and array.shape[axis] == 1:
-        array = array.squeeze(axis)
-    shape = info.shape if axis is None else (*info.shape[:axis], *info.shape[axis + 1 :])
-    if array.ndim == 0:
-        # A number fills the whole shape; a dimension left open is one long.
-        return np.full([dim if isinstance(dim, int) else 1 for dim in shape], array, array.dtype)
-    fits = array.ndim == len(shape) and all(
-        not isinstance(dim, int) or dim == size
-        for size, dim in zip(array.shape, shape, strict=True)
-    )
-    if not fits:
-        message = f"the value has shape {list(array.shape)}, the graph takes {_shape(info)}"
-        raise UsageError(message, where=where, remedy="give one sample's value, or one number")
-    return array
-
-
-def _pair(option: str, known: Container[str]) -> tuple[str, Any]:
-    """Divide NAME=VALUE; names and text may hold `=`, so a known name decides."""
-    places = [place for place, letter in enumerate(option) if letter == "="]
-    place = next((place for place in places if option[:place] in known), *places[:1] or [0])
-    name, text = option[:place], option[place + 1 :]
-    if not name:
-        message = f"{option!r} is not NAME=VALUE"
-        raise UsageError(message, where="--input", remedy="for example --input training=false")
-    try:
-        return name, parse_json(text)
-    except ValueError:
-        return name, text
-
-
-def _all_text(array: NDArray[Any]) -> bool:
-    return all(isinstance(item, str) for item in array.ravel())
-
-
-def _text(item: Any) -> str:
-    return item.decode("utf-8", errors="replace") if isinstance(item, bytes) else str(item)
-
-
-def _first(bad: NDArray[np.bool_]) -> tuple[int, ...]:
-    return tuple(int(part) for part in np.unravel_index(int(bad.argmax()), bad.shape))
-
-
-def _shape(info: TensorInfo) -> str:
-    dims = ["?" if dim is None else str(dim) for dim in info.shape or ()]
-    return f"[{', '.join(dims)}]"
-
-
-def _describe(info: TensorInfo) -> str:
-    return f"{info.name} ({info.dtype} {_shape(info) if info.shape is not None else '[...]'})"

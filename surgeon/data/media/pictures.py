@@ -20,10 +20,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-from surgeon.data.media.arrays import numpy_dtype
+from surgeon.data.elements import numpy_dtype
 from surgeon.data.samples import Batch, Failure
 from surgeon.data.sources import SourceSamples, UnreadableError, broken, describe_inputs
 from surgeon.errors import DataError, UsageError
+from surgeon.graph.preprocess import missing_preprocess
 from surgeon.records import Preprocess, as_json
 
 if TYPE_CHECKING:
@@ -35,10 +36,10 @@ if TYPE_CHECKING:
     from surgeon.records import TensorInfo
 
 # Files with other endings are passed over and counted.
-SUFFIXES = frozenset(
+SUFFIXES = tuple(
     f".{ending}"
     for ending in (
-        *("jpg", "jpeg", "jpe", "jfif", "png", "apng", "bmp", "dib", "gif", "webp", "tif", "tiff"),
+        *("jpg", "png", "jpeg", "jpe", "jfif", "apng", "bmp", "dib", "gif", "webp", "tif", "tiff"),
         *("ppm", "pgm", "pbm", "pnm", "tga", "jp2", "j2k", "avif", "ico", "pcx"),
     )
 )
@@ -98,6 +99,17 @@ class ImageSamples(SourceSamples):
     """Pictures, from files or from bytes, for the one graph input that takes pictures."""
 
     is_images = True
+    rule = Preprocess
+
+    @classmethod
+    def takes(cls, inputs: Sequence[TensorInfo], constants: Mapping[str, Any]) -> bool:
+        """Say whether there is exactly one input for pictures."""
+        return image_input(inputs, constants) is not None
+
+    @classmethod
+    def missing(cls, where: str | None) -> UsageError:
+        """Return the error where nothing says how pictures become values."""
+        return missing_preprocess(where)
 
     def __init__(self, given: Given) -> None:
         super().__init__(given)

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from surgeon.data.media.arrays import numpy_dtype
+from surgeon.data.elements import numpy_dtype
 from surgeon.data.sources import UnreadableError, ValueSamples, broken, describe_inputs
 from surgeon.errors import DataError
 
@@ -29,7 +29,6 @@ if TYPE_CHECKING:
     from surgeon.data.samples import Given
     from surgeon.records import Dim, TensorInfo
 
-SUFFIXES = frozenset({".npy", ".csv"})
 _FLOATS = frozenset({"float", "float16", "double"})
 
 
@@ -50,6 +49,11 @@ def series_input(
 
 class SeriesSamples(ValueSamples):
     """Series of one shape, a file each, for the one graph input that takes series."""
+
+    @classmethod
+    def takes(cls, inputs: Sequence[TensorInfo], constants: Mapping[str, Any]) -> bool:
+        """Say whether there is exactly one input for series."""
+        return series_input(inputs, constants) is not None
 
     def __init__(self, given: Given) -> None:
         super().__init__(given)

@@ -19,10 +19,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from surgeon.data.media.arrays import numpy_dtype
+from surgeon.data.elements import numpy_dtype
 from surgeon.data.sources import UnreadableError, ValueSamples, broken, describe_inputs
 from surgeon.errors import DataError, UsageError
-from surgeon.graph.encodings import MOST_RATE
+from surgeon.graph.encodings import MOST_RATE, missing_audio
 from surgeon.records import AudioEncoding, TensorInfo, as_json
 
 if TYPE_CHECKING:
@@ -32,7 +32,6 @@ if TYPE_CHECKING:
 
     from surgeon.data.samples import Given
 
-SUFFIXES = frozenset({".wav", ".wave"})
 _FLOATS = frozenset({"float", "float16", "double"})
 _PCM, _IEEE, _EXTENSIBLE = 1, 3, 0xFFFE
 _STREAMED = 0xFFFFFFFF  # the size that a writer leaves who could not go back to the header
@@ -58,6 +57,18 @@ def sound_input(
 
 class SoundSamples(ValueSamples):
     """Sounds, from WAV files or from bytes, for the one graph input that takes sounds."""
+
+    rule = AudioEncoding
+
+    @classmethod
+    def takes(cls, inputs: Sequence[TensorInfo], constants: Mapping[str, Any]) -> bool:
+        """Say whether there is exactly one input for sounds."""
+        return sound_input(inputs, constants) is not None
+
+    @classmethod
+    def missing(cls, where: str | None) -> UsageError:
+        """Return the error where nothing says how sounds become values."""
+        return missing_audio(where)
 
     def __init__(self, given: Given) -> None:
         super().__init__(given)

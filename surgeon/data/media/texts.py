@@ -15,10 +15,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from surgeon.data.media.arrays import numpy_dtype
+from surgeon.data.elements import numpy_dtype
 from surgeon.data.samples import Batch, Failure, Samples
 from surgeon.data.sources import SourceSamples, UnreadableError, describe_inputs
 from surgeon.errors import DataError, EnvironmentLacksError, UsageError
+from surgeon.graph.encodings import missing_tokenizer
 from surgeon.records import TensorInfo, TextEncoding, as_json
 
 if TYPE_CHECKING:
@@ -29,7 +30,6 @@ if TYPE_CHECKING:
 
     from surgeon.data.samples import Given
 
-SUFFIXES = frozenset({".txt"})
 _INTEGERS = frozenset({"int64", "int32"})
 _MASKS = _INTEGERS | {"bool", "float", "float16"}
 _PADDING = ("[PAD]", "<pad>", "<PAD>", "[pad]", "<|pad|>", "<|endoftext|>")
@@ -71,6 +71,18 @@ class TextSamples(SourceSamples):
     Attributes:
         encoding: the rule, with the padded length where the graph needs it to be always the same.
     """
+
+    rule = TextEncoding
+
+    @classmethod
+    def takes(cls, inputs: Sequence[TensorInfo], constants: Mapping[str, Any]) -> bool:
+        """Say whether there is it is clear which inputs take texts."""
+        return text_inputs(inputs, constants) is not None
+
+    @classmethod
+    def missing(cls, where: str | None) -> UsageError:
+        """Return the error where nothing says how texts become values."""
+        return missing_tokenizer(where)
 
     def __init__(self, given: Given) -> None:
         super().__init__(given)
