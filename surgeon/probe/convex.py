@@ -19,6 +19,11 @@ from surgeon.ops.products import multiply
 AT_ONCE = 2**23
 #: Numbers that the history of a minimisation may hold.
 HISTORY = 2**28
+#: Inverse penalty whose first Newton step is the closed form: with it the axes of small variance
+#: are shrunk so far that what is left is near the classes' means.
+CLOSED_C = 0.1
+#: Rows on which its scale is chosen, and scales tried.
+SCALED_ROWS, SCALES = 512, (0.125, 0.25, 0.5, 1.0)
 _MEMORY = 20
 
 
@@ -45,6 +50,28 @@ class Problem:
         """Return `theta` where it begins."""
         shape = (len(self.share), self.classes, self.points.shape[1] + 1)
         return torch.zeros(shape, dtype=self.points.dtype, device=self.points.device)
+
+    def closed_form(self, c: float) -> Tensor:
+        """Return the Newton step from nothing at a strong penalty: close, and nearly for nothing.
+
+        There all classes are as likely, so that gradient and curvature need sums over classes
+        only. Three steps from here were worth eight from nothing, on 2,000 classes of two samples.
+        """
+        penalty = (1 / (min(c, CLOSED_C) * self.total)).to(self.points)
+        gradient = self.zeros()
+        gradient += self.share.sum(1)[:, None, None] / self.classes
+        gradient[:, :, :-1] *= (self.share @ self.points)[:, None, :]
+        for one, share in zip(gradient, self.share, strict=True):
+            one[:, :-1].index_add_(0, self.target, self.points * -share[:, None])
+            one[:, -1].index_add_(0, self.target, -share)
+        spread = torch.full_like(gradient[:, :, 0], 1 / self.classes)
+        step = -gradient / self.curvature(spread, penalty)
+        rows = slice(None, None, -(-len(self.target) // SCALED_ROWS))
+        points, target = self.points[rows], self.target[rows]
+        for one in step:
+            losses = [judge(points, target, scale * one)[1].mean() for scale in SCALES]
+            one.mul_(SCALES[int(torch.stack(losses).argmin())])
+        return step
 
     def value(
         self, theta: Tensor, penalty: Tensor, *, spread: bool = False

@@ -58,9 +58,21 @@ NOISE = 2.0**-14
 FLOAT64_SIZE = 2**25
 #: What the softmax of one logit costs, in multiply-adds.
 SOFTMAX = 128
-#: Above this many multiply-adds (samples · features · classes) it ends at the tolerance of the
-#: comparison: ten times fewer steps, for a loss that differs by less than rounding of logits does.
-PRECISE_WORK = 2**31
+#: Above this many multiply-adds (samples · features · classes) it ends earlier, see `UNCERTAIN`.
+PRECISE_WORK = 2**29
+#: Such a solve ends where what is left to gain is this share of what the comparison of penalties is
+#: uncertain by, at most `COARSE` nats: more would fit the samples, and not what they are drawn from
+#: (Bottou & Bousquet, "The tradeoffs of large scale learning", 2008).
+UNCERTAIN, COARSE = 0.1, 1e-3
+#: Or after so many multiply-adds of its steps.
+STEPS_WORK = 2**40
+#: The least steps of a solve: from the closed form, and from a solution on other samples.
+FRESH_STEPS, MORE_STEPS = 3, 1
+#: Where a part of the classes chooses, losses that differ by less, in nats, are alike, and a solve
+#: ends after so many steps.
+ALIKE, SEARCH_STEPS = 0.01, 20
+#: Weaker penalties are tried no more once the loss fell below this share of the first and is flat.
+FALLEN = 0.75
 #: Multiply-adds per step that all folds together may take. Above, penalties are compared on a
 #: random part of the classes, at least so many, and fewer folds judge.
 SEARCH_WORK, SEARCH_CLASSES = 2**31, 64
@@ -141,7 +153,8 @@ def solve(
 
     A step costs 4 · samples · features · classes operations, times the number of folds while
     penalties are compared (about 15 penalties of 5 to 15 steps each, on at most `SEARCH_WORK`),
-    and 10 to 100 steps end it. Memory is 12 to 42 times that of the weights.
+    and 10 to 100 steps end it, fewer where they are dear (`STEPS_WORK`). Memory is 12 to 42 times
+    that of the weights.
 
     Args:
         features: [n, d] floats, in memory or memory-mapped.
@@ -204,7 +217,7 @@ def solve(
             fold = np.full(len(first), -1)
             own = apart[first]
             fold[own] = deal(labels[first[own]], folds, seed, _some(kin, own))
-            start = _judge_held(data, fold[sample], chosen, start, outside)
+            start = _judge_held(data, fold[sample], chosen, start, outside, search)
         return _finish(basis, data, search, chosen, start, outside)
 
 
@@ -219,9 +232,15 @@ def _finish(
     """Solve once more on all samples, precisely, and undo rotation and standardisation."""
     exact = basis.exact if data.work <= PRECISE_WORK else None
     problem = data.problem(data.weights[None], basis.points if exact is None else exact)
-    tolerance = 1e-7 if data.work <= PRECISE_WORK else CV_TOLERANCE
-    start = problem.zeros() if start is None else start.to(problem.points.dtype)
-    solution = minimise(problem, start, chosen, tolerance if exact is None else TOLERANCE, 500)
+    if data.work <= PRECISE_WORK:
+        tolerance, steps = 1e-7 if exact is None else TOLERANCE, 500
+        start = problem.zeros() if start is None else start.to(problem.points.dtype)
+    else:
+        tolerance = _certain(search)
+        least, part = (FRESH_STEPS, 1) if start is None else (MORE_STEPS, 2)
+        steps = min(500, max(least, STEPS_WORK // (part * data.work)))
+        start = problem.closed_form(chosen) if start is None else start
+    solution = minimise(problem, start, chosen, tolerance, steps)
     present = np.bincount(data.target.cpu().numpy(), minlength=data.classes) > 0
     weight, bias = basis.fold_back(solution.theta[0].double(), present)
     if not (np.isfinite(weight).all() and np.isfinite(bias).all()):
@@ -559,7 +578,8 @@ def _search(
     scores: list[tuple[float, float, float, float]] = []
     best: tuple[float, int, _Outside, Tensor] | None = None
     for position, c in enumerate(grid):
-        theta = minimise(problem, theta, c, CV_TOLERANCE, 100).theta
+        steps = 100 if kept is None else SEARCH_STEPS
+        theta = minimise(problem, theta, c, CV_TOLERANCE, steps).theta
         outside = _Outside.none(len(fold))
         outside.judge(data, theta, fold)
         accuracy, accuracy_error = _mean((outside.predicted == target).astype(float), judged)
@@ -574,6 +594,10 @@ def _search(
         lowest = min(row[2] for row in scores)
         if loss > 1.1 * lowest + 2 * loss_error and position >= best[1] + 2:
             break
+        # Where it falls no more, weaker penalties cost more steps for the same.
+        flat = kept is not None and position >= _strongest_alike(scores, best[1]) + 2
+        if flat and lowest < FALLEN * scores[0][2]:
+            break
     assert best is not None
     if progress is not None:
         progress(len(grid), len(grid))
@@ -582,8 +606,7 @@ def _search(
     if kept is not None and select == "log-loss":
         # A part of the classes says less: of penalties that are alike the strongest, which is also
         # the one that costs the fewest steps (one-standard-error rule, Breiman et al., 1984).
-        enough = losses[chosen] + loss_errors[chosen]
-        chosen = next(place for place, loss in enumerate(losses) if loss <= enough)
+        chosen = _strongest_alike(scores, chosen)
     found = _Outside.none(n)
     if kept is None:
         found.predicted[rows], found.loss[rows] = best[2].predicted, best[2].loss
@@ -598,6 +621,19 @@ def _search(
         start=best[3] if kept is None else None,
         folds=folds,
     )
+
+
+def _strongest_alike(scores: list[tuple[float, float, float, float]], best: int) -> int:
+    """Return the strongest penalty whose log-loss is that of the best one, or nearly."""
+    _, _, lowest, error = scores[best]
+    enough = lowest + max(error, ALIKE)
+    return next(place for place, (_, _, loss, _) in enumerate(scores) if loss <= enough)
+
+
+def _certain(search: _Search | None) -> float:
+    """Return the loss, in nats, below which the samples cannot tell two heads apart."""
+    error = 0.0 if search is None else search.log_loss_error[search.chosen]
+    return min(COARSE, max(CV_TOLERANCE, UNCERTAIN * error))
 
 
 def _compared(
@@ -620,7 +656,12 @@ def _compared(
 
 
 def _judge_held(
-    data: _Data, fold: npt.NDArray[np.int64], c: float, start: Tensor | None, outside: _Outside
+    data: _Data,
+    fold: npt.NDArray[np.int64],
+    c: float,
+    start: Tensor | None,
+    outside: _Outside,
+    search: _Search | None,
 ) -> Tensor:
     """Judge rows that did not choose the penalty: each by a head fitted to all but its fold.
 
@@ -629,8 +670,15 @@ def _judge_held(
     heads = max(1, min(int(fold.max()) + 1, SEARCH_WORK // data.work))
     fold = np.where(fold < 0, -1, fold % heads)
     problem = data.problem(np.stack([data.weights * (fold != number) for number in range(heads)]))
-    theta = problem.zeros() if start is None else start.expand_as(problem.zeros()).contiguous()
-    theta = minimise(problem, theta, c, CV_TOLERANCE, 100).theta
+    if start is not None:
+        theta = start.expand_as(problem.zeros()).contiguous()
+    else:
+        theta = problem.zeros() if data.work <= PRECISE_WORK else problem.closed_form(c)
+    tolerance, steps = CV_TOLERANCE, 100
+    if data.work > PRECISE_WORK:
+        tolerance = _certain(search)
+        steps = min(steps, max(FRESH_STEPS, STEPS_WORK // (heads * data.work)))
+    theta = minimise(problem, theta, c, tolerance, steps).theta
     outside.judge(data, theta, fold)
     return theta.mean(0, keepdim=True)
 
