@@ -1,19 +1,24 @@
-"""Multinomial logistic regression as a function of its weights, and the way to its minimum.
+"""A linear head's loss as a function of its weights, for any link, and the way to its minimum.
 
 Several problems on the same points (the folds of a cross-validation) are one function. A value and
-its gradient cost two products of samples · features · classes multiply-adds for each problem; the
-rows go through in pieces, so that memory is that of the weights, not of samples · classes. What
+its gradient cost two products of samples · features · outputs multiply-adds for each problem; the
+rows go through in pieces, so that memory is that of the weights, not of samples · outputs. What
 must not enter: where points come from, and which penalty is right.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
 from surgeon.ops.products import multiply
+from surgeon.probe.links import FREE, LINKS
+
+if TYPE_CHECKING:
+    from surgeon.probe.links import Link
 
 #: Logits computed at once, over all problems.
 AT_ONCE = 2**23
@@ -28,48 +33,55 @@ _MEMORY = 20
 
 
 class Problem:
-    """B weighted multinomial logistic regressions on the same points, as one function.
+    """B weighted fits of a linear head to the same points, as one function.
 
-    `theta` is [B, classes, r + 1]; its last column is the bias, which is not penalised, except for
-    classes that a problem has no sample of (their bias has no minimum otherwise).
+    `theta` is [B, outputs, r + 1]; its last column is the bias, which is not penalised, except
+    where it has no minimum otherwise (a class that a problem has no sample of).
     """
 
-    def __init__(self, points: Tensor, target: Tensor, classes: int, weights: Tensor) -> None:
+    def __init__(
+        self,
+        points: Tensor,
+        target: Tensor,
+        outputs: int,
+        weights: Tensor,
+        link: Link = LINKS["softmax"],
+    ) -> None:
         self.points = points
         self.target = target
-        self.classes = classes
+        self.outputs = outputs
+        self.link = link
         self.total = weights.double().sum(1)  # [B]
         self.share = (weights / self.total[:, None]).to(points.dtype)  # [B, n], sums to 1
-        hits = torch.zeros(len(weights), classes, dtype=torch.float64, device=points.device)
-        hits.index_add_(1, target, weights.double())
-        self.absent = (hits == 0).to(points.dtype) * 1e-3
+        self.free = link.free(target, weights, outputs).to(points.dtype) * FREE  # [B, outputs]
         self.squares = self.share @ points.square()  # [B, r]
-        self.at_once = max(1, AT_ONCE // (len(weights) * classes))
+        self.at_once = max(1, AT_ONCE // (len(weights) * outputs))
 
     def zeros(self) -> Tensor:
         """Return `theta` where it begins."""
-        shape = (len(self.share), self.classes, self.points.shape[1] + 1)
+        shape = (len(self.share), self.outputs, self.points.shape[1] + 1)
         return torch.zeros(shape, dtype=self.points.dtype, device=self.points.device)
 
     def closed_form(self, c: float) -> Tensor:
         """Return the Newton step from nothing at a strong penalty: close, and nearly for nothing.
 
-        There all classes are as likely, so that gradient and curvature need sums over classes
-        only. Three steps from here were worth eight from nothing, on 2,000 classes of two samples.
+        For softmax alone. There all classes are as likely, so that gradient and curvature need sums
+        over classes only. Three steps from here were worth eight from nothing, on 2,000 classes of
+        two samples.
         """
         penalty = (1 / (min(c, CLOSED_C) * self.total)).to(self.points)
         gradient = self.zeros()
-        gradient += self.share.sum(1)[:, None, None] / self.classes
+        gradient += self.share.sum(1)[:, None, None] / self.outputs
         gradient[:, :, :-1] *= (self.share @ self.points)[:, None, :]
         for one, share in zip(gradient, self.share, strict=True):
             one[:, :-1].index_add_(0, self.target, self.points * -share[:, None])
             one[:, -1].index_add_(0, self.target, -share)
-        spread = torch.full_like(gradient[:, :, 0], 1 / self.classes)
+        spread = torch.full_like(gradient[:, :, 0], 1 / self.outputs)
         step = -gradient / self.curvature(spread, penalty)
         rows = slice(None, None, -(-len(self.target) // SCALED_ROWS))
         points, target = self.points[rows], self.target[rows]
         for one in step:
-            losses = [judge(points, target, scale * one)[1].mean() for scale in SCALES]
+            losses = [judge(points, target, scale * one)[2].mean() for scale in SCALES]
             one.mul_(SCALES[int(torch.stack(losses).argmin())])
         return step
 
@@ -78,25 +90,24 @@ class Problem:
     ) -> tuple[Tensor, Tensor, Tensor | None]:
         """Return losses [B] in float64 and gradients like `theta`.
 
-        With `spread`, also the means of p(1 − p) over samples, [B, classes].
+        With `spread`, also the means of the link's curvature over samples, [B, outputs].
         """
         bias, weight = theta[:, :, -1], theta[:, :, :-1]
         loss = 0.5 * penalty.double() * _squared(weight)
-        loss += 0.5 * (self.absent * bias.square()).double().sum(1)
+        loss += 0.5 * (self.free * bias.square()).double().sum(1)
         gradient = torch.empty_like(theta)
         gradient[:, :, :-1] = penalty[:, None, None] * weight
-        gradient[:, :, -1] = self.absent * bias
+        gradient[:, :, -1] = self.free * bias
         mean = torch.zeros_like(bias) if spread else None
         for first in range(0, len(self.target), self.at_once):
             rows = slice(first, first + self.at_once)
             share = self.share[:, rows]
-            logp = log_probabilities(self.points[rows], theta)
-            own = self.target[rows, None, None].expand(-1, len(theta), 1)
-            loss -= (logp.gather(2, own)[:, :, 0].T.double() * share.double()).sum(1)
-            residual = logp.exp_()
+            target = self.target[rows]
+            losses, expected = self.link.meet(outputs_of(self.points[rows], theta), target)
+            loss += (losses.T.double() * share.double()).sum(1)
             if mean is not None:
-                mean += ((residual * (1 - residual)) * share.T[:, :, None]).sum(0)
-            residual.scatter_add_(2, own, torch.full_like(own, -1, dtype=residual.dtype))
+                mean += (self.link.spread(expected, target) * share.T[:, :, None]).sum(0)
+            residual = self.link.residual(expected, target)
             residual *= share.T[:, :, None]
             flat = residual.view(len(residual), -1)
             gradient[:, :, :-1] += multiply(flat.T, self.points[rows]).view_as(weight)
@@ -104,35 +115,33 @@ class Problem:
         return loss, gradient, mean
 
     def curvature(self, spread: Tensor, penalty: Tensor) -> Tensor:
-        """Return the diagonal of the Hessian, with p(1 − p) averaged apart from the features."""
-        mean = spread.clamp_min(1e-4)  # [B, classes]
+        """Return the diagonal of the Hessian, the link's averaged apart from the features."""
+        mean = spread.clamp_min(1e-4)  # [B, outputs]
         diagonal = self.zeros()
         diagonal[:, :, :-1] = mean[:, :, None] * self.squares[:, None, :] + penalty[:, None, None]
-        diagonal[:, :, -1] = mean + self.absent
+        diagonal[:, :, -1] = mean + self.free
         return diagonal
 
 
-def log_probabilities(points: Tensor, theta: Tensor) -> Tensor:
-    """Return [n, B, classes]."""
-    problems, classes, width = theta.shape
-    weight = theta[:, :, :-1].reshape(problems * classes, width - 1)
+def outputs_of(points: Tensor, theta: Tensor) -> Tensor:
+    """Return [n, B, outputs]."""
+    problems, outputs, width = theta.shape
+    weight = theta[:, :, :-1].reshape(problems * outputs, width - 1)
     logits = multiply(points, weight.T, theta[:, :, -1].reshape(-1))
-    return logits.view(-1, problems, classes).log_softmax(-1)
+    return logits.view(-1, problems, outputs)
 
 
-def judge(points: Tensor, target: Tensor, theta: Tensor) -> tuple[Tensor, Tensor]:
-    """Return the class that one problem's weights [classes, r + 1] predict, and the loss in nats.
-
-    Both are of each row, [n].
-    """
+def judge(
+    points: Tensor, target: Tensor, theta: Tensor, link: Link = LINKS["softmax"]
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Return what one problem's weights [outputs, r + 1] say of each row, quality [n], loss [n]."""
     at_once = max(1, AT_ONCE // len(theta))
-    predicted, losses = [], []
+    parts = []
     for first in range(0, len(target), at_once):
         rows = slice(first, first + at_once)
-        logp = log_probabilities(points[rows], theta[None])[:, 0]
-        predicted.append(logp.argmax(1))
-        losses.append(-logp.gather(1, target[rows, None])[:, 0].double())
-    return torch.cat(predicted), torch.cat(losses)
+        parts.append(link.judge(outputs_of(points[rows], theta[None])[:, 0], target[rows]))
+    answers, quality, losses = zip(*parts, strict=True)
+    return torch.cat(answers), torch.cat(quality), torch.cat(losses)
 
 
 @dataclass(frozen=True)

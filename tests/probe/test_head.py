@@ -11,8 +11,9 @@ from sklearn.datasets import load_digits
 from sklearn.linear_model import LogisticRegression, LogisticRegressionCV
 from sklearn.preprocessing import StandardScaler
 
+from surgeon.data.splits import deal
 from surgeon.errors import DataError
-from surgeon.probe import convex
+from surgeon.probe import basis, convex
 from surgeon.probe import solver as head
 from surgeon.probe.solver import solve
 
@@ -37,7 +38,9 @@ def blobs(n, d, classes, *, seed=0, noise=1.0):
 @pytest.mark.parametrize("rows", [1797, 40])  # more samples than features, and fewer
 def test_reaches_the_optimum_that_sklearn_reaches(digits, rows, monkeypatch):
     x, y = digits[0][:rows], digits[1][:rows]
-    monkeypatch.setattr(head, "FLOORED_FEATURES", 10**9)  # plain standardisation, as sklearn has it
+    monkeypatch.setattr(
+        basis, "FLOORED_FEATURES", 10**9
+    )  # plain standardisation, as sklearn has it
     ours = solve(x, y, 10)
     c = ours.regularisation
     x = x.astype(np.float64)
@@ -54,7 +57,7 @@ def test_reaches_the_optimum_that_sklearn_reaches(digits, rows, monkeypatch):
 def test_is_not_worse_than_sklearn_on_the_same_out_of_fold_samples(digits):
     x, y = digits[0][:700], digits[1][:700]
     ours = solve(x, y, 10, seed=0)
-    fold = head._folds(y, 10, 5, 0)
+    fold = deal(y, 5, 0)
     z = StandardScaler().fit_transform(x)
     splits = [(np.flatnonzero(fold != k), np.flatnonzero(fold == k)) for k in range(5)]
     theirs = LogisticRegressionCV(
@@ -77,7 +80,7 @@ def test_floor_of_the_scale_helps_on_unseen_samples(digits, monkeypatch):
         order = rng.permutation(len(y))
         seen, unseen = order[:80], order[80:]
         for kept, results in ((32, floored), (10**9, plain)):
-            monkeypatch.setattr(head, "FLOORED_FEATURES", kept)
+            monkeypatch.setattr(basis, "FLOORED_FEATURES", kept)
             solution = solve(x[seen], y[seen], 10)
             results.append((logits(solution, x[unseen]).argmax(1) == y[unseen]).mean())
     assert np.mean(floored) > np.mean(plain)
@@ -90,8 +93,8 @@ def test_out_of_fold_is_honest():
     solution = solve(x, y, 2)
     assert abs((solution.out_of_fold == y).mean() - 0.5) < 0.1
     index = solution.grid.index(solution.regularisation)
-    assert solution.cv_log_loss[index] == pytest.approx(solution.out_of_fold_loss.mean(), rel=1e-5)
-    assert solution.cv_accuracy[index] == pytest.approx((solution.out_of_fold == y).mean())
+    assert solution.cv_loss[index] == pytest.approx(solution.out_of_fold_loss.mean(), rel=1e-5)
+    assert solution.cv_quality[index] == pytest.approx((solution.out_of_fold == y).mean())
 
 
 def test_same_seed_same_bits(digits):
@@ -99,9 +102,9 @@ def test_same_seed_same_bits(digits):
     first, second = (solve(x, y, 10, seed=3, threads=1) for _ in range(2))
     assert first.weight.tobytes() == second.weight.tobytes()
     assert first.bias.tobytes() == second.bias.tobytes()
-    assert first.cv_log_loss == second.cv_log_loss
+    assert first.cv_loss == second.cv_loss
     other = solve(x, y, 10, seed=4, threads=1)
-    assert other.cv_log_loss != first.cv_log_loss
+    assert other.cv_loss != first.cv_loss
 
 
 def test_threads_are_put_back():
@@ -237,7 +240,7 @@ def test_is_not_worse_than_sklearn_on_real_features():
         [session.run(None, {name: part / 8 - 1})[0] for part in np.array_split(pictures, 18)]
     ).reshape(900, -1)
     ours = solve(features, y, 10)
-    fold = head._folds(y, 10, 5, 0)
+    fold = deal(y, 5, 0)
     theirs = LogisticRegressionCV(
         Cs=10,
         cv=[(np.flatnonzero(fold != k), np.flatnonzero(fold == k)) for k in range(5)],
@@ -259,14 +262,14 @@ def test_views_of_a_sample_share_a_fold_and_its_weight_and_do_not_judge():
     np.testing.assert_array_equal(plain.weight, alone.weight)
     # The same rows once more are the same problem, whatever their number.
     twice = solve(np.concatenate([x, x]), np.tile(y, 2), 3, views_of=np.tile(np.arange(120), 2))
-    np.testing.assert_allclose(twice.cv_log_loss, alone.cv_log_loss, rtol=1e-4)
+    np.testing.assert_allclose(twice.cv_loss, alone.cv_loss, rtol=1e-4)
     np.testing.assert_allclose(twice.weight, alone.weight, atol=1e-5)
     assert twice.regularisation == alone.regularisation
     # Views with which a fold could cheat, were they dealt out on their own.
     far = np.concatenate([x, x + rng.normal(0, 1e-3, x.shape).astype(np.float32)])
     grouped = solve(far, np.tile(y, 2), 3, views_of=np.tile(np.arange(120), 2))
     torn = solve(far, np.tile(y, 2), 3)
-    assert min(torn.cv_log_loss) < min(grouped.cv_log_loss)
+    assert min(torn.cv_loss) < min(grouped.cv_loss)
     assert grouped.out_of_fold.shape == (240,)
     with pytest.raises(DataError, match="120 rows"):
         solve(x, y, 3, views_of=np.arange(3))
@@ -316,10 +319,10 @@ def test_a_gpu_that_does_not_converge_is_helped_by_the_cpu(monkeypatch):
 
     matrix = torch.tensor([[2.0, 1.0], [1.0, 2.0]], dtype=torch.float64)
     monkeypatch.setattr(torch.linalg, "eigh", eigh)
-    values, _ = head._eigh(matrix.as_subclass(OnGpu))
+    values, _ = basis._eigh(matrix.as_subclass(OnGpu))
     assert values.tolist() == pytest.approx([1.0, 3.0])
     assert len(asked) == 2
     asked.clear()
     with pytest.raises(torch.linalg.LinAlgError):
-        head._eigh(matrix)  # there is no other CPU
+        basis._eigh(matrix)  # there is no other CPU
     assert len(asked) == 1

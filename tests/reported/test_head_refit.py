@@ -151,5 +151,5 @@ def test_held_samples_do_not_choose_the_penalty():
     noise[held] = random.integers(0, 3, held.sum())
     one, other = (solve(x, labels, 3, held=held) for labels in (y, noise))
     assert one.regularisation == other.regularisation
-    assert one.cv_log_loss == pytest.approx(other.cv_log_loss)
+    assert one.cv_loss == pytest.approx(other.cv_loss)
     assert not np.array_equal(one.weight, other.weight)

@@ -9,8 +9,7 @@ import torch
 
 import surgeon
 from surgeon.data.splits import by_class
-from surgeon.probe import convex, evidence
-from surgeon.probe import solver as head
+from surgeon.probe import convex, evidence, penalty
 from surgeon.probe.solver import solve
 from surgeon.tasks import metrics
 
@@ -64,14 +63,14 @@ def test_a_part_of_the_classes_chooses_the_penalty_where_all_would_take_too_long
     x, y = blobs(120, 4)
     everything = solve(x, y, 120)
     held = np.arange(len(y)) >= 360  # the last of each class
-    monkeypatch.setattr(head, "SEARCH_WORK", 2**21)
-    monkeypatch.setattr(head, "SEARCH_CLASSES", 20)
-    monkeypatch.setattr(head, "PRECISE_WORK", 0)
+    monkeypatch.setattr(penalty, "SEARCH_WORK", 2**21)
+    monkeypatch.setattr(penalty, "SEARCH_CLASSES", 20)
+    monkeypatch.setattr(penalty, "PRECISE_WORK", 0)
     part = solve(x, y, 120, held=held)
     assert (part.out_of_fold[~held] == -1).all()  # of fewer classes: no figure for all
     assert (part.out_of_fold[held] == y[held]).mean() > 0.8
-    lost = everything.cv_log_loss[everything.grid.index(part.regularisation)]
-    assert lost <= min(everything.cv_log_loss) + 0.05  # which of those alike is no matter
+    lost = everything.cv_loss[everything.grid.index(part.regularisation)]
+    assert lost <= min(everything.cv_loss) + 0.05  # which of those alike is no matter
     fresh, labels = blobs(120, 8)
     assert right(part, fresh, labels) >= right(everything, fresh, labels) - 0.03
 
@@ -87,7 +86,7 @@ def test_classes_of_several_samples_choose_for_those_of_one():
 
 def test_many_classes_end_to_end(monkeypatch):
     x, y = blobs(400, 3, d=8)
-    monkeypatch.setattr(head, "SEARCH_WORK", 2**20)
+    monkeypatch.setattr(penalty, "SEARCH_WORK", 2**20)
     outcome = surgeon.finetune(
         networks.mlp(), {"x": x, "labels": y}, case="small-similar", device="cpu"
     )
