@@ -37,7 +37,7 @@ def probe(depth, right, n=1000, seed=0):
     correct[right : right + 10] = 1.0
     cut = CutPoint(f"t{depth}", depth, ("N", 8), "float", 0, 10, int(1000 * depth), 40)
     share = correct.mean()
-    return Probe(cut, 8, share, 0.01, 1.0, 0.0, correct, correct.astype(np.int64), 1.0)
+    return Probe(cut, 8, share, 0.01, 1.0, 0.0, correct, 1.0)
 
 
 def pictures(folder, classes=3, each=14, size=12):

@@ -70,7 +70,7 @@ def network(*, front=(), batchnorm=False, side=12, dtype="float", channels=3):
 def trial(name, losses, *, mismatch=None, confidence=None, channels="RGB"):
     losses = np.asarray(losses, float)
     correct = (losses < 0.5).astype(float)
-    probe = Probe(CUT, 8, correct.mean(), 0.03, 1.0, 0.0, correct, correct.astype(np.int64), 1.0)
+    probe = Probe(CUT, 8, correct.mean(), 0.03, 1.0, 0.0, correct, 1.0)
     return detective.Trial(name, Preprocess(channels=channels), probe, losses, mismatch, confidence)
 
 

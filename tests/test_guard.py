@@ -13,6 +13,7 @@ from surgeon.plugin import hookimpl
 from surgeon.plugin.manager import load_plugins
 from surgeon.probe import guard
 from surgeon.records import TRAIN_ALL, Case, Plan, Stage
+from surgeon.tasks.base import Scores
 
 HEAD = {"surgeon.head.weight", "surgeon.head.bias"}
 
@@ -42,15 +43,13 @@ def says_probe(body):
 # ── the rule ─────────────────────────────────────────────────────────────────────────────────────
 
 
+def scores(quality, loss=0.2):
+    quality = np.asarray(quality, np.float64)
+    return Scores({}, quality, np.broadcast_to(loss, quality.shape).astype(np.float64))
+
+
 def compared(probe_right, tuned_right, expected=None):
-    codes = np.zeros(len(probe_right), np.int64)
-
-    def probabilities(right):
-        return np.where(np.asarray(right, bool)[:, None], [[0.8, 0.2]], [[0.2, 0.8]])
-
-    return guard.compare(
-        probabilities(probe_right), probabilities(tuned_right), codes, expected=expected
-    )
+    return guard.compare(scores(probe_right), scores(tuned_right), "accuracy", expected=expected)
 
 
 def test_the_more_accurate_one_is_better():
@@ -73,15 +72,21 @@ def test_a_gain_within_its_error_must_reach_what_cross_validation_expects():
     assert compared(probe, np.arange(16) < 16, expected=1.0).better  # three are beyond chance
 
 
-def test_where_both_are_as_accurate_the_loss_decides():
-    codes, right = np.zeros(200, np.int64), np.arange(200) < 190
+def test_where_both_are_as_good_the_loss_decides():
+    right = np.arange(200) < 190
+    assert guard.compare(scores(right, 0.4), scores(right, 0.3), "accuracy").better
+    assert not guard.compare(scores(right, 0.3), scores(right, 0.4), "accuracy").better
 
-    def told(sure):
-        first = np.where(right, sure, 0.4)
-        return np.stack([first, 1 - first], axis=1)
 
-    assert guard.compare(told(0.7), told(0.9), codes).better
-    assert not guard.compare(told(0.9), told(0.7), codes).better
+def test_any_quality_decides_by_its_shares():
+    """An R² has shares below 0, and each output of a sample has its part in one."""
+    random = np.random.default_rng(0)
+    probe, noise = random.normal(0.2, 1.0, 400), random.normal(0.0, 0.05, 400)
+    found = guard.compare(scores(probe), scores(probe + 0.1 + noise), "r2", expected=0.9)
+    assert found.gain == pytest.approx(0.1, abs=0.01)
+    assert found.error < 0.01
+    assert found.better
+    assert set(found.as_dict()["tuned"]) == {"r2", "loss"}
 
 
 def test_the_error_is_that_of_a_paired_difference():
@@ -94,10 +99,9 @@ def test_the_error_is_that_of_a_paired_difference():
 
 
 def test_what_is_no_number_counts_as_wrong():
-    codes = np.zeros(4, np.int64)
-    good, bad = np.tile([[0.9, 0.1]], (4, 1)), np.full((4, 2), np.nan)
-    assert guard.compare(good, bad, codes).tuned["accuracy"] == 0
-    assert not guard.compare(good, bad, codes).better
+    good, bad = scores(np.ones(4)), scores(np.ones(4), np.nan)
+    assert guard.compare(good, bad, "accuracy").tuned["accuracy"] == 0
+    assert not guard.compare(good, bad, "accuracy").better
 
 
 # ── in a run ─────────────────────────────────────────────────────────────────────────────────────

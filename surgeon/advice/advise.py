@@ -398,12 +398,12 @@ def choose(
     removed = removed_by_doubling(measured.curve)
     if not _learns(best, measured.codes):
         removed = UNKNOWN_REMOVED
-    needed = samples_needed(parameters, len(labels), removed, 1 - best.accuracy)
+    needed = samples_needed(parameters, len(labels), removed, 1 - best.quality)
     learnt_from = len(parts.train) + len(parts.validation)
     evidence = Evidence(
         samples=samples.n,
         classes=len(labels),
-        accuracy_by_depth=tuple((p.cut.depth, p.accuracy) for p in measured.probes),
+        accuracy_by_depth=tuple((p.cut.depth, p.quality) for p in measured.probes),
         similar=similar,
         large=0.0 if needed is None else learnt_from / (learnt_from + needed),
         error_by_depth=tuple((p.cut.depth, p.error) for p in measured.probes),
@@ -461,7 +461,7 @@ def _compare(probes: Sequence[Probe]) -> tuple[Probe, int, float | None]:
     The similarity is the probability that the late cut is really better than every earlier one:
     above 0.5 exactly where none of them ties with it. None with a single cut to look at.
     """
-    best = max(probes, key=lambda item: item.accuracy)
+    best = max(probes, key=lambda item: item.quality)
     earliest = next(place for place, item in enumerate(probes) if _ties(item, best))
     if len(probes) == 1:
         return best, earliest, None
@@ -550,7 +550,7 @@ def _best_case(evidence: Evidence, plugins: Plugins | None) -> str:
 def _learns(best: Probe, codes: NDArray[np.int64]) -> bool:
     """Say whether a probe is clearly better than naming the commonest class every time."""
     commonest = float(np.bincount(codes).max()) / len(codes)
-    return best.accuracy > commonest + 2 * best.error
+    return best.quality > commonest + 2 * best.error
 
 
 def _candidates(
@@ -563,7 +563,7 @@ def _candidates(
     """Return what was measured of every cut."""
     costs = [
         (
-            -item.accuracy,
+            -item.quality,
             latencies.get(item.cut.tensor, 0.0),
             item.cut.bytes + 4 * classes * (item.features + 1),
         )
@@ -573,9 +573,9 @@ def _candidates(
         Candidate(
             cut=item.cut,
             features=item.features,
-            accuracy=item.accuracy,
+            accuracy=item.quality,
             error=item.error,
-            train_accuracy=item.train_accuracy,
+            train_accuracy=item.train_quality,
             logme=item.logme,
             latency=latencies.get(item.cut.tensor),
             size=own[2],
@@ -649,7 +649,7 @@ def _why(
     if evidence.similar is None:
         second = "similar: there is a single cut to look at, and nothing to compare it with"
     elif evidence.similar > 0.5:
-        rival = max(measured.probes[:-1], key=lambda item: item.accuracy)
+        rival = max(measured.probes[:-1], key=lambda item: item.quality)
         second = f"similar: the last features are the best: {_figure(late)}, {_figure(rival)}"
     elif _ties(late, best):
         rival = next(item for item in measured.probes if _ties(item, best))
@@ -664,4 +664,4 @@ def _why(
 
 
 def _figure(item: Probe) -> str:
-    return f"{100 * item.accuracy:.1f} ± {100 * item.error:.1f} % at @{item.cut.depth:.2f}"
+    return f"{100 * item.quality:.1f} ± {100 * item.error:.1f} % at @{item.cut.depth:.2f}"

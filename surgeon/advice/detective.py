@@ -254,12 +254,12 @@ class _Bench:
         )  # fmt: skip
         labels = codes[found.rows]
         values = found.array(self._taps.outputs[0])
+        sought = measuring.Sought.classes(labels)
         probe = measuring.probe(
-            measuring.project(values, self._seed), labels, self._cut, values.shape[-1],
+            measuring.project(values, self._seed), sought, self._cut, values.shape[-1],
             seed=self._seed, repetitions=REPETITIONS,
             groups=None if groups is None else groups[found.rows],
         )  # fmt: skip
-        wanted = np.eye(probe.scores.shape[1])[labels]
         mismatch = None
         if self._moments:
             statistics = {output: found.array(output) for output in heard}
@@ -268,7 +268,7 @@ class _Bench:
             name=name,
             preprocess=how,
             probe=probe,
-            loss=((probe.scores - wanted) ** 2).sum(axis=1),
+            loss=((probe.scores - sought.targets) ** 2).sum(axis=1),
             mismatch=mismatch,
             confidence=self._confidence(found, len(labels)),
         )
@@ -306,7 +306,7 @@ def rank(trials: Sequence[Trial], *, seconds: float = 0.0, said: str | None = No
                 "name": trial.name,
                 "belief": beliefs[at],
                 "tie": bool(behind <= error),
-                "accuracy": trial.probe.accuracy,
+                "accuracy": trial.probe.quality,
                 "accuracy_error": trial.probe.error,
                 "loss": float(trial.loss.mean()),
                 "logme": trial.probe.logme,

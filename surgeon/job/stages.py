@@ -24,6 +24,7 @@ from surgeon.probe import guard
 from surgeon.records import SOLVE_HEAD, TRAIN_ALL, Stage
 from surgeon.runtime import neighbours
 from surgeon.runtime.places import choose_device
+from surgeon.tasks.base import Targets
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -162,12 +163,11 @@ def _compared(
 ) -> guard.Comparison:
     """Compare a network with the probe by its outputs for some of the probe's samples."""
     known = np.searchsorted(probe.rows, rows)
-    return guard.compare(
-        decode(run, probe.logits)[known],
-        decode(run, logits),
-        run.codes[rows],
-        expected=run.expected,
+    before, after = (
+        run.task.score([(decode(run, outputs), Targets(run.codes[rows]))])
+        for outputs in (probe.logits[known], logits)
     )
+    return guard.compare(before, after, run.task.quality, expected=run.expected)
 
 
 def _examine_neighbours(run: Run) -> Work:

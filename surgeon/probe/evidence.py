@@ -62,27 +62,57 @@ class Probe:
     Attributes:
         cut: where it reads.
         features: numbers in the pooled value, before projection.
-        accuracy: share of samples that the fold which did not see them got right.
+        quality: mean over samples, judged by the fold that did not see them: the share that is
+            right.
         error: its standard error.
-        train_accuracy: of a probe on the samples it was fitted to.
-        logme: log maximum evidence per sample and class, nats; higher transfers better.
+        train_quality: of a probe on the samples it was fitted to.
+        logme: log maximum evidence per sample and output, nats; higher transfers better.
         correct: for each sample, whether the held-out prediction was right: 0 or 1, or the share
-            of repetitions in which it was.
-        predicted: for each sample, the class predicted by the fold that did not see it.
+            of repetitions in which it was; of other answers what its task makes of it.
         penalty: the ridge penalty that was chosen, by squared error on held-out samples.
-        scores: held-out scores of each class, [n, classes], the mean over repetitions.
+        scores: held-out scores, [n, outputs], the mean over repetitions.
     """
 
     cut: CutPoint
     features: int
-    accuracy: float
+    quality: float
     error: float
-    train_accuracy: float
+    train_quality: float
     logme: float
     correct: Floats = field(repr=False)
-    predicted: Ints = field(repr=False)
     penalty: float
     scores: Floats = field(repr=False, default_factory=lambda: np.zeros((0, 0)))
+
+
+@dataclass(frozen=True)
+class Sought:
+    """What probes are to find in the values of a cut.
+
+    Attributes:
+        targets: what ridge regression is fitted to, [n, outputs]: indicators of classes or labels,
+            or numbers, standardised.
+        strata: what folds and parts have their shares of, [n].
+        worth: the quality of held-out outputs [n, outputs] for each sample, [n]; more is better.
+        shares: whether that is a share of right answers, in 0..1.
+    """
+
+    targets: Floats = field(repr=False)
+    strata: Ints = field(repr=False)
+    worth: Callable[[Floats], Floats] = field(repr=False)
+    shares: bool = True
+
+    @classmethod
+    def classes(cls, codes: Ints) -> Sought:
+        """Return classes: the one with the highest score is right, or not."""
+        targets = np.zeros((len(codes), int(codes.max()) + 1))
+        targets[np.arange(len(codes)), codes] = 1.0
+        return cls(targets, codes, lambda outputs: (outputs.argmax(axis=1) == codes).astype(float))
+
+    def error(self, worth: Floats) -> float:
+        """Return the standard error of the mean quality."""
+        if self.shares:
+            return binomial_error(float(worth.mean()), len(worth))
+        return float(np.sqrt(((worth - worth.mean()) ** 2).sum() + 2.0) / len(worth))
 
 
 @dataclass(frozen=True)
@@ -197,15 +227,16 @@ def measure(
         "repetitions": max(1, min(MOST_REPETITIONS, REPEATED_TO // len(labels))),
         "groups": None if groups is None else groups[rows],
     }
+    sought = Sought.classes(labels)
     probes, projected = [], []
     for cut, name in zip(taps.cuts, taps.outputs, strict=True):
         values = found.array(name)[judged]
         projected.append(project(values, seed))
         width = int(np.prod(values.shape[1:]))
-        probes.append(probe(projected[-1], labels, cut, width, **drawn))
+        probes.append(probe(projected[-1], sought, cut, width, **drawn))
         say("linear probes", len(probes), len(taps.cuts))
-    best = max(range(len(probes)), key=lambda at: (probes[at].accuracy, -at))
-    curve = learning_curve(projected[best], labels, **drawn)
+    best = max(range(len(probes)), key=lambda at: (probes[at].quality, -at))
+    curve = learning_curve(projected[best], sought, **drawn)
     leep = None
     if taps.head is not None and anatomy.head is not None:
         leep = _leep_of(found.array(taps.head)[judged], labels, anatomy.head.activation)
@@ -289,7 +320,7 @@ def project(values: NDArray[Any], seed: int, dimensions: int = DIMENSIONS) -> Fl
 
 def probe(
     values: Floats,
-    codes: Ints,
+    sought: Sought,
     cut: CutPoint,
     features: int,
     *,
@@ -297,11 +328,11 @@ def probe(
     repetitions: int = 1,
     groups: Ints | None = None,
 ) -> Probe:
-    """Cross-validate a ridge classifier in closed form and compute LogME of the same features.
+    """Cross-validate ridge regression in closed form and compute LogME of the same features.
 
     Args:
         values: [n, d] from `project`.
-        codes: class of each sample, [n].
+        sought: what is to be found in them.
         cut: where the values were read.
         features: numbers in the pooled value.
         seed: of the folds.
@@ -309,26 +340,24 @@ def probe(
             the luck of the folds would show.
         groups: what each sample belongs to, [n]: no fold tears it apart.
     """
-    folds = [stratified_folds(codes, seed + again, groups=groups) for again in range(repetitions)]
-    scores, penalty = _cross_validate(values, codes, folds[0])
-    predicted = scores.argmax(axis=1)
-    correct = (predicted == codes).astype(float)
+    strata, targets = sought.strata, sought.targets
+    folds = [stratified_folds(strata, seed + again, groups=groups) for again in range(repetitions)]
+    scores, penalty = _cross_validate(values, targets, folds[0])
+    worth = sought.worth(scores)
     for fold in folds[1:]:
-        other, _ = _cross_validate(values, codes, fold)
-        correct += other.argmax(axis=1) == codes
+        other, _ = _cross_validate(values, targets, fold)
+        worth += sought.worth(other)
         scores = scores + other
-    correct /= repetitions
-    fitted = _Ridge.of(values, codes).scores(values, [penalty])[0]
-    accuracy = float(correct.mean())
+    worth /= repetitions
+    fitted = _Ridge.fit(_Moments.of(values, targets)).scores(values, [penalty])[0]
     return Probe(
         cut=cut,
         features=features,
-        accuracy=accuracy,
-        error=binomial_error(accuracy, len(codes)),
-        train_accuracy=float((fitted.argmax(axis=1) == codes).mean()),
-        logme=logme(values, codes),
-        correct=correct,
-        predicted=predicted,
+        quality=float(worth.mean()),
+        error=sought.error(worth),
+        train_quality=float(sought.worth(fitted).mean()),
+        logme=logme(values, targets),
+        correct=worth,
         penalty=penalty,
         scores=scores / repetitions,
     )
@@ -341,7 +370,7 @@ def binomial_error(share: float, count: int) -> float:
 
 
 def paired(first: Probe, second: Probe) -> tuple[float, float]:
-    """Return accuracy of `first` − `second` and the standard error of it, on the same samples."""
+    """Return quality of `first` − `second` and the standard error of it, on the same samples."""
     difference = first.correct - second.correct
     count = len(difference)
     # One disagreement either way is added, so that a few samples in agreement prove nothing.
@@ -351,29 +380,31 @@ def paired(first: Probe, second: Probe) -> tuple[float, float]:
 
 def learning_curve(
     values: Floats,
-    codes: Ints,
+    sought: Sought,
     seed: int,
     *,
     repetitions: int = 1,
     groups: Ints | None = None,
 ) -> tuple[tuple[int, float, float], ...]:
-    """Return (training samples, held-out accuracy, its error) of the probe at `SHARES` of the data.
+    """Return (training samples, held-out quality, its error) of the probe at `SHARES` of the data.
 
     The parts are nested and stratified; every part is judged on the same held-out samples. With
-    repetitions, folds and parts are drawn anew and accuracies are means.
+    repetitions, folds and parts are drawn anew and qualities are means.
     """
-    accuracies = np.zeros(len(SHARES))
+    strata, n = sought.strata, len(values)
+    worth = np.zeros((len(SHARES), n))
     trained = []
     for again in range(repetitions):
-        fold = stratified_folds(codes, seed + again, groups=groups)
-        rank = _ranks(codes, seed + again + 1)
+        fold = stratified_folds(strata, seed + again, groups=groups)
+        rank = _ranks(strata, seed + again + 1)
         for place, share in enumerate(SHARES):
-            scores, _ = _cross_validate(values, codes, fold, rank <= share if share < 1 else None)
-            accuracies[place] += (scores.argmax(axis=1) == codes).mean() / repetitions
-        trained = [round(share * len(codes) * (1 - 1 / (int(fold.max()) + 1))) for share in SHARES]
+            use = rank <= share if share < 1 else None
+            scores, _ = _cross_validate(values, sought.targets, fold, use)
+            worth[place] += sought.worth(scores) / repetitions
+        trained = [round(share * n * (1 - 1 / (int(fold.max()) + 1))) for share in SHARES]
     return tuple(
-        (count, float(accuracy), binomial_error(float(accuracy), len(codes)))
-        for count, accuracy in zip(trained, accuracies, strict=True)
+        (count, float(each.mean()), sought.error(each))
+        for count, each in zip(trained, worth, strict=True)
     )
 
 
@@ -389,7 +420,7 @@ def _ranks(codes: Ints, seed: int) -> Floats:
 
 @dataclass(frozen=True)
 class _Moments:
-    """Sums over samples from which a ridge classifier follows; folds are differences of them."""
+    """Sums over samples from which ridge regression follows; folds are differences of them."""
 
     gram: Floats
     total: Floats
@@ -398,12 +429,10 @@ class _Moments:
     n: int
 
     @classmethod
-    def of(cls, values: Floats, codes: Ints, classes: int) -> _Moments:
-        targets = np.zeros((len(codes), classes))
-        targets[np.arange(len(codes)), codes] = 1.0
+    def of(cls, values: Floats, targets: Floats) -> _Moments:
         return cls(
             values.T @ values, values.sum(axis=0), values.T @ targets, targets.sum(axis=0),
-            len(codes),
+            len(values),
         )  # fmt: skip
 
     def __sub__(self, other: _Moments) -> _Moments:
@@ -415,17 +444,13 @@ class _Moments:
 
 @dataclass(frozen=True)
 class _Ridge:
-    """Ridge regression onto the classes' indicators, for every penalty at once."""
+    """Ridge regression, for every penalty at once."""
 
     axes: Floats
     variances: Floats
     mean: Floats
     prior: Floats
     pull: Floats
-
-    @classmethod
-    def of(cls, values: Floats, codes: Ints) -> _Ridge:
-        return cls.fit(_Moments.of(values, codes, int(codes.max()) + 1))
 
     @classmethod
     def fit(cls, sums: _Moments) -> _Ridge:
@@ -436,7 +461,7 @@ class _Ridge:
         return cls(axes, np.maximum(variances, 0.0), mean, prior, pull)
 
     def scores(self, values: Floats, penalties: Sequence[float]) -> Floats:
-        """Return [penalties, n, classes]."""
+        """Return [penalties, n, outputs]."""
         turned = (values - self.mean) @ self.axes
         return np.stack(
             [turned @ (self.pull / (self.variances + p)[:, None]) + self.prior for p in penalties]
@@ -444,42 +469,41 @@ class _Ridge:
 
 
 def _cross_validate(
-    values: Floats, codes: Ints, fold: Ints, use: NDArray[np.bool_] | None = None
+    values: Floats, targets: Floats, fold: Ints, use: NDArray[np.bool_] | None = None
 ) -> tuple[Floats, float]:
-    """Return held-out scores [n, classes] at the penalty of least squared error, and that penalty.
+    """Return held-out scores [n, outputs] at the penalty of least squared error, and that penalty.
 
     `use` [n] limits what is trained on; every sample is judged all the same.
     """
-    classes = int(codes.max()) + 1
-    train = np.ones(len(codes), bool) if use is None else use
-    whole = _Moments.of(values[train], codes[train], classes)
-    held = np.zeros((len(PENALTIES), len(codes), classes))
+    train = np.ones(len(values), bool) if use is None else use
+    whole = _Moments.of(values[train], targets[train])
+    held = np.zeros((len(PENALTIES), *targets.shape))
     for part in range(int(fold.max()) + 1):
         out = fold == part
         both = out & train
-        rest = whole - _Moments.of(values[both], codes[both], classes)
+        rest = whole - _Moments.of(values[both], targets[both])
         if rest.n:  # of very few samples a fold may leave none to fit: its scores stay 0
             held[:, out] = _Ridge.fit(rest).scores(values[out], PENALTIES)
-    squared = (held**2).sum(axis=(1, 2)) - 2 * held[:, np.arange(len(codes)), codes].sum(axis=1)
+    squared = (held**2).sum(axis=(1, 2)) - 2 * np.einsum("pnk,nk->p", held, targets)
     best = int(squared.argmin())
     return held[best], PENALTIES[best]
 
 
-def logme(values: Floats, codes: Ints) -> float:
-    """Return the log maximum evidence of a linear model onto each class, mean per sample and class.
+def logme(values: Floats, targets: Floats) -> float:
+    """Return the log maximum evidence of a linear model of each target, mean per sample and target.
 
-    The fixed-point iteration of You et al. (2021), all classes at once.
+    The fixed-point iteration of You et al. (2021), all targets at once. Targets that are 0
+    everywhere (classes without a sample) count for nothing.
     """
     n, d = values.shape
-    classes = np.unique(codes)
-    targets = (codes[:, None] == classes[None, :]).astype(float)
+    targets = targets[:, targets.any(axis=0)]
     squares, axes = np.linalg.eigh(values.T @ values)
     keep = squares > 1e-10 * max(float(squares.max()), 1e-30)
     squares = squares[keep][:, None]
     along = (axes[:, keep].T @ (values.T @ targets)) ** 2 / squares
     outside = np.maximum((targets**2).sum(axis=0) - along.sum(axis=0), 0.0)
-    alpha = np.ones(len(classes))
-    beta = np.ones(len(classes))
+    alpha = np.ones(targets.shape[1])
+    beta = np.ones(targets.shape[1])
     for _ in range(100):
         ratio = alpha / beta
         gamma = (squares / (squares + ratio)).sum(axis=0)
@@ -532,6 +556,7 @@ def _leep_of(scores: NDArray[Any], codes: Ints, activation: str | None) -> float
 __all__ = [
     "Measured",
     "Probe",
+    "Sought",
     "learning_curve",
     "leep",
     "logme",

@@ -233,7 +233,7 @@ def _noise_of(right: Floats, classes: int) -> tuple[float, Floats]:
 def scores_of(probes: Sequence[Probe]) -> Floats | None:
     """Return the held-out scores of the best probes, averaged, [n, classes]; None without any."""
     known = [item for item in probes if item.scores.size]
-    best = sorted(known, key=lambda item: item.accuracy, reverse=True)[:BEST_CUTS]
+    best = sorted(known, key=lambda item: item.quality, reverse=True)[:BEST_CUTS]
     if not best:
         return None
     return np.asarray(np.mean([item.scores for item in best], axis=0), np.float64)

@@ -2,8 +2,8 @@
 
 The probe (the head solved in closed form on the weights as they came) costs next to nothing and
 changes the head alone, so a network that is tuned further has to earn its place. Both are judged on
-the same samples, so their difference is known better than either accuracy. What must not enter:
-how predictions are made.
+the same samples, so their difference is known better than either quality. What must not enter: how
+predictions are made, and what makes one good (a task says that).
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import numpy as np
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from numpy.typing import NDArray
+    from surgeon.tasks.base import Scores
 
 
 @dataclass(frozen=True)
@@ -25,13 +25,15 @@ class Comparison:
 
     Attributes:
         samples: judged.
-        probe, tuned: {accuracy, loss} of each.
-        gain: accuracy of the tuned one − that of the probe.
+        quality: name of the figure that decides; more is better.
+        probe, tuned: {quality, loss} of each, by its name.
+        gain: quality of the tuned one − that of the probe.
         error: standard error of the gain, paired.
-        expected: accuracy of a probe in cross-validation over more samples, or None.
+        expected: quality of a probe in cross-validation over more samples, or None.
     """
 
     samples: int
+    quality: str
     probe: Mapping[str, float]
     tuned: Mapping[str, float]
     gain: float
@@ -40,13 +42,13 @@ class Comparison:
 
     @property
     def better(self) -> bool:
-        """Whether the tuned one is better: by accuracy, at equal accuracy by a loss 1 % lower.
+        """Whether the tuned one is better: by quality, at equal quality by a loss 1 % lower.
 
         A gain below its standard error must also stand up to what cross-validation over more
         samples expects of a probe, where that is known: one picture of sixteen is six points.
         """
         ahead = self.gain > 0 or (self.gain == 0 and self.tuned["loss"] < 0.99 * self.probe["loss"])
-        likely = self.gain > self.error or self.tuned["accuracy"] >= (self.expected or 0.0)
+        likely = self.gain > self.error or self.tuned[self.quality] >= (self.expected or 0.0)
         return ahead and likely
 
     def as_dict(self) -> dict[str, Any]:
@@ -75,7 +77,7 @@ class Comparison:
 
     @property
     def _figures(self) -> str:
-        tuned, probe = (100 * one["accuracy"] for one in (self.tuned, self.probe))
+        tuned, probe = (100 * one[self.quality] for one in (self.tuned, self.probe))
         gain, error = 100 * self.gain, 100 * self.error
         return (
             f"on {self.samples} validation samples "
@@ -84,42 +86,30 @@ class Comparison:
 
 
 def compare(
-    probe: NDArray[np.float64],
-    tuned: NDArray[np.float64],
-    codes: NDArray[np.int64],
-    *,
-    expected: float | None = None,
+    probe: Scores, tuned: Scores, quality: str, *, expected: float | None = None
 ) -> Comparison:
-    """Compare two networks by their probabilities on the same samples.
+    """Compare two networks by how good their answers to the same samples are.
 
     Args:
-        probe: probabilities [n, classes], n ≥ 1.
-        tuned: the same of the tuned network; NaN counts as wrong.
-        codes: class of each sample, [n].
-        expected: accuracy of a probe in cross-validation over more samples.
+        probe: n ≥ 1 samples.
+        tuned: the same of the tuned network; an answer whose loss is no number is worth nothing.
+        quality: name of the figure that decides.
+        expected: quality of a probe in cross-validation over more samples.
     """
-    judged = [_judge(probabilities, codes) for probabilities in (probe, tuned)]
-    difference = judged[1][0] - judged[0][0]
+    worth = [np.where(np.isfinite(one.loss), one.quality, 0.0) for one in (probe, tuned)]
+    difference = worth[1] - worth[0]
     # One disagreement either way is added, so that a few samples in agreement prove nothing.
     spread = ((difference - difference.mean()) ** 2).sum() + 2.0
     figures = [
-        {"accuracy": float(right.mean()), "loss": float(losses.mean())} for right, losses in judged
+        {quality: float(each.mean()), "loss": float(one.loss.mean())}
+        for each, one in zip(worth, (probe, tuned), strict=True)
     ]
     return Comparison(
-        samples=len(codes),
+        samples=len(difference),
+        quality=quality,
         probe=figures[0],
         tuned=figures[1],
         gain=float(difference.mean()),
-        error=float(np.sqrt(spread) / len(codes)),
+        error=float(np.sqrt(spread) / len(difference)),
         expected=expected,
     )
-
-
-def _judge(
-    probabilities: NDArray[np.float64], codes: NDArray[np.int64]
-) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Return for each sample whether it is right, 0 or 1, and its loss in nats."""
-    finite = np.isfinite(probabilities).all(axis=1)
-    right = finite & (probabilities.argmax(axis=1) == codes)
-    told = probabilities[np.arange(len(codes)), codes]
-    return right.astype(np.float64), -np.log(np.clip(told, 1e-12, None))

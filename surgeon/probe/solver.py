@@ -348,7 +348,7 @@ def _sample_weights(
             )
         if not (per_class[counts > 0] > 0).any():
             raise DataError("every class present has weight 0", where="class_weights")
-    return per_class[labels].astype(np.float64)
+    return np.asarray(per_class[labels], np.float64)
 
 
 def _samples(

@@ -14,6 +14,7 @@ from surgeon.data.splits import stratified_folds
 from surgeon.errors import DataError
 from surgeon.graph.taps import MOST, add_taps, choose_cuts
 from surgeon.probe import evidence
+from surgeon.probe.evidence import Sought
 from surgeon.records import CutPoint
 from surgeon.runtime.stream import Runner
 
@@ -81,7 +82,7 @@ def test_the_pass_is_kept_and_found_again(tmp_path):
         for _ in range(2)
     )
     assert (first.hit, again.hit) == (False, True)
-    assert [p.accuracy for p in first.probes] == [p.accuracy for p in again.probes]
+    assert [p.quality for p in first.probes] == [p.quality for p in again.probes]
     assert first.curve == again.curve
 
 
@@ -99,7 +100,7 @@ def test_the_old_head_gives_leep(tmp_path):
 def test_a_probe_predicts_what_sklearns_ridge_predicts(digits):
     x, y = digits[0][:600], digits[1][:600]
     values = evidence.project(x, 0)
-    found = evidence.probe(values, y, CUT, 64)
+    found = evidence.probe(values, Sought.classes(y), CUT, 64)
     fold = stratified_folds(y, 0)
     targets = np.eye(10)[y]
     predicted = np.empty(600, np.int64)
@@ -107,16 +108,16 @@ def test_a_probe_predicts_what_sklearns_ridge_predicts(digits):
         train, out = fold != part, fold == part
         ridge = Ridge(alpha=found.penalty * train.sum()).fit(values[train], targets[train])
         predicted[out] = ridge.predict(values[out]).argmax(axis=1)
-    assert (predicted == found.predicted).mean() > 0.998
-    assert found.accuracy == pytest.approx((predicted == y).mean(), abs=0.003)
-    assert found.accuracy > 0.9
+    assert (predicted == found.scores.argmax(axis=1)).mean() > 0.998
+    assert found.quality == pytest.approx((predicted == y).mean(), abs=0.003)
+    assert found.quality > 0.9
 
 
 def test_labels_without_meaning_are_not_learnt(digits):
     x = digits[0][:500]
     y = np.random.default_rng(0).integers(0, 10, 500)
-    found = evidence.probe(evidence.project(x, 0), y, CUT, 64)
-    assert abs(found.accuracy - 0.1) < 4 * found.error
+    found = evidence.probe(evidence.project(x, 0), Sought.classes(y), CUT, 64)
+    assert abs(found.quality - 0.1) < 4 * found.error
 
 
 def test_projection_keeps_what_tells_classes_apart(digits):
@@ -126,15 +127,17 @@ def test_projection_keeps_what_tells_classes_apart(digits):
     values = evidence.project(wide, 0)
     assert values.shape == (800, evidence.DIMENSIONS)
     assert np.array_equal(values, evidence.project(wide, 0))
-    narrow = evidence.probe(evidence.project(x[:800], 0), y[:800], CUT, 64)
-    assert evidence.probe(values, y[:800], CUT, 1500).accuracy >= narrow.accuracy - 0.01
+    narrow = evidence.probe(evidence.project(x[:800], 0), Sought.classes(y[:800]), CUT, 64)
+    assert (
+        evidence.probe(values, Sought.classes(y[:800]), CUT, 1500).quality >= narrow.quality - 0.01
+    )
 
 
 def test_constant_and_infinite_values_are_survived():
     y = np.arange(40) % 2
     assert evidence.project(np.ones((40, 5)), 0).shape == (40, 1)
-    found = evidence.probe(evidence.project(np.ones((40, 5)), 0), y, CUT, 5)
-    assert found.accuracy <= 0.6
+    found = evidence.probe(evidence.project(np.ones((40, 5)), 0), Sought.classes(y), CUT, 5)
+    assert found.quality <= 0.6
     values = np.random.default_rng(0).standard_normal((40, 5))
     values[3, 2] = np.inf
     assert np.isfinite(evidence.project(values, 0)).all()
@@ -142,7 +145,7 @@ def test_constant_and_infinite_values_are_survived():
 
 def test_more_data_more_accuracy(digits):
     values = evidence.project(digits[0], 0)
-    curve = evidence.learning_curve(values, digits[1], 0)
+    curve = evidence.learning_curve(values, Sought.classes(digits[1]), 0)
     counts, accuracies = [point[0] for point in curve], [point[1] for point in curve]
     assert counts == sorted(counts)
     assert counts[-1] == pytest.approx(8 * counts[0], rel=0.02)
@@ -161,8 +164,10 @@ def test_a_rare_class_is_held_out_in_fewer_folds():
 def test_two_samples_of_each_class_are_survived():
     y = np.arange(10) % 5
     values = evidence.project(np.random.default_rng(0).standard_normal((10, 4)), 0)
-    assert np.isfinite(evidence.probe(values, y, CUT, 4).accuracy)
-    assert all(np.isfinite(point[1]) for point in evidence.learning_curve(values, y, 0))
+    assert np.isfinite(evidence.probe(values, Sought.classes(y), CUT, 4).quality)
+    assert all(
+        np.isfinite(point[1]) for point in evidence.learning_curve(values, Sought.classes(y), 0)
+    )
 
 
 def test_a_sample_keeps_every_class():
@@ -179,7 +184,10 @@ def test_logme_prefers_features_that_fit_and_matches_the_evidence_itself():
     y = np.arange(200) % 2
     good = np.column_stack([y + 0.1 * random.standard_normal(200), random.standard_normal(200)])
     bad = random.standard_normal((200, 2))
-    assert evidence.logme(good, y) > evidence.logme(bad, y) + 0.5
+    assert (
+        evidence.logme(good, Sought.classes(y).targets)
+        > evidence.logme(bad, Sought.classes(y).targets) + 0.5
+    )
     # The evidence of a Bayesian linear model, maximised by brute force over both precisions.
     best = []
     for target in ((y == 0).astype(float), (y == 1).astype(float)):
@@ -194,7 +202,9 @@ def test_logme_prefers_features_that_fit_and_matches_the_evidence_itself():
                     - 100 * np.log(2 * np.pi)
                 )  # fmt: skip
         best.append(max(tried) / 200)
-    assert evidence.logme(good, y) == pytest.approx(np.mean(best), abs=0.002)
+    assert evidence.logme(good, Sought.classes(y).targets) == pytest.approx(
+        np.mean(best), abs=0.002
+    )
 
 
 def test_leep_is_zero_for_a_perfect_map_and_the_entropy_for_none():
@@ -202,3 +212,25 @@ def test_leep_is_zero_for_a_perfect_map_and_the_entropy_for_none():
     perfect = np.eye(3)[(y + 1) % 3]
     assert evidence.leep(perfect, y) == pytest.approx(0.0, abs=1e-9)
     assert evidence.leep(np.full((60, 4), 0.25), y) == pytest.approx(-np.log(3))
+
+
+def test_numbers_are_found_in_a_cut_as_classes_are():
+    """Whoever says what is sought says how it is judged; the probe knows neither."""
+    random = np.random.default_rng(0)
+    x = random.standard_normal((400, 12))
+    y = x[:, :2] @ random.standard_normal((2, 3)) + 0.5 * random.standard_normal((400, 3))
+    y = (y - y.mean(axis=0)) / y.std(axis=0)
+    strata = np.zeros(len(y), np.int64)
+    sought = Sought(y, strata, lambda told: 1 - ((told - y) ** 2).mean(axis=1), shares=False)
+    found = evidence.probe(x, sought, CUT, 12)
+    from sklearn.linear_model import RidgeCV
+    from sklearn.model_selection import cross_val_predict
+
+    expected = cross_val_predict(RidgeCV(), x, y, cv=5)
+    assert found.quality == pytest.approx(1 - ((expected - y) ** 2).mean(), abs=0.02)
+    assert 0 < found.error < 0.1
+    noise = evidence.probe(random.standard_normal((400, 12)), sought, CUT, 12)
+    assert noise.quality < 0.05
+    assert noise.logme < found.logme
+    curve = evidence.learning_curve(x, sought, 0)
+    assert curve[-1][1] == pytest.approx(found.quality, abs=0.05)
