@@ -24,6 +24,7 @@ from surgeon import resumption
 from surgeon.advice.detective import detect_preprocess
 from surgeon.answering import answering, judged, run_samples
 from surgeon.data.examine import examine_samples
+from surgeon.data.splits import keep_together
 from surgeon.documents import (
     Clock,
     budget_note,
@@ -448,6 +449,8 @@ def finetune(
     assert patient.plan is not None
     codes = label_codes(samples, labels)
     parts = split_samples(samples, codes, validation, seed, labels)
+    if advised is not None:
+        parts = keep_together(parts, advised.near, samples.n)
     body = start_body(patient, samples, labels, parts, chosen, precision, seed, out)
     found = advised.findings if advised else examine_samples(samples, codes, labels, parts, seed)
     body["warnings"] += [

@@ -326,6 +326,20 @@ def test_auto_warns_of_the_rest_too(photos):
     assert any("near copies" in line for line in outcome.document()["warnings"])
 
 
+def test_near_copies_do_not_judge_what_was_trained_on_them(photos):
+    folder, paths = photos
+    for number, path in enumerate(paths[:12]):
+        Image.open(path).save(path.with_name(f"anew{number}.jpg"), quality=95)
+    found, _ = found_in(folder)
+    assert len(found["near-duplicates"][0].groups) > 6
+    assert "leak" not in found
+    data = surgeon.finetune(
+        network(), folder, case="auto", preprocess="zero-one", dry_run=True
+    ).document()["data"]
+    assert data["train"] + data["validation"] == 72
+    assert data["validation"] < 14  # a fifth, less those that were seen in training
+
+
 # ── planted in real pictures ─────────────────────────────────────────────────────────────────────
 
 

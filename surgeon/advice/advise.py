@@ -146,6 +146,7 @@ class Advice:
             pass, the probes, latency and findings, and in all.
         warnings: what the user should be told.
         findings: what was found in the data.
+        near: sets of samples, by index, that show the same thing: no split tears them apart.
     """
 
     plan: Plan
@@ -163,6 +164,7 @@ class Advice:
     seconds: dict[str, float] = field(default_factory=dict)
     warnings: tuple[str, ...] = ()
     findings: tuple[DataFinding, ...] = ()
+    near: tuple[tuple[int, ...], ...] = field(default=(), repr=False)
 
     def __repr__(self) -> str:
         """Return the case, why, and what was measured, in a few lines."""
@@ -365,8 +367,9 @@ def choose(
     Raises:
         SurgeonError: of the kind that fits.
     """
+    from surgeon.data.splits import keep_together
     from surgeon.probe import evidence as measuring
-    from surgeon.probe.findings import examine, to_compare
+    from surgeon.probe.findings import examine, near_sets, to_compare
 
     understanding = time.perf_counter()
     anatomy = model.anatomy()
@@ -390,7 +393,9 @@ def choose(
     examining = time.perf_counter()
     say = progress or _silent
     say("faults of the data", 0, 1)
-    findings = examine(samples, codes, labels, parts, measured, seed=seed, open_all=open_all)
+    near = near_sets(samples, measured)
+    parts = keep_together(parts, near, samples.n)
+    findings = examine(samples, codes, labels, parts, measured, near, seed=seed, open_all=open_all)
     say("faults of the data", 1, 1)
     examined = time.perf_counter() - examining
     best, at, similar = _compare(measured.probes)
@@ -449,6 +454,7 @@ def choose(
         },
         warnings=measured.notes,
         findings=findings,
+        near=tuple(near),
     )
 
 

@@ -9,7 +9,7 @@ fill up what is missing. What must not enter: training.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
+    from surgeon.data.examine import Group
     from surgeon.data.samples import Samples
 
     Codes = NDArray[np.integer[Any]]
@@ -152,6 +153,25 @@ def split_samples(
         for found, wanted in pairs
     )
     return parts if enough else plain
+
+
+def keep_together(parts: Splits, sets: Sequence[Group], n: int) -> Splits:
+    """Return the parts of n samples after sets of like ones were found among them.
+
+    Samples that validate by fraction, and are like one that trains, train: what was looked at to
+    decide anything stays training. Not where less than half of validation would be left, nor where
+    it is the data's own. No fold tears a set apart.
+    """
+    if not sets:
+        return parts
+    kept = replace(parts, groups=together(sets, parts.groups, n))
+    if parts.given or kept.groups is None:
+        return kept
+    alike = np.isin(kept.groups[parts.validation], kept.groups[parts.train])
+    if not alike.any() or 2 * alike.sum() > len(alike):
+        return kept
+    train = np.sort(np.concatenate([parts.train, parts.validation[alike]]))
+    return replace(kept, train=train, validation=parts.validation[~alike])
 
 
 # ── folds ────────────────────────────────────────────────────────────────────────────────────────

@@ -77,6 +77,7 @@ def examine(
     labels: Sequence[str],
     parts: Splits,
     measured: Measured,
+    near: Sequence[Group],
     *,
     seed: int = 0,
     open_all: bool = True,
@@ -89,6 +90,7 @@ def examine(
         labels: names of the classes.
         parts: how the samples are divided.
         measured: the evidence of the pass.
+        near: what `near_sets` found in it.
         seed: that divided them, where the data did not.
         open_all: whether samples outside the pass are opened, so that broken ones are known.
 
@@ -96,13 +98,6 @@ def examine(
         DataError: more than 5 % of all samples are unreadable.
     """
     unread = read_rest(samples, measured.seen) if open_all else 0
-    exact = copies(samples)
-    alike = [
-        tuple(int(measured.seen[at]) for at in group)
-        for group in near_copies(measured.features, measured.content)
-    ]
-    known = {index: place for place, group in enumerate(exact) for index in group}
-    near = [group for group in alike if len({known.get(i, -1 - i) for i in group}) > 1]
     return (
         *examine_samples(samples, codes, labels, parts, seed, unread=unread),
         *copy_findings(samples, near, codes, labels, parts, seed, near=True),
@@ -111,6 +106,16 @@ def examine(
 
 
 # ── near copies ──────────────────────────────────────────────────────────────────────────────────
+
+
+def near_sets(samples: Samples, measured: Measured) -> list[Group]:
+    """Return sets of samples of the pass that show the same thing and are no exact copies."""
+    alike = [
+        tuple(int(measured.seen[at]) for at in group)
+        for group in near_copies(measured.features, measured.content)
+    ]
+    known = {index: place for place, group in enumerate(copies(samples)) for index in group}
+    return [group for group in alike if len({known.get(i, -1 - i) for i in group}) > 1]
 
 
 def near_copies(
@@ -279,4 +284,4 @@ def label_findings(
     ]
 
 
-__all__ = ["Doubts", "doubt_labels", "examine", "near_copies", "to_compare"]
+__all__ = ["Doubts", "doubt_labels", "examine", "near_copies", "near_sets", "to_compare"]

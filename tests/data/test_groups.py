@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from surgeon.data import Samples, open_data, split
 from surgeon.data.examine import examine_samples
 from surgeon.data.samples import JoinedSamples
-from surgeon.data.splits import deal, folds, split_samples, stratified_folds
+from surgeon.data.splits import deal, folds, keep_together, split_samples, stratified_folds
 from surgeon.errors import DataError, UsageError
 from surgeon.records import TensorInfo
 from surgeon.tasks.labels import code_groups
@@ -215,3 +215,20 @@ def test_copies_that_leave_nothing_to_judge_by_are_told_instead():
     assert parts.validation.tolist() == split(codes).validation.tolist()
     kinds = {f.kind for f in examine_samples(samples, codes, samples.classes, parts, 0)}
     assert "leak" in kinds
+
+
+def test_like_samples_found_later_train_together():
+    codes = np.arange(40) % 2
+    parts = split(codes, seed=1)
+    held, other = parts.validation[:2].tolist()
+    pair = (int(parts.train[0]), held)
+    kept = keep_together(parts, [tuple(sorted(pair))], 40)
+    assert held in kept.train
+    assert kept.validation.tolist() == parts.validation[1:].tolist()
+    assert set(parts.train) < set(kept.train)
+    assert kept.groups[pair[0]] == kept.groups[held] != kept.groups[other]
+    assert keep_together(parts, [], 40) is parts
+    many = [tuple(sorted((int(a), int(b)))) for a, b in zip(parts.train, parts.validation)]  # noqa: B905 - as many as validate
+    assert keep_together(parts, many, 40).validation.tolist() == parts.validation.tolist()
+    own = split(codes, given=np.array(["train"] * 30 + ["validation"] * 10))
+    assert keep_together(own, [(0, 35)], 40).validation.tolist() == own.validation.tolist()
