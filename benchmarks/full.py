@@ -7,7 +7,7 @@ ResNet-50, MobileNetV2, EfficientNet-Lite0 and ViT-S/16 as timm writes them, wit
 statistics, exported by torch once with BatchNormalization kept and once folded into the
 convolutions. Needs the extra `bench`, timm and torchvision.
 
-surgeon         the exported file, trained by `surgeon.train.fit.fit` as `finetune` calls it:
+surgeon         the exported file, trained by `surgeon.train.loop.fit` as `finetune` calls it:
                 loading in a thread, AdamW (fused) in its groups,
                 clipping of the gradient, progress.
 native          timm's module in a plain loop: cross entropy, backward, AdamW (fused), no clipping.
@@ -327,7 +327,7 @@ def learning(module) -> list:
 def fit(file: str, pictures, *, compiled: bool) -> None:
     """Train by surgeon's own loop, held after every step until the next is wanted."""
     import surgeon
-    from surgeon.train.fit import fit as train
+    from surgeon.train.loop import fit as train
     from surgeon.train.objective import CrossEntropy
     from surgeon.train.settings import FitSettings
 

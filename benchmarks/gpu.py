@@ -11,7 +11,7 @@ from a bare checkout, too.
 ceilings    of this chip: a copy on the device (bytes read + written), products of matrices of
             random numbers, a copy from pinned memory. Every row below is held against them.
 full        a step (forward, backward, optimiser) in bf16. *surgeon*: the exported file in
-            `surgeon.train.fit.fit` as `finetune` calls it: pictures (uint8, in memory) gathered,
+            `surgeon.train.loop.fit` as `finetune` calls it: pictures (uint8, in memory) gathered,
             moved and normalised ahead of the step, AdamW (fused) in groups by depth, clipping,
             progress after every step, `--compile on`. *native*: timm's module, channels_last,
             torch.compile, bf16 autocast, AdamW (fused), no clipping; batches that lie ready in

@@ -533,7 +533,7 @@ def train_surgeon(model: str, device: Any, sizes: Sizes) -> None:
     import surgeon
     from surgeon.graph.cuts import first_use
     from surgeon.train.batches import PictureBatches, Pictures
-    from surgeon.train.fit import fit
+    from surgeon.train.loop import fit
     from surgeon.train.objective import CrossEntropy
     from surgeon.train.settings import FitSettings
 
@@ -561,11 +561,12 @@ def train_surgeon(model: str, device: Any, sizes: Sizes) -> None:
     settings = FitSettings(
         device=str(device), epochs=1, batch=sizes.batch, lr=1e-5,
         precision="bf16", compile="off" if sizes is TINY else "on",
+        depths=first_use(surgeon.load(file).sketch()),
     )  # fmt: skip
     turn.start(time.perf_counter())
     fit(
         module, batches, None, objective=CrossEntropy(), trainable=names, settings=settings,
-        depths=first_use(surgeon.load(file).sketch()), progress=report,
+        progress=report,
     )  # fmt: skip
 
 

@@ -15,8 +15,8 @@ from surgeon.job import race
 from surgeon.job.done import Candidate, StageDone, Work
 from surgeon.job.part import Part, believed, drawn, open_part, scale, trained_tensors
 from surgeon.probe.solver import torch_threads
-from surgeon.train.fit import fit
-from surgeon.train.settings import FitResult, FitSettings, Progress, Row
+from surgeon.train.loop import fit
+from surgeon.train.settings import Checkpoint, FitResult, FitSettings, Progress, Row
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -150,6 +150,7 @@ def _settings(run: Run, stage: Stage, start: race.Start, seconds: float | None) 
         batch=run.batch,
         lr=run.lr or stage.lr,
         lr_decay=stage.lr_decay,
+        depths=first_use(run.patient.anatomy()),
         scratch=scratch,
         precision=run.precision,  # type: ignore[arg-type]
         device=run.device,
@@ -189,12 +190,10 @@ def _fit(
             part.sets.train,
             part.sets.validation,
             trainable=part.names,
-            depths=first_use(run.patient.anatomy()),
             objective=objective.of(part.sets.train.targets, run.classes, scratch=settings.scratch),
             settings=settings,
             progress=lambda progress: _report(run, progress),
-            checkpoint_dir=checkpoint,
-            resume=run.resume,
+            checkpoint=None if checkpoint is None else Checkpoint(checkpoint, run.resume),
         )
     seconds, stage = time.perf_counter() - begun, settings.stage
     notes, resumed = list(fitted.notes), None

@@ -1,6 +1,6 @@
 """A program as an nn.Module: one Parameter per initializer, under the initializer's own name.
 
-What must not enter: training (`surgeon.train.fit`), files, the meaning of operators.
+What must not enter: training (`surgeon.train`), files, the meaning of operators.
 
 Names: an ONNX name is split at its dots into a tree of empty `Scope`s, so that torch's own tools
 (strict `load_state_dict`, `functional_call`, parametrizations, `deepcopy`) see exactly those names.

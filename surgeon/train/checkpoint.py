@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 FILE: Final = "checkpoint.safetensors"
 _KEY: Final = "surgeon.checkpoint"
-_VERSION: Final = 1
+_VERSION: Final = 2
 
 
 def save(folder: Path, tensors: Mapping[str, torch.Tensor], state: Mapping[str, Any]) -> Path:

@@ -7,6 +7,7 @@ computes the same. What must not enter: torch, clocks, data.
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -15,6 +16,65 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     import numpy.typing as npt
+
+    from surgeon.train.settings import FitSettings
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """How long one fit is, and at which rates.
+
+    Attributes:
+        epochs: rounds through the training samples.
+        batch: samples per optimiser step.
+        passes: samples per pass, as long as memory holds.
+        steps: optimiser steps.
+        warmup: of them.
+        patience: epochs without improvement after which to stop; 0 = never.
+        lr: peak rate of the head.
+        constant: whether it stays there.
+    """
+
+    epochs: int
+    batch: int
+    passes: int
+    steps: int
+    warmup: int
+    patience: int
+    lr: float
+    constant: bool
+
+    @classmethod
+    def of(cls, settings: FitSettings, samples: int) -> Schedule:
+        """Fill in what the settings leave open."""
+        scratch = settings.scratch
+        epochs = settings.epochs or default_epochs(samples, scratch=scratch)
+        passes = settings.batch or default_batch(samples)
+        batch = min(passes * settings.accumulate, samples)
+        steps = epochs * math.ceil(samples / batch)
+        if settings.max_steps is not None:
+            steps = min(steps, settings.max_steps)
+        warmup, patience = settings.warmup_steps, settings.patience
+        return cls(
+            epochs=epochs,
+            batch=batch,
+            passes=min(passes, batch),
+            steps=steps,
+            warmup=default_warmup(steps) if warmup is None else warmup,
+            patience=default_patience(epochs) if patience is None else patience,
+            lr=settings.lr or default_rate(scratch=scratch),
+            constant=settings.constant_rate,
+        )
+
+    def rate(self, step: int, share: float) -> float:
+        """Return the rate of the head for the step after `step` others, `share` of all being done.
+
+        Counted from 1: a step at rate 0 would be wasted. A budget warms up by its share, too.
+        """
+        if self.constant:
+            return self.lr
+        warmup = max(self.warmup, 1)
+        return self.lr * rate_factor(share, max((step + 1) / warmup, share * self.steps / warmup))
 
 
 def default_epochs(samples: int, *, scratch: bool = False) -> int:

@@ -6,12 +6,15 @@ What must not enter: training.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
 from surgeon.errors import UsageError
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from pathlib import Path
+
     from surgeon.train.compile import Compile
     from surgeon.train.device import Precision
 
@@ -32,6 +35,7 @@ class FitSettings:
         accumulate: passes of `batch` samples whose gradients make one optimiser step.
         lr: peak rate of the head.
         lr_decay: factor per tenth of depth before the head; 1 = one rate for all.
+        depths: 0 at the input .. 1 at the head, by name of the initializer; missing = 1.
         optimizer: `adamw`, or `sgd` (plain, for exact checks).
         constant_rate: no warm-up and no cosine.
         weight_decay: of AdamW, on parameters of two and more axes.
@@ -63,6 +67,7 @@ class FitSettings:
     accumulate: int = 1
     lr: float | None = None
     lr_decay: float = 0.9
+    depths: Mapping[str, float] = field(default_factory=dict)
     optimizer: Literal["adamw", "sgd"] = "adamw"
     constant_rate: bool = False
     weight_decay: float = 0.01
@@ -78,6 +83,14 @@ class FitSettings:
     compile: Compile = "off"
     memory: Literal["normal", "low", "lowest"] = "normal"
     deterministic: bool = False
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """Where a fit keeps what a later one needs, and whether this one goes on from there."""
+
+    folder: Path
+    resume: bool = False
 
 
 @dataclass(frozen=True)

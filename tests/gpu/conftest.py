@@ -10,7 +10,7 @@ from contextlib import contextmanager
 import pytest
 import torch
 
-from surgeon.train import fit as fitting
+from surgeon.train import step
 from surgeon.train.device import arithmetic
 
 
@@ -59,4 +59,4 @@ def full_precision():
 @pytest.fixture
 def exact(monkeypatch):
     """Train in full float32: TF32 is what a GPU would do by itself, and a CPU cannot."""
-    monkeypatch.setattr(fitting, "arithmetic", lambda device, exact: arithmetic(device, exact=True))
+    monkeypatch.setattr(step, "arithmetic", lambda device, exact: arithmetic(device, exact=True))

@@ -13,8 +13,9 @@ from places import named
 
 import surgeon
 from surgeon.torch_graph.module import tensors
-from surgeon.train import fit as fitting
-from surgeon.train.settings import FitSettings
+from surgeon.train import loop
+from surgeon.train.settings import Checkpoint, FitSettings
+from surgeon.train.step import Step
 
 CASES = ["small-similar", "small-different", "large-similar", "large-different"]
 SETTINGS = FitSettings(epochs=4, batch=16, lr=0.01, patience=0, keep="last")
@@ -69,7 +70,7 @@ def test_the_same_seed_gives_the_same_bits(device):
 
 def stop_in_the_third_epoch(device, folder):
     """Train until Ctrl-C."""
-    train_epoch = fitting._Fit._train_epoch
+    train_epoch = loop._Fit._train_epoch
 
     def stopped(*arguments, **options):
         if arguments[1] == 2:
@@ -77,15 +78,15 @@ def stop_in_the_third_epoch(device, folder):
         return train_epoch(*arguments, **options)
 
     with pytest.MonkeyPatch.context() as patched:
-        patched.setattr(fitting._Fit, "_train_epoch", stopped)
-        result, _ = trained(device, REPEATS, checkpoint_dir=folder)
+        patched.setattr(loop._Fit, "_train_epoch", stopped)
+        result, _ = trained(device, REPEATS, checkpoint=Checkpoint(folder))
     assert result.stopped == "interrupt"
     assert result.history[-1]["epoch"] == 2
 
 
 def resume(device, folder):
     """Train what is left; return the weights."""
-    result, weights = trained(device, REPEATS, checkpoint_dir=folder, resume=True)
+    result, weights = trained(device, REPEATS, checkpoint=Checkpoint(folder, resume=True))
     assert result.stopped is None
     assert result.steps > result.history[2]["step"]
     assert result.history[-1]["epoch"] == SETTINGS.epochs
@@ -126,7 +127,7 @@ def test_no_step_waits_for_the_device():
     """A synchronising call inside a step raises under torch's own detector."""
     if not torch.cuda.is_available():
         pytest.skip("no CUDA device")
-    step = fitting._Fit._step
+    step = Step.take
 
     def strict(*arguments, **options):
         try:
@@ -136,6 +137,6 @@ def test_no_step_waits_for_the_device():
             torch.cuda.set_sync_debug_mode("default")
 
     with pytest.MonkeyPatch.context() as patched:
-        patched.setattr(fitting._Fit, "_step", strict)
+        patched.setattr(Step, "take", strict)
         result, _ = trained("cuda", replace(SETTINGS, epochs=2))
     assert result.steps > 0

@@ -14,7 +14,7 @@ import surgeon
 from surgeon.errors import UsageError
 from surgeon.job import race, tuning
 from surgeon.records import Context, Evidence
-from surgeon.train import fit as fitting
+from surgeon.train import loop
 from surgeon.train.settings import FitResult, FitSettings
 
 KEYS = {"budget", "pretrained", "random", "winner", "gain", "final", "seconds"}
@@ -121,7 +121,7 @@ def test_the_random_start_of_the_race_is_that_of_init_random(monkeypatch):
         # `setdefault` keeps the first fit of each name: the state in which it began.
         values = {name: p.detach().clone() for name, p in module.named_parameters()}
         seen.setdefault(settings.stage, values)
-        return fitting.fit(module, *arguments, settings=settings, **more)
+        return loop.fit(module, *arguments, settings=settings, **more)
 
     monkeypatch.setattr(tuning, "fit", record)
     tune(epochs=1)

@@ -23,7 +23,7 @@ from surgeon.errors import UnknownNameError, UnsupportedError
 from surgeon.operation import check
 from surgeon.runtime.observe import relative_error
 from surgeon.torch_graph.module import to_module
-from surgeon.train.settings import FitSettings, Progress
+from surgeon.train.settings import Checkpoint, FitSettings, Progress
 from surgeon_models import get, sample_data
 
 RANDOM = np.random.default_rng(0)
@@ -461,9 +461,9 @@ def test_a_run_that_is_resumed_ends_in_the_same_bits(network, tmp_path):
             raise KeyboardInterrupt
 
     straight, _ = run()
-    _, broken = run(progress=interrupt, checkpoint_dir=tmp_path)
+    _, broken = run(progress=interrupt, checkpoint=Checkpoint(tmp_path))
     assert broken.stopped == "interrupt"
-    resumed, _ = run(checkpoint_dir=tmp_path, resume=True)
+    resumed, _ = run(checkpoint=Checkpoint(tmp_path, resume=True))
     for name, tensor in straight.state_dict().items():
         assert torch.equal(tensor, resumed.state_dict()[name]), name
 

@@ -23,9 +23,10 @@ from surgeon.errors import (
 )
 from surgeon.torch_graph.module import to_module
 from surgeon.train import compile as compile_room
-from surgeon.train import fit as fit_module
-from surgeon.train import optimizers
-from surgeon.train.settings import FitSettings, Progress
+from surgeon.train import optimizers, resume, room
+from surgeon.train.device import is_out_of_memory
+from surgeon.train.settings import Checkpoint, FitSettings, Progress
+from surgeon.train.step import StopError
 
 QUICK = FitSettings(device="cpu", epochs=3, batch=16, lr=0.01, patience=0)
 
@@ -171,7 +172,7 @@ def test_resumes_bit_for_bit(tmp_path):
     module = Network()
     first = fit(
         module, samples(), samples(60, 1), trainable=ALL, settings=settings, progress=interrupt,
-        checkpoint_dir=tmp_path,
+        checkpoint=Checkpoint(tmp_path),
     )  # fmt: skip
     assert first.stopped == "interrupt"
     assert first.epochs == 2
@@ -179,7 +180,7 @@ def test_resumes_bit_for_bit(tmp_path):
     resumed = Network()  # what was in memory is gone
     second = fit(
         resumed, samples(), samples(60, 1), trainable=ALL, settings=settings,
-        checkpoint_dir=tmp_path, resume=True,
+        checkpoint=Checkpoint(tmp_path, resume=True),
     )  # fmt: skip
     assert second.stopped is None
     assert second.steps == expected.steps
@@ -188,7 +189,7 @@ def test_resumes_bit_for_bit(tmp_path):
     again = Network()
     third = fit(
         again, samples(), samples(60, 1), trainable=ALL, settings=settings,
-        checkpoint_dir=tmp_path, resume=True,
+        checkpoint=Checkpoint(tmp_path, resume=True),
     )  # fmt: skip
     assert third.steps == expected.steps
     assert same(state(straight), state(again))
@@ -196,7 +197,12 @@ def test_resumes_bit_for_bit(tmp_path):
 
 def test_a_checkpoint_of_another_run_is_refused(tmp_path):
     fit(
-        Network(), samples(), samples(30, 1), trainable=ALL, settings=QUICK, checkpoint_dir=tmp_path
+        Network(),
+        samples(),
+        samples(30, 1),
+        trainable=ALL,
+        settings=QUICK,
+        checkpoint=Checkpoint(tmp_path),
     )
     for change in (
         {"settings": replace(QUICK, lr=0.5)},
@@ -207,13 +213,19 @@ def test_a_checkpoint_of_another_run_is_refused(tmp_path):
         arguments = {"train": samples(), "settings": QUICK, "trainable": ALL, **change}
         train = arguments.pop("train")
         with pytest.raises(UsageError, match="another run"):
-            fit(Network(), train, samples(30, 1), checkpoint_dir=tmp_path, resume=True, **arguments)
+            fit(
+                Network(),
+                train,
+                samples(30, 1),
+                checkpoint=Checkpoint(tmp_path, resume=True),
+                **arguments,
+            )
 
 
 def test_resume_without_a_checkpoint_starts(tmp_path):
     result = fit(
         Network(), samples(), samples(30, 1), trainable=ALL, settings=QUICK,
-        checkpoint_dir=tmp_path / "new", resume=True,
+        checkpoint=Checkpoint(tmp_path / "new", resume=True),
     )  # fmt: skip
     assert result.epochs == 3
 
@@ -276,7 +288,7 @@ class Slow(Samples):
         super().__init__(x, labels)
         self.now = 0.0
         monkeypatch.setattr(
-            "surgeon.train.fit.time", SimpleNamespace(perf_counter=lambda: self.now)
+            "surgeon.train.clock.time", SimpleNamespace(perf_counter=lambda: self.now)
         )
 
     def load(self, indices):
@@ -407,8 +419,8 @@ def test_rates_fall_with_depth():
         module = Network(dropout=0.0)
         before = state(module)
         fit(
-            module, samples(), None, trainable=ALL, depths=depths,
-            settings=replace(settings, lr_decay=decay),
+            module, samples(), None, trainable=ALL,
+            settings=replace(settings, lr_decay=decay, depths=depths),
         )  # fmt: skip
         after = state(module)
         moved[decay] = {name: float((after[name] - before[name]).norm()) for name in ALL}
@@ -485,7 +497,7 @@ def test_half_precision_weights_learn_through_float32_copies(tmp_path):
         resumed = Half()
         fit(
             resumed, samples(), samples(60, 1), trainable=names, settings=settings,
-            checkpoint_dir=tmp_path, resume=True, progress=report,
+            checkpoint=Checkpoint(tmp_path, resume=True), progress=report,
         )  # fmt: skip
     assert same(state(module), state(resumed))
 
@@ -524,7 +536,7 @@ def test_names_and_data_that_are_not_there():
 
 
 def test_a_stop_is_no_error_to_the_memory_check():
-    assert not fit_module.is_out_of_memory(fit_module._StopError("nan"))
+    assert not is_out_of_memory(StopError("nan"))
 
 
 # ── passes: accumulated, in less memory, compiled ────────────────────────────────────────────────
@@ -674,7 +686,7 @@ def test_moments_of_8_bits_learn_and_resume_bit_for_bit(tmp_path, monkeypatch):
         module = converted()
         result = fit(
             module, samples(), validation, trainable=names, settings=settings, progress=report,
-            checkpoint_dir=tmp_path, resume=True,
+            checkpoint=Checkpoint(tmp_path, resume=True),
         )  # fmt: skip
     assert result.stopped is None
     assert same(state(whole), state(module))
@@ -771,7 +783,7 @@ def test_an_interrupted_run_goes_on_compiled_as_it_was(eager_compiler, tmp_path)
     for report in (interrupt, None):
         result = fit(
             Network(), samples(), samples(30, 1), trainable=ALL, settings=settings,
-            progress=report, checkpoint_dir=tmp_path, resume=True,
+            progress=report, checkpoint=Checkpoint(tmp_path, resume=True),
         )  # fmt: skip
         assert result.compiled
     assert eager_compiler.calls == 2
@@ -883,7 +895,7 @@ def test_a_skipped_step_leaves_weights_and_moments(optimizer):
 
 def test_passes_shrink_until_the_memory_of_the_device_has_room(monkeypatch):
     shares = iter([0.0, 2.0, 1.0, 0.5])  # asked whether it can be known, then after each trial
-    monkeypatch.setattr(fit_module, "memory_share", lambda _: next(shares))
+    monkeypatch.setattr(room, "memory_share", lambda _: next(shares))
     result = fit(Network(), samples(), samples(30, 1), trainable=ALL, settings=QUICK)
     assert next(shares, None) is None
     assert (result.batch, result.micro_batch) == (16, 4)
@@ -893,7 +905,7 @@ def test_passes_shrink_until_the_memory_of_the_device_has_room(monkeypatch):
 def test_the_trial_of_memory_leaves_no_trace(monkeypatch):
     plain, tried = Network(), Network()
     fit(plain, samples(), samples(30, 1), trainable=ALL, settings=QUICK)
-    monkeypatch.setattr(fit_module, "memory_share", lambda _: 0.5)
+    monkeypatch.setattr(room, "memory_share", lambda _: 0.5)
     fit(tried, samples(), samples(30, 1), trainable=ALL, settings=QUICK)
     assert same(state(plain), state(tried))
 
@@ -905,21 +917,23 @@ def test_a_run_of_another_device_chooses_its_form_anew(eager_compiler, tmp_path)
 
     settings = replace(QUICK, compile="on")
     with pytest.MonkeyPatch.context() as patched:
-        save = fit_module.checkpoint.save
+        save = resume.checkpoint.save
         patched.setattr(
-            fit_module.checkpoint, "save",
-            lambda folder, tensors, kept: save(folder, tensors, {**kept, "device": "cuda"}),
+            resume.checkpoint, "save",
+            lambda folder, tensors, kept: save(
+                folder, tensors, {**kept, "step": {**kept["step"], "device": "cuda"}}
+            ),
         )  # fmt: skip
         fit(
             Network(), samples(), samples(30, 1), trainable=ALL, settings=settings,
-            progress=interrupt, checkpoint_dir=tmp_path,
+            progress=interrupt, checkpoint=Checkpoint(tmp_path),
         )  # fmt: skip
     with pytest.MonkeyPatch.context() as patched:
         resumed = []
         patched.setattr(compile_room.Passes, "resume", lambda *_: resumed.append(True))
         result = fit(
             Network(), samples(), samples(30, 1), trainable=ALL, settings=settings,
-            checkpoint_dir=tmp_path, resume=True,
+            checkpoint=Checkpoint(tmp_path, resume=True),
         )  # fmt: skip
     assert resumed == []
     assert result.stopped is None

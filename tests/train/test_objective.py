@@ -13,7 +13,7 @@ from torch.nn import functional
 
 import surgeon
 from surgeon.errors import DataError, UsageError
-from surgeon.train.fit import fit
+from surgeon.train.loop import fit
 from surgeon.train.objective import (
     UNKNOWN,
     BinaryCrossEntropy,
