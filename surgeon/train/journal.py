@@ -39,10 +39,6 @@ class Journal(Part):
         self._stage, self._schedule, self._clock, self._step = stage, schedule, clock, step
         self._report = report
 
-    def share(self) -> float:
-        """Return how much is done, 0..1."""
-        return self._clock.share(self._step.done / max(self._schedule.steps, 1))
-
     def note(self, text: str | None) -> None:
         """Tell people something once; None = nothing."""
         if text is not None:
@@ -53,8 +49,8 @@ class Journal(Part):
         """Tell where the fit stands, in an epoch counted from 1."""
         if self._report is None:
             return
-        share, seconds, clock = self.share(), self._clock.seconds(), self._clock
-        loss = self._step.loss()
+        clock, loss = self._clock, self._step.loss()
+        share, seconds = clock.share(self._schedule.share(self._step.done)), clock.seconds()
         self._report(
             Progress(
                 stage=self._stage,

@@ -127,7 +127,7 @@ class _Fit:
     ) -> None:
         self.parameters, self.train, self.objective = parameters, train, objective
         self.settings, self.device = settings, device
-        schedule = self.schedule = Schedule.of(settings, train.n)
+        self.schedule = schedule = Schedule.of(settings, train.n)
         if settings.memory != "normal":
             save_memory(parameters.module, settings.memory)
         self.step = Step(parameters, train, objective, settings, schedule.lr, device)
@@ -135,10 +135,9 @@ class _Fit:
         self.interrupt = Interrupt()
         self.clock = Clock(settings.budget_seconds)
         self.journal = Journal(settings.stage, schedule, self.clock, self.step, progress)
-        self.room = Room(schedule, parameters, device, self.journal.note)
-        self.judge = Judge(
-            parameters, validation, objective, self.room, settings, device, self.journal.note
-        )
+        note = self.journal.note
+        self.room = Room(schedule, parameters, device, note)
+        self.judge = Judge(parameters, validation, objective, self.room, settings, device, note)
         self.saved = Saved(
             checkpoint,
             lambda: fingerprint(settings, schedule, objective, parameters, train.targets, device),
@@ -189,7 +188,7 @@ class _Fit:
         varies = len({len(chunk) for part in parts for chunk in self.room.chunks(part)}) > 1
         # What a GPU prepares ahead draws from a generator that compiling and computing a segment
         # again touch, too.
-        shared = self.settings.deterministic or self.settings.memory != "normal"
+        ahead = False if self.settings.deterministic or self.settings.memory != "normal" else None
         position = 0
         while position < len(parts):
             steps = [
@@ -201,8 +200,7 @@ class _Fit:
                 for seed_of_step, chunks in steps
                 for number, chunk in enumerate(chunks)
             ]
-            target, ahead = self.objective.target, False if shared else None
-            loads = feed(self.train, wanted, self.device, target, ahead=ahead)
+            loads = feed(self.train, wanted, self.device, self.objective.target, ahead=ahead)
             try:
                 for seed_of_step, chunks in steps:
                     self._step(seed_of_step, chunks, loads, varies=varies)
@@ -221,7 +219,8 @@ class _Fit:
         note = self.step.choose_form(chunks, varies=varies, steps=left, seconds=seconds)
         self.journal.note(note)
         started = now()
-        rate = self.schedule.rate(self.step.done, self.journal.share())
+        done = self.step.done
+        rate = self.schedule.rate(done, self.clock.share(self.schedule.share(done)))
         note = self.step.take(seed, rate, chunks, loads)
         self.clock.stepped(now() - started, sum(map(len, chunks)))
         self.journal.note(note)
@@ -232,12 +231,9 @@ class _Fit:
         self.journal.tell(epoch + 1)
         if last:
             return
-        if self._all_steps_done():
+        if self._all_steps_done() or self.clock.spent():
             self._judge(epoch + 1)
-            raise StopError(None)
-        if self.clock.spent():
-            self._judge(epoch + 1)
-            raise StopError("budget")
+            raise StopError(None if self._all_steps_done() else "budget")
         if self.clock.validation_is_due():
             self._judge(epoch + 1)
 
@@ -276,7 +272,6 @@ class _Fit:
         if not history.rows:  # interrupted before the first validation ended
             history.rows.append(self._row(0, None, (None, None), self.clock.seconds()))
         self.parameters.leave()
-        compiled, peak = bool(self.step.passes.compiled), peak_memory(self.device)
         history.kept = {}
         self.step.end()  # gives a GPU's memory back: ONNX Runtime may need it next
         return FitResult(
@@ -295,9 +290,9 @@ class _Fit:
             device=str(self.device),
             precision=self.settings.precision,
             seconds=self.clock.seconds(),
-            compiled=compiled,
+            compiled=bool(self.step.passes.compiled),
             resumed=self.resumed,
             decision=self.step.passes.decision,
-            peak_memory=peak,
+            peak_memory=peak_memory(self.device),
             notes=tuple(self.journal.notes),
         )

@@ -66,6 +66,10 @@ class Schedule:
             constant=settings.constant_rate,
         )
 
+    def share(self, step: int) -> float:
+        """Return how much is done after `step` steps, 0..1."""
+        return step / max(self.steps, 1)
+
     def rate(self, step: int, share: float) -> float:
         """Return the rate of the head for the step after `step` others, `share` of all being done.
 
