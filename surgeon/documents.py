@@ -72,6 +72,7 @@ def start_body(
             "depth": plan.depth,
             "classes": plan.classes,
             "init": plan.init,
+            "task": plan.task,
             "head": plan.as_dict()["head"],
             "trainable": trainable,
             "stages": [as_json(stage) for stage in plan.stages],

@@ -134,6 +134,11 @@ class Model:
         return own
 
     @property
+    def task(self) -> str:
+        """Name of the task: the plan's, else that of a file nobody planned anything for."""
+        return (self.plan or Plan()).task
+
+    @property
     def trainable(self) -> list[str]:
         """Names of the initializers the plan trains."""
         if self.plan is None or isinstance(self.plan.trainable, str):

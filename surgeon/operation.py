@@ -479,7 +479,7 @@ def finetune(
     # The frozen part, once per sample; the head to its optimum; then, if planned, everything.
     run = Run(
         patient=patient, samples=samples, codes=codes, parts=parts,
-        task=find_task("classification", plugins), device=device, seed=seed,
+        task=find_task(patient.task, plugins), device=device, seed=seed,
         threads=threads, cache_limit=cache_limit, precision=precision, batch=batch, lr=lr,
         epochs=epochs, budget=budget, augment=augment, views=views,
         accumulate=accumulate, compile=compile, memory=memory,

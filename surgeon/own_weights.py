@@ -141,7 +141,7 @@ def prove(
         envelope.put(tuned, envelope.PREPROCESS, encodings.as_document(pre))
     run = Run(
         patient=model, samples=samples, codes=codes, parts=parts,
-        task=find_task("classification", plugins), device=device,
+        task=find_task(model.task, plugins), device=device,
         seed=seed, threads=threads, progress=progress,
     )  # fmt: skip
     proven = proving.prove(run, tuned, golden_samples=golden_samples, constants=constants)

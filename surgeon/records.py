@@ -86,21 +86,26 @@ class Head:
         taps: values in front of the cut that the Gemm reads too, each pooled alike, by ascending
             depth, the cut last: tensor names or `@x`, which the core resolves to names. Those as
             deep as the cut or deeper are left out, so that `--cut` shortens any plan.
-        weights: names of the initializers it trains (weight, bias), filled in by the core; not
-            written, as the graph of a file tells them.
+        options: settings of its kind, by name.
+        weights: names of the initializers it trains, in the order of its kind (weight, bias),
+            filled in where it is built.
+        solves: whether its optimum is found without steps, filled in likewise.
     """
 
     kind: str = "gemm"
     pool: Literal["mean", "max", "first", "last", "flatten", "token"] = "mean"
     taps: tuple[str, ...] = ()
+    options: Mapping[str, Any] = field(default_factory=dict)
     weights: tuple[str, ...] = ()
+    solves: bool = True
 
     @classmethod
     def from_dict(cls, document: Mapping[str, Any]) -> Head:
         """Rebuild a head from its JSON form; unknown keys are ignored, so newer files load."""
         known = {f.name for f in fields(cls)}
         values = {key: value for key, value in document.items() if key in known}
-        return cls(**values | {"taps": tuple(values.get("taps") or ())})
+        values |= {name: tuple(values.get(name) or ()) for name in ("taps", "weights")}
+        return cls(**values | {"options": dict(values.get("options") or {})})
 
 
 @dataclass(frozen=True)
@@ -148,6 +153,7 @@ class Plan:
         dropped_outputs: other graph outputs that the operation removed, filled in by the core.
         dropped_inputs: graph inputs the operated file no longer takes, filled in by the core.
         why: one line for people.
+        task: name of the task: what the answers are.
     """
 
     case: str = ""
@@ -161,11 +167,13 @@ class Plan:
     dropped_outputs: tuple[str, ...] = ()
     dropped_inputs: tuple[str, ...] = ()
     why: str = ""
+    task: str = "classification"
 
     def as_dict(self) -> dict[str, Any]:
         """Return the JSON form kept in the file's metadata and in documents."""
         document: dict[str, Any] = as_json(self)
-        del document["head"]["weights"]
+        if self.head.solves:  # the graph of a file tells the weights of a linear head
+            del document["head"]["weights"], document["head"]["solves"]
         return document
 
     @classmethod

@@ -93,7 +93,8 @@ def plan(model: ModelProto) -> Plan | None:
     classes = found.classes is None or isinstance(found.classes, int)
     if not (texts and classes and isinstance(found.case, str)):
         raise _damaged(PLAN, "holds no plan")
-    return replace(found, head=replace(found.head, weights=head_weights(model)))
+    weights = found.head.weights or head_weights(model)
+    return replace(found, head=replace(found.head, weights=weights))
 
 
 def labels(model: ModelProto, count: int | None = None) -> list[str] | None:

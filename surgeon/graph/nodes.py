@@ -1,11 +1,12 @@
-"""Building the new head: its nodes and weights, with onnx-graphsurgeon.
+"""Building the new head with onnx-graphsurgeon: values are pooled, a kind of head is let build.
 
-The only file that knows the library. What must not enter: finding the old head.
+The only file of ours that knows the library. What must not enter: finding the old head, and what
+a kind of head is made of.
 """
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from itertools import count
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -14,6 +15,7 @@ import onnx
 from onnx import ModelProto, NodeProto, TensorProto
 
 from surgeon.errors import ModelError, UnsupportedError
+from surgeon.graph.channels import channel_axis
 from surgeon.graph.gate import LARGEST
 from surgeon.graph.normalize import rename
 from surgeon.graph.shapes import make_value
@@ -21,14 +23,13 @@ from surgeon.graph.walk import (
     all_graphs,
     all_names,
 )
+from surgeon.records import Head
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     from surgeon.graph.shapes import Shapes
-    from surgeon.records import Head
-
-from surgeon.graph.channels import channel_axis
+    from surgeon.records import Built
 
 T = TypeVar("T")
 
@@ -39,56 +40,115 @@ OUTPUT = "logits"
 def add_head(
     model: ModelProto,
     shapes: Shapes,
-    tensor: str,
+    values: Sequence[str],
     classes: int,
     head: Head,
+    build: Callable[..., Built],
     *,
-    taps: Sequence[str] = (),
     seed: int = 0,
     inputs: Sequence[onnx.ValueInfoProto] = (),
-) -> tuple[ModelProto, tuple[str, str], list[str]]:
-    """Append a new Gemm head to a graph that ends at `tensor`; the only output becomes `logits`.
+) -> tuple[ModelProto, tuple[str, ...], list[str]]:
+    """Append a new head to a graph that ends at a value; the only output becomes `logits`.
 
-    With taps the Gemm reads the features of several values, concatenated in that order, those of
-    `tensor` last (after Head2Toe: Evci et al., "Head2Toe: Utilizing Intermediate Representations
-    for Better Transfer Learning", 2022).
+    Of several values the head reads the features of all, concatenated in that order (after
+    Head2Toe: Evci et al., "Head2Toe: Utilizing Intermediate Representations for Better Transfer
+    Learning", 2022).
 
-    float16 and bfloat16 values are cast to float32 first: the sums of the pool and of the Gemm need
-    it. The weight is drawn from the uniform distribution on ±1/sqrt(features) by numpy's
-    PCG64(seed) (LeCun et al., "Efficient BackProp", 1998); the bias is zero.
+    float16 and bfloat16 values are cast to float32 first: the sums of the pool and of the head need
+    it. First weights are drawn by numpy's PCG64(seed).
 
     Args:
         model: the truncated model.
         shapes: shapes of the graph it was cut from.
-        tensor: value the head reads, [batch, ..., channels, ...].
-        classes: outputs of the Gemm.
-        head: how to pool.
-        taps: values in front of `tensor` that the head reads too; `head.taps` is not looked at.
-        seed: seed of the weight.
+        values: what the head reads, each [batch, ..., channels, ...], the end of the graph last.
+        classes: outputs of the head.
+        head: how to pool, and the settings of its kind; its taps are not looked at.
+        build: the code of the head's kind, see `HeadKind`.
+        seed: seed of the weights.
         inputs: inputs of the graph it was cut from; a mask [batch, length] among them weighs the
             mean over a value [batch, length, features].
 
     Returns:
-        The operated model, the names of (weight, bias), and the names of the nodes added.
+        The operated model, the names of the head's weights, and the names of the nodes added.
 
     Raises:
         ModelError: the number of features is not a fixed number.
         UnsupportedError: a pool is not known.
     """
+    pooled = _pooled(model, shapes, values, head, inputs)
+    builder, end, shapes = pooled.builder, pooled.end, pooled.shapes
+    if pooled.features * classes > LARGEST:
+        raise ModelError(
+            f"a head of {classes} classes on {pooled.features:,} features fits into no memory",
+            where=repr(end),
+            remedy="cut where the network has fewer features: `surgeon cuts MODEL` lists where",
+        )
+    double = shapes.dtype(end) == TensorProto.DOUBLE
+    random = np.random.Generator(np.random.PCG64(seed))
+    builder.last.dtype = np.dtype(np.float64 if double else np.float32)
+    builder.last.shape = ["batch", pooled.features]
+    names = builder.let(build, classes, random, head.options)
+    nodes, tensors = builder.export()
+    result = pooled.model
+    graph = result.graph
+    graph.node.extend(nodes)
+    graph.initializer.extend(tensors)
+    result.ir_version = max(result.ir_version, 4)
+    del graph.output[:]
+    element = TensorProto.DOUBLE if double else TensorProto.FLOAT
+    batch = shapes.symbolic[end][shapes.batch_axes[end]]
+    graph.output.append(make_value(OUTPUT, element, (batch, classes)))
+    return result, names, [node.name for node in nodes]
+
+
+def add_pool(
+    model: ModelProto,
+    shapes: Shapes,
+    tensor: str,
+    inputs: Sequence[onnx.ValueInfoProto] = (),
+) -> tuple[ModelProto, list[NodeProto], list[TensorProto]]:
+    """Return the nodes and constants that pool a value as a head does, none where it is pooled.
+
+    The model comes with them for its opsets; see `add_head`.
+    """
+    pooled = _pooled(model, shapes, [tensor], Head(), inputs)
+    nodes, tensors = pooled.builder.export() if pooled.builder.any else ([], [])
+    return pooled.model, nodes, tensors
+
+
+@dataclass
+class _Pooled:
+    """Features [batch, features] of values, under construction in a copy of their graph."""
+
+    model: ModelProto
+    builder: _HeadNodes
+    end: str
+    shapes: Shapes
+    features: int
+
+
+def _pooled(
+    model: ModelProto,
+    shapes: Shapes,
+    values: Sequence[str],
+    head: Head,
+    inputs: Sequence[onnx.ValueInfoProto],
+) -> _Pooled:
+    """Begin a head: pool every value, and concatenate them."""
     result = ModelProto()
     result.CopyFrom(model)
     opset = next((i.version for i in model.opset_import if i.domain in ("", "ai.onnx")), 0)
     if not opset:
-        # A classical model imports ai.onnx.ml alone; the Gemm's domain is added at the version that
+        # A classical model imports ai.onnx.ml alone; the head's domain is added at the version that
         # belongs to the file's IR version.
         opset = _opset_of_ir(max(model.ir_version, 4))
         result.opset_import.add(domain="", version=opset)
     if OUTPUT in all_names(result.graph):
-        (*taps, tensor), shapes = _free_output_name(result, [*taps, tensor], shapes)
+        values, shapes = _free_output_name(result, values, shapes)
     builder = _HeadNodes(all_names(result.graph), opset)
-    double = shapes.dtype(tensor) == TensorProto.DOUBLE
+    end = values[-1]
     features, parts = 0, []
-    for name in [*taps, tensor]:
+    for name in values:
         builder.begin(name, shapes.dtype(name))
         mask = None
         if head.pool == "mean" and len(shapes.one[name][1]) == 3 and opset >= 8:
@@ -96,34 +156,12 @@ def add_head(
             if mask is not None:
                 _add_input(result.graph, mask, [value.name for value in inputs])
         features += _pool(builder, result, shapes, name, head, mask)
-        if _wide(shapes.dtype(name)) != _wide(shapes.dtype(tensor)):
-            builder.add("Cast", {"to": _wide(shapes.dtype(tensor))})
+        if _wide(shapes.dtype(name)) != _wide(shapes.dtype(end)):
+            builder.add("Cast", {"to": _wide(shapes.dtype(end))})
         parts.append(builder.last)
-    if taps:
+    if len(parts) > 1:
         builder.last = builder.apply("Concat", {"axis": 1}, *parts)
-    dtype = np.float64 if double else np.float32
-    if features * classes > LARGEST:
-        raise ModelError(
-            f"a head of {classes} classes on {features:,} features fits into no memory",
-            where=repr(tensor),
-            remedy="cut where the network has fewer features: `surgeon cuts MODEL` lists where",
-        )
-    bound = 1.0 / np.sqrt(features)
-    random = np.random.Generator(np.random.PCG64(seed))
-    weight = random.uniform(-bound, bound, (classes, features)).astype(dtype)
-    names = (builder.free("surgeon.head.weight"), builder.free("surgeon.head.bias"))
-    attributes: dict[str, Any] = {"transB": 1} | ({"broadcast": 1} if opset < 7 else {})
-    builder.add("Gemm", attributes, {names[0]: weight, names[1]: np.zeros(classes, dtype)})
-    nodes, tensors = builder.export()
-    graph = result.graph
-    graph.node.extend(nodes)
-    graph.initializer.extend(tensors)
-    result.ir_version = max(result.ir_version, 4)
-    del graph.output[:]
-    element = TensorProto.DOUBLE if double else TensorProto.FLOAT
-    batch = shapes.symbolic[tensor][shapes.batch_axes[tensor]]
-    graph.output.append(make_value(OUTPUT, element, (batch, classes)))
-    return result, names, [node.name for node in nodes]
+    return _Pooled(result, builder, end, shapes, features)
 
 
 def _opset_of_ir(ir_version: int) -> int:
@@ -279,7 +317,7 @@ class _HeadNodes:
     def apply(self, operator: str, attributes: dict[str, Any], *inputs: Any) -> Any:
         """Append one node; return the value it makes."""
         name = self.free(f"surgeon.head.{operator.lower()}")
-        value = self._gs.Variable(OUTPUT if operator == "Gemm" else self.free(f"{name}.out"))
+        value = self._gs.Variable(self.free(f"{name}.out"))
         self._nodes.append(self._gs.Node(operator, name, attributes, list(inputs), [value]))
         return value
 
@@ -302,6 +340,38 @@ class _HeadNodes:
     def constant(self, name: str, values: Any) -> Any:
         """Return a constant of the head."""
         return self._gs.Constant(self.free(name), values)
+
+    @property
+    def any(self) -> bool:
+        """Whether there is a node yet."""
+        return bool(self._nodes)
+
+    def let(
+        self,
+        build: Callable[..., Built],
+        outputs: int,
+        random: np.random.Generator,
+        options: Mapping[str, Any],
+    ) -> tuple[str, ...]:
+        """Let a head be built on the chain's last value; return the names of its weights.
+
+        Whatever names its author gave, they begin with `surgeon.head.` and are free in the graph.
+        """
+        graph = self._gs.Graph(opset=self.opset)
+        built = build(graph, self.last, outputs, random, **options)
+        named: set[int] = set()
+        for node in graph.nodes:
+            node.name = self.free(f"surgeon.head.{node.op.lower()}")
+            for tensor in node.inputs:
+                if isinstance(tensor, self._gs.Constant) and id(tensor) not in named:
+                    named.add(id(tensor))
+                    tensor.name = self.free(f"surgeon.head.{tensor.name}")
+            for tensor in node.outputs:
+                end = tensor is built.output
+                tensor.name = OUTPUT if end else self.free(f"{node.name}.out")
+        self._nodes += graph.nodes
+        self.last = built.output
+        return tuple(weight.name for weight in built.weights)
 
     def export(self) -> tuple[list[NodeProto], list[TensorProto]]:
         """Return the chain as ONNX nodes and initializers."""

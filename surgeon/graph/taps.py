@@ -1,7 +1,7 @@
 """Taps: pooled values of several cut points as outputs of one graph, so that one pass reads all.
 
-The pooling is that of `add_head`, asked of it cut by cut on a graph without weights. What must not
-enter: sessions, samples, and what is concluded from the values.
+The pooling is that of a head (`add_pool`), asked for cut by cut on a graph without weights. What
+must not enter: sessions, samples, and what is concluded from the values.
 """
 
 from __future__ import annotations
@@ -12,16 +12,16 @@ from typing import TYPE_CHECKING
 
 from onnx import ModelProto, ValueInfoProto
 
-from surgeon.errors import ModelError, UnsupportedError
+from surgeon.errors import UnsupportedError
 from surgeon.graph import cuts as graph_cuts
 from surgeon.graph.channels import channel_axis
 from surgeon.graph.cuts import Anatomy, keep_only
 from surgeon.graph.dequantize import INTEGERS, dequantize
 from surgeon.graph.external import dense_size
-from surgeon.graph.nodes import add_head
+from surgeon.graph.nodes import add_pool
 from surgeon.graph.schema import type_name
 from surgeon.graph.walk import FLOATS, consumers
-from surgeon.records import CutPoint, Head
+from surgeon.records import CutPoint
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -236,16 +236,9 @@ def _append(
     prefix: str,
 ) -> tuple[str, set[str]]:
     """Append the pooling of one value; return the pooled value's name and all that it reads."""
-    pooled, weights, added = add_head(
-        light, shapes, tensor, 1, Head(), inputs=anatomy.model.graph.input
-    )
-    nodes = [node for node in pooled.graph.node if node.name in set(added)]
-    *pool, gemm = nodes
-    if gemm.op_type != "Gemm":
-        raise ModelError("the head does not end in its Gemm", where=tensor)
+    pooled, pool, constants = add_pool(light, shapes, tensor, anatomy.model.graph.input)
     if not pool:
         return tensor, {tensor}
-    constants = [t for t in pooled.graph.initializer if t.name not in weights]
     names = {name for node in pool for name in node.output} | {t.name for t in constants}
     known = {value.name for value in anatomy.model.graph.input}
     for node in pool:

@@ -18,12 +18,17 @@ from surgeon.graph import cuts as graph_cuts
 from surgeon.graph.schema import opsets
 from surgeon.graph.taps import choose_cuts
 from surgeon.options import words
+from surgeon.plugin import settings
 from surgeon.plugin.manager import loaded_plugins
 from surgeon.records import (
+    SOLVE_HEAD,
+    TRAIN_ALL,
+    Built,
     Case,
     Context,
     Evidence,
     Head,
+    HeadKind,
     Parameter,
     Plan,
     Stage,
@@ -117,8 +122,8 @@ def _check_plan(plan: Any, case: str) -> None:
         raise refuse(f"cut {plan.cut!r} and case {plan.case!r}, not text")
     if plan.init not in words("init"):
         raise refuse(f"init {plan.init!r}, not one of {', '.join(words('init'))}")
-    if not isinstance(plan.head, Head) or plan.head.kind != "gemm":
-        raise refuse(f"the head {plan.head!r}, not a Head of kind `gemm`")
+    if not isinstance(plan.head, Head):
+        raise refuse(f"the head {plan.head!r}, not a Head")
     if plan.head.pool not in ("mean", "max", "first", "last", "flatten"):
         raise refuse(f"the pool {plan.head.pool!r}, not mean, max, first, last or flatten")
     if not isinstance(plan.head.taps, tuple | list) or not all(
@@ -183,6 +188,34 @@ def resolve_taps(anatomy: Anatomy, plan: Plan, cut: str) -> tuple[str, ...]:
         # Heads whose scores were averaged read values that lie side by side.
         taps += [n for n in anatomy.head.also if n in anatomy.shapes.batch_axes and n not in taps]
     return tuple(taps)
+
+
+def settle_head(plan: Plan, plugins: Plugins) -> tuple[Plan, Callable[..., Built]]:
+    """Find the code of a plan's head; one that no solver knows is trained by steps on its features.
+
+    Returns:
+        The plan, the head's settings as its code takes them, and the code.
+
+    Raises:
+        UnknownNameError: there is no such kind of head.
+        UnsupportedError: it reads other features than pooled ones.
+        UsageError: a setting that it does not take.
+    """
+    found = plugins.offer(HeadKind, plan.head.kind)
+    if found.offer.keeps:
+        raise UnsupportedError(
+            f"the head {plan.head.kind!r} keeps {' and '.join(found.offer.keeps)} of its features",
+            where="plan.head",
+            remedy="heads read one pooled vector per sample; choose another kind",
+        )
+    build: Callable[..., Built] = found.load()
+    options = settings.typed(build, plan.head.options, f"head {plan.head.kind}")
+    head = replace(plan.head, options=options, solves=found.offer.solves)
+    stages = plan.stages
+    if not found.offer.solves:
+        stages = stages or (SOLVE_HEAD, *(() if plan.trainable == "head" else (TRAIN_ALL,)))
+        stages = tuple(replace(stage, method="adamw") for stage in stages)
+    return replace(plan, head=head, stages=stages), build
 
 
 def settle_start(plan: Plan, patient: Model) -> tuple[Plan, str | None]:

@@ -22,13 +22,14 @@ from surgeon.job.decide import (
     require_opset,
     resolve_taps,
     resolve_trainable,
+    settle_head,
     settle_start,
 )
 from surgeon.plugin.manager import loaded_plugins
 from surgeon.records import Plan
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     import onnx
 
@@ -37,7 +38,7 @@ if TYPE_CHECKING:
     from surgeon.model import Model
     from surgeon.options import Surgery
     from surgeon.plugin.manager import Plugins
-    from surgeon.records import Evidence
+    from surgeon.records import Built, Evidence
 
 
 def operate(
@@ -63,14 +64,15 @@ def operate(
         A new Model with `.plan` and `.trainable`.
     """
     assert to.classes is not None
+    plugins = loaded_plugins(plugins)
     anatomy = model.anatomy()
     require_samples(model)
     if not anatomy.shapes.dtype(anatomy.end):
         require_opset(model)  # types of the oldest operators cannot be inferred
-    decided = decide(model, anatomy, to, evidence, plugins)
+    decided, build = settle_head(decide(model, anatomy, to, evidence, plugins), plugins)
     _require_types(model, anatomy, decided)
     tensor = graph_cuts.resolve(anatomy, decided.cut, default=anatomy.late)
-    headed = _with_head(model, anatomy, decided, tensor, classes=to.classes, seed=seed)
+    headed = _with_head(model, anatomy, decided, tensor, build, to.classes, seed)
     proto = headed.proto
     if to.start is not None:
         proto = graph_cuts.start_at(proto, to.start, anatomy.shapes)
@@ -116,17 +118,23 @@ def _require_types(model: Model, anatomy: Anatomy, decided: Plan) -> None:
 
 @dataclass(frozen=True)
 class Headed:
-    """A graph cut and with a new head: the names of its weight and bias, and what it reads."""
+    """A graph cut and with a new head: the names of its weights, and what it reads."""
 
     proto: onnx.ModelProto
-    weights: tuple[str, str]
+    weights: tuple[str, ...]
     taps: tuple[str, ...]
     part: Truncated
     added: int
 
 
 def _with_head(
-    model: Model, anatomy: Anatomy, decided: Plan, tensor: str, *, classes: int, seed: int
+    model: Model,
+    anatomy: Anatomy,
+    decided: Plan,
+    tensor: str,
+    build: Callable[..., Built],
+    classes: int,
+    seed: int,
 ) -> Headed:
     """Cut at a tensor and append the head."""
     from surgeon.runtime.settle import observer
@@ -138,12 +146,11 @@ def _with_head(
     for place, value in enumerate(values):
         if shapes.dtype(value) in INTEGERS:
             truncated, values[place], shapes = dequantize(truncated, anatomy.model, value, shapes)
-    *read, last = values
-    proto, head, added = add_head(
-        truncated, shapes, last, classes, decided.head, taps=read, seed=seed,
+    proto, weights, added = add_head(
+        truncated, shapes, values, classes, decided.head, build, seed=seed,
         inputs=anatomy.model.graph.input,
     )  # fmt: skip
-    return Headed(proto, head, taps, part, len(added))
+    return Headed(proto, weights, taps, part, len(added))
 
 
 def _planned(

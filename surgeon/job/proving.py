@@ -78,7 +78,7 @@ def prove(
             f"{rounded.optimised:.0e} relative from the graph computed as written; the metrics are "
             "those of the optimised ones"
         )
-    if not worst <= bound and rounded is None and plan.head.weights:
+    if not worst <= bound and rounded is None and plan.head.weights and plan.head.solves:
         lost = _rounding(run, tuned, feeds)
         if lost > bound:
             bound = lost

@@ -50,7 +50,7 @@ def train(run: Run) -> Trained:
     done = StageDone("pretrained" if run.patient.tuned else plan.init)
     if not only_solved:
         done = done.worked(_examine_neighbours(run))
-    if stages[0].method != "solve" and not run.drawn:
+    if stages[0].method != "solve" and plan.head.solves and not run.drawn:
         done = _candidate(run, done)
     for number, stage in enumerate(stages):
         if stage.method == "solve":
