@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     from surgeon.data.samples import Samples
     from surgeon.model import Model
-    from surgeon.tasks.base import Decoded
+    from surgeon.tasks.base import Decoded, TaskCode
 
     Report = Callable[..., None]
 
@@ -30,12 +30,39 @@ NUMBERS = frozenset({"LinearRegressor", "TreeEnsembleRegressor", "SVMRegressor",
 
 @dataclass(frozen=True)
 class Ran:
-    """What a run over samples gave: answers, the rows they belong to, providers, notes."""
+    """What a run over samples gave.
 
-    answers: Decoded
+    Attributes:
+        outputs: [n, columns] of the samples that could be read; None where there were none.
+        activation: what the graph ends in.
+        classifier: whether columns without an activation are scores of classes.
+        rows: the samples, ascending.
+        providers: of the session.
+        notes: what people should know.
+    """
+
+    outputs: NDArray[np.float64] | None
+    activation: str | None
+    classifier: bool
     rows: NDArray[np.int64]
     providers: tuple[str, ...]
     notes: tuple[str, ...]
+
+    def say(self, task: TaskCode, labels: list[str] | None) -> Decoded:
+        """Return what the outputs say; numbers that nobody knows to be scores stay what they are.
+
+        Args:
+            task: of the file.
+            labels: that the file has.
+        """
+        from surgeon.tasks.answers import decode
+        from surgeon.tasks.base import Decoded
+
+        if self.outputs is None:
+            return Decoded("classification", np.zeros((0, 0)))
+        if self.classifier or self.activation is not None:
+            return task.decode(self.outputs, self.activation, labels)
+        return decode(self.outputs, None, classifier=False)
 
 
 def run_samples(
@@ -48,11 +75,9 @@ def run_samples(
     indices: NDArray[np.int64] | None = None,
     constants: Mapping[str, NDArray[Any]] | None = None,
 ) -> Ran:
-    """Run a network over samples and read what its output says."""
+    """Run a network over samples."""
     from surgeon.graph.ending import ending, reading
     from surgeon.runtime.stream import Runner
-    from surgeon.tasks.answers import decode
-    from surgeon.tasks.base import Decoded
 
     output, classifier, told = answering(model)
     proto, held = model.knowing(constants).as_it_runs()
@@ -71,17 +96,16 @@ def run_samples(
         done += len(chunk.positions) + len(chunk.failures)
         if progress is not None:
             progress("samples", done, len(chosen))
-    if not pieces:
-        none = Decoded("classification", np.zeros((0, 0)))
-        return Ran(none, np.zeros(0, np.int64), runner.session.providers, told)
-    order = np.concatenate(rows)
+    order = np.concatenate(rows) if rows else np.zeros(0, np.int64)
     place = np.argsort(order, kind="stable")
-    names = None if model.labels is None else len(model.labels)
-    answers = decode(
-        np.concatenate(pieces)[place], end.activation, classifier=classifier, labels=names
+    return Ran(
+        np.concatenate(pieces)[place] if pieces else None,
+        end.activation,
+        classifier,
+        order[place],
+        runner.session.providers,
+        (*runner.notes, *told) if pieces else told,
     )
-    notes = (*runner.notes, *told, *answers.notes)
-    return Ran(answers, order[place], runner.session.providers, notes)
 
 
 def answering(model: Model) -> tuple[str, bool, tuple[str, ...]]:

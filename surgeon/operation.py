@@ -634,6 +634,7 @@ def predict(
     """
     from surgeon.data.read import needs_preprocess, open_data, open_inputs
     from surgeon.graph.preprocess import missing_preprocess
+    from surgeon.tasks.find import find_task
 
     model = load(path).with_output(output)
     answering(model)
@@ -660,12 +661,13 @@ def predict(
     else:
         samples = open_inputs(given, model.inputs, preprocess=pre, constants=fixed)
     ran = run_samples(model, samples, batch, device, threads, progress, constants=fixed)
-    labels = model.labels
-    if labels is not None and len(ran.rows) and len(labels) != ran.answers.answers.shape[1]:
+    task, labels = find_task(model.task, plugins), model.labels
+    said = ran.say(task, labels)
+    if labels is not None and len(ran.rows) and len(labels) != said.answers.shape[1]:
         labels = None
     return Prediction.of(
-        ran.answers.kind,
-        ran.answers.answers,
+        said,
+        task,
         labels,
         names=[str(samples.names[row]) for row in ran.rows],
         failed=[
@@ -674,7 +676,7 @@ def predict(
         ],
         providers=ran.providers,
         path=model.where,
-        warnings=(*samples.notes, *ran.notes),
+        warnings=(*samples.notes, *ran.notes, *said.notes),
     )
 
 
@@ -708,7 +710,7 @@ def evaluate(
     """
     from surgeon.data.read import needs_preprocess, open_data
     from surgeon.graph.preprocess import missing_preprocess
-    from surgeon.tasks import metrics
+    from surgeon.tasks.find import find_task
 
     started = time.perf_counter()
     model = load(path).with_output(output)
@@ -730,46 +732,28 @@ def evaluate(
             where=model.where,
             remedy="evaluate a file written by `surgeon finetune`",
         )
-    index = {label: code for code, label in enumerate(labels)}
-    unknown = [label for label in samples.classes if label not in index]
-    if unknown and not ignore_unknown:
-        raise DataError(
-            f"{len(unknown)} labels of the data are not known to the file: "
-            f"{', '.join(map(repr, unknown[:5]))}",
-            where=model.where,
-            remedy="--ignore-unknown drops their samples",
-        )
-    told = samples.labels or []
-    chosen = np.asarray([i for i, label in enumerate(told) if label in index], np.int64)
-    if not len(chosen):
-        raise DataError(
-            "no sample has a label the file knows",
-            where=str(data)[:200],
-            remedy=f"it knows {', '.join(map(repr, labels[:10]))}",
-        )
+    task = find_task(model.task, plugins)
+    targets = task.read(samples.labels or [], str(data)[:200])
+    targets = task.onto(targets, labels, ignore_unknown=ignore_unknown)
+    chosen = np.arange(len(targets)) if targets.known is None else np.flatnonzero(targets.known)
     ran = run_samples(model, samples, batch, device, threads, progress, chosen, fixed)
-    probabilities, rows, notes = ran.answers.answers, ran.rows, list(ran.notes)
-    if len(rows):
-        notes += judged(ran.answers, labels, model)
-    codes = np.asarray([index[told[row]] for row in rows], np.int64)
-    predicted = probabilities.argmax(axis=1)
-    scored = metrics.score(probabilities, codes)
-    scored["top5"] = metrics.top5(probabilities, codes)
-    samples_scored = scored.pop("samples")
-    table, too_large = None, [f"{len(labels):,} classes: no confusion matrix"]
-    if len(labels) <= metrics.MOST_CONFUSED:
-        table, too_large = metrics.confusion(codes, predicted, len(labels)), []
+    said, targets = ran.say(task, labels), targets[ran.rows]
+    notes = [*ran.notes, *said.notes]
+    if len(ran.rows):
+        notes += judged(said, labels, model)
+    details = task.details(said.answers, targets)
+    scores = task.score([(said.answers, targets)])
     return {
         "path": model.where,
-        "samples": samples_scored,
+        "samples": len(targets),
         "skipped": skipped(samples),
         "labels": labels,
-        "metrics": scored,
-        "per_class": metrics.per_class(labels, codes, predicted),
-        "confusion": table,
+        "metrics": {**scores.figures, **details.get("metrics", {})},
+        "per_class": details.get("per_class"),
+        "confusion": details.get("confusion"),
         "providers": list(ran.providers),
         "seconds": time.perf_counter() - started,
-        "warnings": [*skip_notes(samples), *notes, *too_large],
+        "warnings": [*skip_notes(samples), *notes, *details.get("warnings", [])],
     }
 
 

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
     from surgeon.model import Model
     from surgeon.records import Verdict
+    from surgeon.tasks.base import Decoded, TaskCode
 
 
 SPLITS = ("validation", "test", "train")
@@ -91,6 +92,7 @@ class Prediction:
         providers: execution providers of the session.
         kind: `classification`, `multi-label` (a probability for each label), or `values`.
         values: [n, columns] where the file gives plain numbers, else None.
+        task: tells each row of classes.
     """
 
     labels: list[Any]
@@ -103,24 +105,25 @@ class Prediction:
     warnings: tuple[str, ...] = ()
     kind: str = "classification"
     values: NDArray[np.float64] | None = None
+    task: TaskCode | None = None
 
     @classmethod
     def of(
-        cls, kind: str, scores: NDArray[np.float64], classes: list[str] | None, **told: Any
+        cls, said: Decoded, task: TaskCode, classes: list[str] | None, **told: Any
     ) -> Prediction:
-        """Return what scores [n, columns] of a kind say (see `tasks.answers`)."""
-        values = None
+        """Return what outputs say, told as the task tells it."""
+        values, scores = None, said.answers
         labels: list[Any] = [None] * len(scores)
-        if kind == "values":
+        if said.kind == "values":
             scores, values = scores[:, :0], scores
-        elif kind == "multi-label":
+        elif said.kind == "multi-label":
             labels = [
                 [classes[at] if classes else str(at) for at in (row > THRESHOLD).nonzero()[0]]
                 for row in scores
             ]
-        elif len(scores) and classes:
-            labels = [classes[index] for index in scores.argmax(axis=1)]
-        return cls(labels, scores, classes, kind=kind, values=values, **told)
+        elif classes:
+            labels = [task.rows(row[None], classes)[0]["label"] for row in scores]
+        return cls(labels, scores, classes, kind=said.kind, values=values, task=task, **told)
 
     def __repr__(self) -> str:
         """Return how many of what, in a few lines."""
@@ -152,22 +155,16 @@ class Prediction:
         return [label for row in rows for label in row if label is not None]
 
     def _row(self, place: int) -> dict[str, Any]:
-        probabilities = [float(value) for value in self.probabilities[place]]
-        if self.kind == "classification":
-            index = int(self.probabilities[place].argmax())
-            return {
-                "input": self.names[place],
-                "label": self.labels[place],
-                "index": index,
-                "probability": probabilities[index],
-                "probabilities": probabilities,
-            }
+        scores = self.probabilities[place]
+        if self.kind == "classification" and self.task is not None:
+            (told,) = self.task.rows(scores[None], self.classes)
+            return {"input": self.names[place], **told}
         row: dict[str, Any] = {
             "input": self.names[place],
             "label": None,
             "index": None,
             "probability": None,
-            "probabilities": probabilities,
+            "probabilities": scores.tolist(),
             "labels": self.labels[place],
             "values": None,
         }

@@ -91,7 +91,7 @@ def test_the_plan_survives_the_file():
     assert again.trainable == patient.trainable
     document = json.loads({p.key: p.value for p in patient.proto.metadata_props}[envelope.PLAN])
     assert document["cut"] == "features"
-    assert document["head"] == {"kind": "gemm", "pool": "mean", "taps": []}
+    assert document["head"] == {"kind": "gemm", "pool": "mean", "taps": [], "options": {}}
 
 
 def test_a_plan_of_a_newer_version_still_loads():
