@@ -9,7 +9,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import onnx
 
 from surgeon.errors import (
@@ -27,11 +26,13 @@ from surgeon.records import (
     Medium,
     Preprocess,
 )
+from surgeon.tasks.labels import onto
 
 if TYPE_CHECKING:
     import os
     from collections.abc import Callable, Mapping, Sequence
 
+    import numpy as np
     from numpy.typing import NDArray
 
     from surgeon.data.samples import Samples
@@ -268,8 +269,8 @@ def labels_to_go_on(model: Model, samples: Samples) -> list[str]:
 
 def label_codes(samples: Samples, labels: Sequence[str]) -> NDArray[np.int64]:
     """Return the position of every label among the labels in their order, [n]."""
-    index = {label: code for code, label in enumerate(labels)}
-    return np.asarray([index[label] for label in samples.labels or []], np.int64)
+    assert samples.targets is not None
+    return onto(samples.targets, labels).values
 
 
 def split_samples(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
@@ -11,7 +10,7 @@ from surgeon.errors import DataError
 from surgeon.records import Head
 from surgeon.tasks import answers, metrics
 from surgeon.tasks.base import Decoded, Scores, Targets, TaskCode
-from surgeon.tasks.labels import check_trainable, label_text, listed, not_one_class, sort_labels
+from surgeon.tasks.labels import check_trainable, code_labels, label_text, not_one_class, onto
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
@@ -42,25 +41,11 @@ class Classification(TaskCode):
                 )
             column = column.tolist()
         labels = [label_text(value, f"{where}[{row}]") for row, value in enumerate(column)]
-        names = sort_labels(labels)
-        codes = {name: code for code, name in enumerate(names)}
-        return Targets(np.asarray([codes[label] for label in labels], np.int64), tuple(names))
+        return code_labels(labels)
 
     def onto(self, targets: Targets, names: Sequence[str], *, ignore_unknown: bool) -> Targets:
         """Map labels to the positions of their names; −1 where the file has none."""
-        position = {name: code for code, name in enumerate(names)}
-        place = np.asarray([position.get(name, -1) for name in targets.names], np.int64)
-        codes = place[targets.values] if len(targets) else targets.values
-        known = codes >= 0
-        if not known.all():
-            unknown = Counter(targets.names[code] for code in targets.values[~known])
-            if not ignore_unknown or not known.any():
-                raise DataError(
-                    f"{sum(unknown.values())} samples have labels the file does not know: "
-                    f"{listed(sort_labels(unknown))}",
-                    remedy=f"it knows {listed(list(names))}; --ignore-unknown drops the others",
-                )
-        return Targets(codes, tuple(names), None if known.all() else known, targets.groups)
+        return onto(targets, names, ignore_unknown=ignore_unknown)
 
     def check(self, targets: Targets) -> None:
         """Refuse a single class, classes of one sample, and numbers that are no classes."""

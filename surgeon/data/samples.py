@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 import numpy as np
 
 from surgeon.errors import DataError
-from surgeon.tasks.labels import code_groups, sort_labels
+from surgeon.tasks.labels import code_groups, code_labels
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -92,8 +92,7 @@ class Samples(ABC):
     Attributes:
         inputs: the graph inputs it feeds, in graph-input order.
         names: one name per sample: its path, or its row.
-        labels: one label per sample as text, or None where there are none.
-        classes: the distinct labels in their order; empty without labels.
+        targets: the answers and the groups, coded once; None where there are no labels.
         split: [n] of `train`, `validation`, `test`, or None where the data does not say.
         groups: [n] names of what samples belong to, see `Given`.
         ignored: hidden files and files that are no pictures, passed over.
@@ -115,8 +114,7 @@ class Samples(ABC):
     def __init__(self, given: Given) -> None:
         self.inputs = tuple(given.inputs)
         self.names = given.names
-        self.labels = None if given.labels is None else list(given.labels)
-        self.classes = [] if given.labels is None else sort_labels(given.labels)
+        self.targets = None if given.labels is None else code_labels(given.labels, given.groups)
         self.split: NDArray[np.str_] | None = (
             None if given.split is None else np.asarray(given.split, str)
         )
@@ -133,6 +131,18 @@ class Samples(ABC):
 
     def __len__(self) -> int:
         return self.n
+
+    @property
+    def labels(self) -> list[str] | None:
+        """One label per sample as text, or None where there are none."""
+        if self.targets is None:
+            return None
+        return [self.targets.names[code] for code in self.targets.values.tolist()]
+
+    @property
+    def classes(self) -> list[str]:
+        """The distinct labels in their order; empty without labels."""
+        return [] if self.targets is None else list(self.targets.names)
 
     @property
     def group_count(self) -> int | None:

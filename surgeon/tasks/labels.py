@@ -11,6 +11,7 @@ import numpy as np
 
 from surgeon.errors import DataError
 from surgeon.graph.reading import shown
+from surgeon.tasks.base import Targets
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -89,6 +90,34 @@ def code_groups(groups: Sequence[str | None] | None) -> NDArray[np.int64] | None
         [i if name is None else first.setdefault(name, i) for i, name in enumerate(groups)],
         np.int64,
     )
+
+
+def code_labels(labels: Sequence[str], groups: Sequence[str | None] | None = None) -> Targets:
+    """Return labels as places among the distinct ones in their order, and groups as codes."""
+    names = tuple(sort_labels(labels))
+    place = {name: code for code, name in enumerate(names)}
+    codes = np.asarray([place[label] for label in labels], np.int64)
+    return Targets(codes, names, groups=code_groups(groups))
+
+
+def onto(targets: Targets, names: Sequence[str], *, ignore_unknown: bool = False) -> Targets:
+    """Map labels to the places of their names; −1 where there is none (`known` is then False).
+
+    Raises:
+        DataError: labels that are not among the names, unless `ignore_unknown`; or none that is.
+    """
+    place = {name: code for code, name in enumerate(names)}
+    codes = np.asarray([place.get(name, -1) for name in targets.names], np.int64)
+    codes = codes[targets.values] if len(targets) else targets.values
+    known = codes >= 0
+    if not known.all() and not (ignore_unknown and known.any()):
+        unknown = Counter(targets.names[code] for code in targets.values[~known])
+        raise DataError(
+            f"{sum(unknown.values())} samples have labels the file does not know: "
+            f"{listed(sort_labels(unknown))}",
+            remedy=f"it knows {listed(list(names))}; --ignore-unknown drops the others",
+        )
+    return Targets(codes, tuple(names), None if known.all() else known, targets.groups)
 
 
 def not_one_class(labels: NDArray[Any]) -> str:
