@@ -30,15 +30,13 @@ if TYPE_CHECKING:
 CV_TOLERANCE, TOLERANCE = 1e-5, 1e-12
 #: What the softmax of one logit costs, in multiply-adds.
 SOFTMAX = 128
-#: Above this many multiply-adds (samples · features · classes) it ends earlier, see `UNCERTAIN`.
-PRECISE_WORK = 2**29
-#: Such a solve ends where what is left to gain is this share of what the comparison of penalties is
-#: uncertain by, at most `COARSE` nats: more would fit the samples, and not what they are drawn from
-#: (Bottou & Bousquet, "The tradeoffs of large scale learning", 2008).
-UNCERTAIN, COARSE = 0.1, 1e-3
+#: Above this many multiply-adds (samples · features · classes) it ends at the tolerance of the
+#: comparison: ten times fewer steps, for a loss that differs by less than rounding of logits does.
+PRECISE_WORK = 2**31
 #: Or after so many multiply-adds of its steps.
 STEPS_WORK = 2**40
-#: The least steps of a solve: from the closed form, and from a solution on other samples.
+#: The least steps of a solve: from the closed form, and of that those which are left where heads on
+#: other samples have made the first.
 FRESH_STEPS, MORE_STEPS = 3, 1
 #: Where a part of the classes chooses, losses that differ by less, in nats, are alike, and a solve
 #: ends after so many steps.
@@ -264,11 +262,9 @@ def _strongest_alike(scores: list[tuple[float, float, float, float]], best: int)
     return next(place for place, (_, _, loss, _) in enumerate(scores) if loss <= enough)
 
 
-def effort(data: Samples, search: Search | None, heads: int, least: int) -> tuple[float, int]:
-    """Return the tolerance and the most steps of a solve that is dear, of so many heads at once."""
-    error = 0.0 if search is None else search.loss_error[search.chosen]
-    tolerance = min(COARSE, max(CV_TOLERANCE, UNCERTAIN * error))
-    return tolerance, max(least, STEPS_WORK // (heads * data.work))
+def most_steps(data: Samples, heads: int, least: int) -> int:
+    """Return the most steps of a solve that is dear, of so many heads at once."""
+    return max(least, STEPS_WORK // (heads * data.work))
 
 
 def _compared(
@@ -298,7 +294,6 @@ def judge_held(
     c: float,
     start: Tensor | None,
     outside: Outside,
-    search: Search | None,
 ) -> Tensor:
     """Judge rows that did not choose the penalty: each by a head fitted to all but its fold.
 
@@ -311,10 +306,10 @@ def judge_held(
         theta = start.expand_as(problem.zeros()).contiguous()
     else:
         theta = problem.closed_form(c) if data.dear else problem.zeros()
-    tolerance, steps = CV_TOLERANCE, 100
+    steps = 100
     if data.dear:
-        tolerance, steps = effort(data, search, heads, FRESH_STEPS)
-    theta = minimise(problem, theta, c, tolerance, min(100, steps)).theta
+        steps = min(steps, most_steps(data, heads, FRESH_STEPS - MORE_STEPS))
+    theta = minimise(problem, theta, c, CV_TOLERANCE, steps).theta
     outside.judge(data, theta, fold)
     return theta.mean(0, keepdim=True)
 

@@ -187,7 +187,7 @@ def solve(
         if apart.any():
             fold = np.full(len(first), -1)
             fold[apart[first]] = penalty.deal_held(data, first[apart[first]], folds, seed, groups)
-            start = penalty.judge_held(data, fold[sample], chosen, start, outside, search)
+            start = penalty.judge_held(data, fold[sample], chosen, start, outside)
         return _finish(basis, data, read, search, chosen, start, outside)
 
 
@@ -206,7 +206,7 @@ def _finish(
     if data.dear:
         fresh = start is None
         least = penalty.FRESH_STEPS if fresh else penalty.MORE_STEPS
-        tolerance, steps = penalty.effort(data, search, 1 if fresh else 2, least)
+        tolerance, steps = penalty.CV_TOLERANCE, penalty.most_steps(data, 1 if fresh else 2, least)
         if start is None:
             start = problem.closed_form(chosen)
     else:
