@@ -151,6 +151,7 @@ def compute_features(name: str, model: str) -> tuple[np.ndarray, np.ndarray]:
     from surgeon import intake as inputs
     from surgeon.data.read import open_data
     from surgeon.graph.frontier import split
+    from surgeon.options import Reading
     from surgeon.runtime.features import extract
     from surgeon_models import datasets, get
 
@@ -160,7 +161,7 @@ def compute_features(name: str, model: str) -> tuple[np.ndarray, np.ndarray]:
         folder = Path(scratch) / "pictures"
         datasets.write_folder(pictures[chosen], labels[chosen], folder)
         network = surgeon.load(get(model))
-        preprocess = inputs.find_preprocess(network, None, SIZE)
+        preprocess = inputs.find_preprocess(network, Reading(size=SIZE))
         network = inputs.resized(network, preprocess)
         patient = surgeon.operate(network, case="small-similar", classes=int(labels.max()) + 1)
         front = split(patient.proto, patient.trainable, patient.anatomy().shapes)

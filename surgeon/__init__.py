@@ -3,8 +3,8 @@
 ::
 
     model   = surgeon.load("model.onnx")
-    patient = surgeon.operate(model, case="small-similar", classes=5)
-    outcome = surgeon.finetune(patient, "photos/")
+    operated = surgeon.operate(model, case="small-similar", classes=5)
+    outcome = surgeon.finetune(operated, "photos/")
     outcome.model.save("tuned.onnx")
 
 Names are loaded when they are first used, so that importing the package costs nothing.

@@ -14,15 +14,12 @@ from surgeon.errors import SurgeonError, UnknownNameError, UnsupportedError
 from surgeon.graph import cuts as graph_cuts
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
-
     from numpy.typing import NDArray
 
-    from surgeon.data.samples import Samples
+    from surgeon.intake import Intake
     from surgeon.model import Model
     from surgeon.tasks.base import Decoded, TaskCode
 
-    Report = Callable[..., None]
 
 NUMBERS = frozenset({"LinearRegressor", "TreeEnsembleRegressor", "SVMRegressor", "TreeEnsemble"})
 """Classical operators whose output is no row of scores of classes."""
@@ -66,26 +63,20 @@ class Ran:
 
 
 def run_samples(
-    model: Model,
-    samples: Samples,
-    batch: int | None,
-    device: str,
-    threads: int | None,
-    progress: Report | None,
-    indices: NDArray[np.int64] | None = None,
-    constants: Mapping[str, NDArray[Any]] | None = None,
+    given: Intake, batch: int | None = None, indices: NDArray[np.int64] | None = None
 ) -> Ran:
     """Run a network over samples."""
     from surgeon.graph.ending import ending, reading
     from surgeon.runtime.stream import Runner
 
+    model, samples = given.model, given.samples
     output, classifier, told = answering(model)
-    proto, held = model.knowing(constants).as_it_runs()
+    proto, held = model.knowing(given.constants).as_it_runs()
     told = (*told, *filter(None, [held]))
     end = ending(proto, output)
     runner = Runner(
-        reading(proto, end.value), samples, outputs=[end.value], device=device,
-        threads=threads, batch=batch, where=model.where,
+        reading(proto, end.value), samples, outputs=[end.value], device=given.device,
+        threads=given.threads, batch=batch, where=model.where,
     )  # fmt: skip
     chosen = np.arange(samples.n) if indices is None else indices
     pieces, rows, done = [], [], 0
@@ -94,8 +85,7 @@ def run_samples(
             pieces.append(_score_rows(model, chunk.outputs[end.value], output, end.activation))
             rows.append(chosen[chunk.positions])
         done += len(chunk.positions) + len(chunk.failures)
-        if progress is not None:
-            progress("samples", done, len(chosen))
+        given.say("samples", done, len(chosen))
     order = np.concatenate(rows) if rows else np.zeros(0, np.int64)
     place = np.argsort(order, kind="stable")
     return Ran(

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from surgeon.graph import encodings
+from surgeon.graph.frontier import split as split_graph
 from surgeon.graph.weights import sizes
 from surgeon.records import (
     Encoding,
@@ -20,14 +21,22 @@ from surgeon.records import (
 
 if TYPE_CHECKING:
     import os
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterable, Mapping
 
     import onnx
 
+    from surgeon.advice.advise import Advice
     from surgeon.data.samples import Samples
-    from surgeon.data.splits import Splits
     from surgeon.graph.cuts import Anatomy
+    from surgeon.intake import Divided, Intake
+    from surgeon.job.deliver import Delivered
+    from surgeon.job.done import Trained
+    from surgeon.job.run import Job
     from surgeon.model import Model
+    from surgeon.options import Options
+    from surgeon.plugin.manager import Found
+    from surgeon.records import Case, DataFinding, Finding
+    from surgeon.tasks.base import Decoded, Targets, TaskCode
 
     Source = str | os.PathLike[str] | onnx.ModelProto | Model
     Report = Callable[..., None]
@@ -48,20 +57,53 @@ class Clock:
         return time.perf_counter() - self.started
 
 
-def start_body(
-    patient: Model,
-    samples: Samples,
-    labels: list[str],
-    parts: Splits,
-    device: Any,
-    precision: str,
-    seed: int,
-    out: Any,
+def cuts_body(model: Model, listed: list[dict[str, Any]]) -> dict[str, Any]:
+    """Return the body of `cuts`."""
+    anatomy = model.anatomy()
+    return {
+        "path": model.where,
+        "output": anatomy.output,
+        "macs": anatomy.total,
+        "late": anatomy.late,
+        "early": anatomy.early,
+        "cuts": listed,
+        "warnings": notes_of(model, anatomy),
+    }
+
+
+def cases_body(offers: Mapping[str, Found[Case]]) -> dict[str, Any]:
+    """Return the body of `cases`."""
+    return {
+        "cases": [
+            {
+                "name": name,
+                "summary": item.offer.summary,
+                "distribution": item.distribution,
+                "version": item.version,
+            }
+            for name, item in offers.items()
+        ]
+    }
+
+
+def checked_body(
+    model: Model, shown: Model, findings: list[Finding], case: str | None
 ) -> dict[str, Any]:
+    """Return the body of `check`."""
+    return {
+        "path": model.where,
+        "case": case,
+        "ok": not any(finding.level == "error" for finding in findings),
+        "findings": [as_json(finding) for finding in findings],
+        "warnings": notes_of(shown),
+    }
+
+
+def start_body(operated: Model, given: Divided, to: Options) -> dict[str, Any]:
     """Return the body of `finetune` as far as it is known before training."""
-    assert patient.plan is not None
-    plan, trainable = patient.plan, patient.trainable
-    count = sizes(patient.proto)
+    assert operated.plan is not None
+    plan, trainable, out = operated.plan, operated.trainable, to.delivery.out
+    count, device, samples = sizes(operated.proto), given.device, given.samples
     return {
         "out": None if out is None else str(out),
         "sha256": None,
@@ -77,13 +119,13 @@ def start_body(
             "trainable": trainable,
             "stages": [as_json(stage) for stage in plan.stages],
         },
-        "labels": labels,
+        "labels": given.labels,
         "device": device.kind if device.kind == "cpu" else f"{device.kind}:{device.index}",
         "providers": [],
-        "precision": precision,
-        "seed": seed,
+        "precision": to.place.precision,
+        "seed": to.training.seed,
         "data": {
-            **counts(samples, labels, parts),
+            **counts(given),
             "ignored": samples.ignored,
             "sha256": samples.sha256,
         },
@@ -100,12 +142,95 @@ def start_body(
         "stopped": None,
         "resumed": None,
         "proof": None,
-        "warnings": [*notes_of(patient), *device.notes, *samples.notes],
+        "warnings": [*notes_of(operated), *device.notes, *samples.notes],
     }
 
 
-def counts(samples: Samples, labels: Sequence[str], parts: Splits) -> dict[str, Any]:
+def planned_body(job: Job, found: Iterable[DataFinding], advice: Advice | None) -> dict[str, Any]:
+    """Return the body of `finetune` with what is said of data and advice."""
+    body = start_body(job.operated, job.given, job.to)
+    body["warnings"] += [
+        finding.message
+        for finding in found
+        if finding.level == "warning" and finding.kind != "unreadable"  # named below, once read
+    ]
+    if advice is not None:
+        detected = job.given.detected
+        body["advice"] = advice.brief()
+        body["warnings"] += [*advice.warnings, *([detected.note] if detected else [])]
+    return body
+
+
+def dry_body(body: dict[str, Any], operated: Model, clock: Clock) -> dict[str, Any]:
+    """Return the body of `finetune` of a run that trains nothing."""
+    front = split_graph(
+        operated.proto, operated.trainable, operated.anatomy().shapes, keep_weightless=False
+    )
+    return body | {"frontier": frontier_body(front), "seconds": seconds(clock)}
+
+
+def trained_body(
+    body: dict[str, Any], job: Job, trained: Trained, delivered: Delivered, clock: Clock
+) -> dict[str, Any]:
+    """Return the whole body of `finetune`."""
+    work, given = trained.work, job.given
+    clock.features, clock.train = work.seconds_features, work.seconds_train
+    clock.write = delivered.seconds
+    plan = delivered.model.plan
+    assert plan is not None
+    told = [
+        *body["warnings"], *delivered.told, *skip_notes(given.samples),
+        *size_notes(given.preprocess), *work.notes, *delivered.notes,
+        *budget_note(job.to.training.budget, clock),
+    ]  # fmt: skip
+    return body | {
+        "sha256": delivered.sha256,
+        "plan": body["plan"] | {"init": plan.init},
+        "data": body["data"] | counts(given),
+        "device": trained.device,
+        "providers": list(work.providers or delivered.providers),
+        "frontier": dict(work.frontier),
+        "samples_seen": work.samples_seen,
+        "compiled": work.compiled,
+        "decisions": list(work.decisions),
+        "peak_memory": work.peak_memory,
+        "statistics": list(trained.statistics),
+        "changed": delivered.changed,
+        "metrics": delivered.metrics,
+        "history": list(work.history),
+        "delivered": trained.delivered.kind,
+        "guard": trained.guard,
+        "race": trained.race,
+        "stopped": trained.stopped,
+        "resumed": work.resumed,
+        "proof": delivered.proof,
+        "seconds": seconds(clock),
+        "warnings": list(dict.fromkeys(told)),
+    }
+
+
+def evaluated_body(
+    given: Intake, labels: list[str], task: TaskCode, said: Decoded, targets: Targets
+) -> dict[str, Any]:
+    """Return the body of `evaluate` as far as it follows from answers; `more` are last notes."""
+    details = task.details(said.answers, targets)
+    scores = task.score([(said.answers, targets)])
+    return {
+        "path": given.model.where,
+        "samples": len(targets),
+        "skipped": skipped(given.samples),
+        "labels": labels,
+        "metrics": {**scores.figures, **details.get("metrics", {})},
+        "per_class": details.get("per_class"),
+        "confusion": details.get("confusion"),
+        "warnings": skip_notes(given.samples),
+        "more": details.get("warnings", []),
+    }
+
+
+def counts(given: Divided) -> dict[str, Any]:
     """Count what could be read: the parts add up to `samples`, and so do the classes."""
+    samples, parts = given.samples, given.parts
     told = samples.labels or []
     usable = np.ones(samples.n, bool)
     usable[samples.failed] = False
@@ -115,7 +240,7 @@ def counts(samples: Samples, labels: Sequence[str], parts: Splits) -> dict[str, 
         "train": int(usable[parts.train].sum()),
         "validation": int(usable[parts.validation].sum()),
         "test": 0 if parts.test is None else int(usable[parts.test].sum()),
-        "classes": {label: of_class[label] for label in labels},
+        "classes": {label: of_class[label] for label in given.labels},
         "groups": samples.group_count,
         "skipped": skipped(samples),
     }

@@ -1,14 +1,19 @@
-"""What goes into an operation: options checked, preprocessing found, samples opened and divided.
+"""What goes into an operation: preprocessing found, samples opened, labels coded, parts divided.
+
+The verbs that read data begin here, and with it everything behind them: data are opened, labels
+coded, samples divided and the device chosen once.
 
 What must not enter: surgery, training.
 """
 
 from __future__ import annotations
 
-from dataclasses import replace
+import time
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import onnx
 
 from surgeon.errors import (
@@ -19,6 +24,7 @@ from surgeon.errors import (
 from surgeon.graph import cuts as graph_cuts
 from surgeon.graph import encodings, envelope
 from surgeon.graph.shapes import input_infos
+from surgeon.options import Reading
 from surgeon.plugin.manager import loaded_plugins
 from surgeon.records import (
     Encoding,
@@ -32,25 +38,235 @@ if TYPE_CHECKING:
     import os
     from collections.abc import Callable, Mapping, Sequence
 
-    import numpy as np
     from numpy.typing import NDArray
 
     from surgeon.data.samples import Samples
     from surgeon.data.splits import Splits
     from surgeon.model import Model
+    from surgeon.options import Options, Training
     from surgeon.plugin.manager import Plugins
-    from surgeon.records import TensorInfo
+    from surgeon.probe.detected import Detected
+    from surgeon.records import DataFinding, TensorInfo
+    from surgeon.runtime.places import Device
 
     Source = str | os.PathLike[str] | onnx.ModelProto | Model
     Report = Callable[..., None]
+    Labelling = Callable[[Model, Samples], list[str]]
+    Detecting = Callable[..., Detected | None]
+
+AS_THE_FILE_SAYS = Reading()
+"""No option given."""
 
 
-def check_views(views: int, augment: str, samples: Samples) -> None:
+@dataclass(frozen=True, kw_only=True)
+class Intake:
+    """What goes into an operation, opened once.
+
+    Attributes:
+        model: what the samples are for.
+        samples: opened.
+        preprocess: how inputs are made, or None for values taken as they are.
+        constants: constant inputs that the graph still has.
+        device: where ONNX Runtime computes.
+        threads: CPU threads; None = as many as there are cores.
+        progress: called as `progress(stage, done, total, **figures)`; None = nobody listens.
+    """
+
+    model: Model
+    samples: Samples
+    preprocess: Preprocess | Encoding | None
+    constants: Mapping[str, NDArray[Any]]
+    device: Device
+    threads: int | None = None
+    progress: Report | None = None
+
+    def say(self, stage: str, done: float, total: float | None = None, **figures: Any) -> None:
+        """Tell the caller how far it is."""
+        if self.progress is not None:
+            self.progress(stage, done, total, **figures)
+
+    def first(self) -> list[dict[str, NDArray[Any]]]:
+        """Return the first few samples, as far as they can be read."""
+        loaded = map(self.samples.load, range(min(self.samples.n, 3)))
+        return [one for one in loaded if isinstance(one, dict)]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Divided(Intake):
+    """Labelled samples, coded and divided.
+
+    Attributes:
+        labels: names of the outputs, in their order.
+        codes: the place of every sample's label among them, [n].
+        parts: which samples are learnt from, which validate, which are held back.
+        seed: that divided them.
+        detected: how the preprocessing was measured, where nothing said it.
+        seconds: of opening the data.
+    """
+
+    labels: list[str]
+    codes: NDArray[np.int64]
+    parts: Splits
+    seed: int
+    detected: Detected | None = None
+    seconds: float = 0.0
+
+    @classmethod
+    def of(
+        cls, model: Model, samples: Samples, labels: list[str], to: Options, **known: Any
+    ) -> Divided:
+        """Code the labels of opened samples and divide them."""
+        codes = label_codes(samples, labels)
+        seed = to.training.seed
+        parts = split_samples(samples, codes, to.training.validation, seed, labels)
+        return cls(
+            model=model, samples=samples, labels=labels, codes=codes, parts=parts, seed=seed,
+            threads=to.place.threads, **known,
+        )  # fmt: skip
+
+    def kept_together(self, near: Sequence[tuple[int, ...]]) -> Divided:
+        """Return the same, with sets of samples that show the same thing on one side each."""
+        from surgeon.data.splits import keep_together
+
+        return replace(self, parts=keep_together(self.parts, near, self.samples.n))
+
+    def examined(self) -> list[DataFinding]:
+        """Find what needs no model: see `data.examine`."""
+        from surgeon.data.examine import examine_samples
+
+        return examine_samples(self.samples, self.codes, self.labels, self.parts, self.seed)
+
+
+def open(  # noqa: A001 - read as intake.open
+    model: Model,
+    data: Any,
+    to: Options,
+    *,
+    labels: Labelling,
+    as_planned: bool = False,
+    detect: Detecting | None = None,
+    progress: Report | None = None,
+    plugins: Plugins | None = None,
+) -> Divided:
+    """Open labelled data for a model that learns from them, or is judged by a part of them.
+
+    Args:
+        model: as it was loaded.
+        data: folder, table, data set, `.npz`, or `{name: array}`.
+        to: how to read and divide them, and where to compute.
+        labels: gives the names of the outputs; it refuses data that do not fit.
+        as_planned: whether the model has the plan that is gone on with: then no constant input
+            changes its graph.
+        detect: measures the preprocessing where nothing says it; None = that is an error.
+        progress: called as `progress(stage, done, total, **figures)`.
+        plugins: loaded plugins; None loads them.
+
+    Raises:
+        SurgeonError: of the kind that fits.
+    """
+    from surgeon.runtime.places import choose_device
+
+    device = choose_device(to.place.device)
+    data = opened_by_plugin(data, plugins)
+    pre, constants = find_preprocess(model, to.reading), constant_inputs(model, to.reading.inputs)
+    model, detected = model.knowing(constants), None
+    if pre is None and detect is not None:
+        detected = detect(model, data, to, constants=constants, device=device, progress=progress)
+        pre = None if detected is None else detected.preprocess
+    if isinstance(pre, Preprocess):
+        model = resized(model, pre)
+    model = model if as_planned else model.with_constants(constants)
+    data = without(data, set(model.bound_inputs) | gone_inputs(model))
+    left = {info.name: constants[info.name] for info in model.inputs if info.name in constants}
+    model = model.knowing(left)
+    opening = time.perf_counter()
+    reading, validation = to.reading, to.training.validation
+    samples = open_samples(
+        data, model, pre, reading.label_column, left, validation, reading.group_column
+    )
+    named = labels(model, samples)
+    first = samples.load(0)
+    seconds = time.perf_counter() - opening
+    model = model.sized_like(first) if isinstance(first, dict) else model
+    return Divided.of(
+        model, samples, named, to, preprocess=samples.encoding or pre, constants=left,
+        device=device, progress=progress, detected=detected, seconds=seconds,
+    )  # fmt: skip
+
+
+def open_labelled(
+    model: Model, data: Any, to: Options, *, progress: Report | None, plugins: Plugins | None
+) -> Intake:
+    """Open labelled data for a file that is judged by them as it is."""
+    from surgeon.data.read import open_data
+    from surgeon.runtime.places import choose_device
+
+    pre, constants = find_preprocess(model, to.reading), constant_inputs(model, to.reading.inputs)
+    data = without(opened_by_plugin(data, plugins), gone_inputs(model))
+    _require_preprocess(model, [data], pre, constants)
+    samples = open_data(
+        data, model.inputs, preprocess=pre, label_column=to.reading.label_column,
+        constants=constants,
+    )  # fmt: skip
+    return Intake(
+        model=model, samples=samples, preprocess=pre, constants=constants,
+        device=choose_device(to.place.device), threads=to.place.threads, progress=progress,
+    )  # fmt: skip
+
+
+def open_inputs(
+    model: Model, inputs: Any, to: Options, *, progress: Report | None, plugins: Plugins | None
+) -> Intake:
+    """Open what is predicted: paths of any medium, or arrays."""
+    from surgeon.data.read import open_data
+    from surgeon.data.read import open_inputs as read_inputs
+    from surgeon.runtime.places import choose_device
+
+    pre, constants = find_preprocess(model, to.reading), constant_inputs(model, to.reading.inputs)
+    given = _given(model, opened_by_plugin(inputs, plugins), constants)
+    _require_preprocess(model, [given] if isinstance(given, dict) else given, pre, constants)
+    if isinstance(given, dict):
+        samples = open_data(given, model.inputs, constants=constants, labelled=False)
+    else:
+        samples = read_inputs(given, model.inputs, preprocess=pre, constants=constants)
+    return Intake(
+        model=model, samples=samples, preprocess=pre, constants=constants,
+        device=choose_device(to.place.device), threads=to.place.threads, progress=progress,
+    )  # fmt: skip
+
+
+def _given(model: Model, inputs: Any, constants: Mapping[str, Any]) -> Any:
+    """Return what is predicted as arrays by input, or as a list of paths."""
+    if isinstance(inputs, str | Path):
+        return [inputs]
+    if isinstance(inputs, np.ndarray):
+        return {info.name: inputs for info in model.inputs if info.name not in constants}
+    if isinstance(inputs, dict):
+        return without(inputs, gone_inputs(model))
+    if len(inputs) == 1:
+        only = without(inputs[0], gone_inputs(model))
+        return only if isinstance(only, dict) else [only]
+    return list(inputs)
+
+
+def _require_preprocess(
+    model: Model, data: list[Any], pre: Preprocess | Encoding | None, constants: Mapping[str, Any]
+) -> None:
+    """Refuse pictures, texts and sounds of which nothing says how they become inputs."""
+    from surgeon.data.read import needs_preprocess
+    from surgeon.graph.preprocess import missing_preprocess
+
+    if pre is None and any(needs_preprocess(one, model.inputs, constants) for one in data):
+        raise missing_preprocess(model.where)
+
+
+def check_views(to: Training, samples: Samples) -> None:
     """Refuse augmented views of what cannot be augmented.
 
     Raises:
         UsageError: views are asked for, and the samples are no pictures or nothing varies them.
     """
+    views = to.views
     if views == 1:
         return
     if not samples.is_images:
@@ -59,7 +275,7 @@ def check_views(views: int, augment: str, samples: Samples) -> None:
             where="--views",
             remedy="leave it out",
         )
-    if augment == "none":
+    if to.augment == "none":
         raise UsageError(
             f"{views} views of each sample are asked for, and nothing varies them",
             where="--views",
@@ -85,13 +301,7 @@ def opened_by_plugin(data: Any, plugins: Plugins | None) -> Any:
 
 
 def find_preprocess(
-    model: Model,
-    option: Any = None,
-    size: Any = None,
-    *,
-    tokenizer: Any = None,
-    max_length: int | None = None,
-    audio: Any = None,
+    model: Model, reading: Reading = AS_THE_FILE_SAYS
 ) -> Preprocess | Encoding | None:
     """Find how pictures, texts or sounds become inputs.
 
@@ -101,18 +311,22 @@ def find_preprocess(
     Raises:
         UsageError: options that exclude each other, or whose values cannot be meant.
     """
-    given = {"--preprocess": option, "--tokenizer": tokenizer, "--audio": audio}
-    named = [name for name, value in given.items() if value is not None]
+    names = ("preprocess", "tokenizer", "audio")
+    named = [f"--{name}" for name in names if getattr(reading, name) is not None]
     if len(named) > 1:
         raise UsageError(
             "a model takes pictures, texts or sounds, not several of them",
             where=" and ".join(named),
             remedy="give one of them",
         )
-    if tokenizer is not None:
-        return encodings.parse_text(tokenizer, max_length)
-    found = encodings.parse_audio(audio) if audio is not None else _found(model, option, size)
-    return found if max_length is None else encodings.with_max_length(found, max_length)
+    if reading.tokenizer is not None:
+        return encodings.parse_text(reading.tokenizer, reading.max_length)
+    if reading.audio is not None:
+        found: Preprocess | Encoding | None = encodings.parse_audio(reading.audio)
+    else:
+        found = _found(model, reading.preprocess, reading.size)
+    length = reading.max_length
+    return found if length is None else encodings.with_max_length(found, length)
 
 
 def _found(model: Model, option: Any, size: Any) -> Preprocess | Encoding | None:
@@ -242,9 +456,20 @@ def without(data: Any, names: set[str]) -> Any:
     return data
 
 
+def labels_to_learn(_: Model, samples: Samples) -> list[str]:
+    """Return the labels of data that a new head learns."""
+    from surgeon.tasks.labels import check_trainable
+
+    check_trainable(samples.labels or [])
+    return list(samples.classes)
+
+
 def labels_to_go_on(model: Model, samples: Samples) -> list[str]:
     """Return the labels of a file whose plan is trained on, checked against the data's."""
+    from surgeon.tasks.labels import check_trainable
+
     assert model.plan is not None
+    check_trainable(samples.labels or [])
     labels = model.labels
     if labels is None:
         if model.plan.classes != len(samples.classes):
@@ -265,6 +490,21 @@ def labels_to_go_on(model: Model, samples: Samples) -> list[str]:
             remedy=f"it knows {', '.join(map(repr, labels[:10]))}; with --case it gets a new head",
         )
     return labels
+
+
+def required_labels(model: Model) -> list[str]:
+    """Return the labels of a file.
+
+    Raises:
+        DataError: it has none.
+    """
+    if model.labels is None:
+        raise DataError(
+            "the file carries no labels, so that data cannot be mapped to its outputs",
+            where=model.where,
+            remedy="evaluate a file written by `surgeon finetune`",
+        )
+    return model.labels
 
 
 def label_codes(samples: Samples, labels: Sequence[str]) -> NDArray[np.int64]:

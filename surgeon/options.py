@@ -210,7 +210,7 @@ class Training:
         "memory in 8 bits.",
         verbs=("finetune",), words=("normal", "low", "lowest"),
     )  # fmt: skip
-    validation: float | str | os.PathLike[str] = option(
+    validation: float | str = option(
         0.2,
         "Share of the data held out, or data of its own.",
         verbs=("finetune", "advise", "prove"), metavar="FRACTION|PATH", form="validation",
@@ -265,7 +265,7 @@ class Reading:
         verbs=READS, metavar="NAME|JSON|FILE",
     )  # fmt: skip
     size: Any = option(None, "Size of images, in pixels.", verbs=READS, metavar="HxW", form="size")
-    tokenizer: str | os.PathLike[str] | None = option(
+    tokenizer: Any = option(
         None,
         "tokenizer.json that turns texts into tokens. Default: what the file says.",
         verbs=READS, metavar="FILE", form="file",

@@ -14,26 +14,16 @@ import time
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
+from surgeon import intake
 from surgeon.documents import Clock, counts, seconds, skip_notes, start_body
 from surgeon.errors import CheckError, DataError, UsageError
-from surgeon.graph import encodings, envelope
+from surgeon.graph import envelope
 from surgeon.graph.weights import head_weights, same_values, tuned_names
-from surgeon.intake import (
-    constant_inputs,
-    find_preprocess,
-    gone_inputs,
-    label_codes,
-    open_samples,
-    opened_by_plugin,
-    resized,
-    split_samples,
-    without,
-)
 from surgeon.job.operate import load_operators
 from surgeon.model import Model, load
 from surgeon.options import Options, explained
 from surgeon.outcome import Outcome
-from surgeon.records import Head, Plan, Preprocess
+from surgeon.records import Head, Plan
 
 if TYPE_CHECKING:
     import os
@@ -48,8 +38,6 @@ if TYPE_CHECKING:
 
 CASE = "own-loop"
 """What stands for the case in the plan of a model that no case was asked about."""
-TRAIN_METRICS = 1000
-"""Samples on which training metrics are measured."""
 
 
 @explained
@@ -100,56 +88,39 @@ def prove(
         CheckError: something changed that may not, or torch and ONNX Runtime differ.
         DataError: the data's labels are not the model's outputs.
     """
-    from surgeon.job import measure, proving
+    from surgeon.job.deliver import TRAIN_METRICS, stamp
     from surgeon.job.done import Candidate, Trained
-    from surgeon.job.run import Run
-    from surgeon.runtime.places import choose_device
+    from surgeon.job.measure import measure
+    from surgeon.job.proving import prove as make_proof
+    from surgeon.job.run import Job
     from surgeon.tasks.find import find_task
 
     clock = Clock(time.perf_counter())
     to = Options.of(locals())
-    seed, device = to.training.seed, to.place.device
     model = load(model)
-    before = _before(model, source)
-    changed = _changed(model, before)
+    changed = _changed(model, _before(model, source))
     model, notes = _planned(model, changed)
     model = _from(model, source)
     _check_changed(model, changed)
-    # What goes in, as in `finetune`.
-    data = opened_by_plugin(data, plugins)
-    pre = find_preprocess(
-        model, preprocess, size, tokenizer=tokenizer, max_length=max_length, audio=audio
-    )
-    constants = constant_inputs(model, inputs)
-    if isinstance(pre, Preprocess):
-        model = resized(model, pre)
-    data = without(data, gone_inputs(model))
-    samples = open_samples(data, model, pre, label_column, constants, validation, group_column)
-    pre = samples.encoding or pre
-    first = samples.load(0)
-    model = model.sized_like(first) if isinstance(first, dict) else model
-    names = _labels(model, samples, labels)
-    codes = label_codes(samples, names)
-    parts = split_samples(samples, codes, validation, seed, names)
 
-    chosen = choose_device(device)
-    body = start_body(model, samples, names, parts, chosen, "float32", seed, None)
+    def named(model: Model, samples: Samples) -> list[str]:
+        first = samples.load(0)
+        sized = model.sized_like(first) if isinstance(first, dict) else model
+        return _labels(sized, samples, labels)
+
+    given = intake.open(
+        model, data, to, labels=named, as_planned=True, progress=progress, plugins=plugins
+    )
+    model, job = given.model, Job(given.model, given, to, find_task(given.model.task, plugins))
+    body = start_body(model, given, to)
     load_operators(model.proto, plugins)
     tuned = _copy(model.proto)
-    envelope.put(tuned, envelope.LABELS, names)
-    if pre is not None:
-        envelope.put(tuned, envelope.PREPROCESS, encodings.as_document(pre))
-    run = Run(
-        patient=model, samples=samples, codes=codes, parts=parts,
-        task=find_task(model.task, plugins), device=device,
-        seed=seed, threads=threads, progress=progress,
-    )  # fmt: skip
-    proven = proving.prove(run, tuned, golden_samples=golden_samples, constants=constants)
+    stamp(tuned, given)
+    proven = make_proof(job, tuned, golden_samples=golden_samples, constants=given.constants)
     proof = proven.document
     envelope.put(tuned, envelope.PROOF, proof)
     result = replace(model.with_proto(tuned), plan=model.plan)
-    given = Trained(Candidate("tuned"))
-    metrics, said = measure.measure(run, tuned, given, limit=TRAIN_METRICS)
+    metrics, said = measure(job, tuned, Trained(Candidate("tuned")), limit=TRAIN_METRICS)
     allowed = set(tuned_names(tuned, model.trainable)) - set(model.trainable)
     body |= {
         "providers": list(proven.providers),
@@ -160,8 +131,8 @@ def prove(
         "proof": proof,
         "seconds": seconds(clock),
     }
-    body["data"] |= counts(samples, names, parts)
-    told = [*body["warnings"], *notes, *skip_notes(samples), *proven.notes, *said]
+    body["data"] |= counts(given)
+    told = [*body["warnings"], *notes, *skip_notes(given.samples), *proven.notes, *said]
     body["warnings"] = list(dict.fromkeys(told))
     return Outcome(result, metrics, [], proof, body)
 

@@ -8,13 +8,16 @@ from __future__ import annotations
 
 import contextlib
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from surgeon.graph.files import sha256_file
+from surgeon.graph.files import check_output, sha256_file
 
 if TYPE_CHECKING:
     import os
+
+    from surgeon.options import Delivery
 
 _NOTE = "delivered.json"
 
@@ -37,6 +40,26 @@ def is_delivered(out: str | os.PathLike[str]) -> bool:
         noted = json.loads((folder_of(out) / _NOTE).read_text("utf-8"))
         return bool(noted["sha256"] == sha256_file(out))
     return False
+
+
+def writable(delivery: Delivery) -> Delivery:
+    """Refuse an output that may not be written, before any work; `resume` may replace its own.
+
+    Raises:
+        OutputError: it exists, or cannot be written where it was asked for.
+    """
+    if delivery.out is None or delivery.dry_run:
+        return delivery
+    force = delivery.force or (delivery.resume and is_delivered(delivery.out))
+    check_output(delivery.out, force=force)
+    return replace(delivery, force=force)
+
+
+def nothing_to_resume(folder: Path | None, delivery: Delivery) -> list[str]:
+    """Say so where a run shall go on and left nothing to go on from."""
+    if not delivery.resume or has_states(folder):
+        return []
+    return [f"--resume: there is nothing to go on from in {folder}: it starts anew"]
 
 
 def has_states(folder: Path | None) -> bool:

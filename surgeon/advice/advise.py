@@ -16,25 +16,14 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from surgeon import shown
-from surgeon.advice.detective import Detected, detect_preprocess
+from surgeon import intake, shown
+from surgeon.advice.detective import detect_preprocess
 from surgeon.errors import UsageError
 from surgeon.graph import cuts as graph_cuts
 from surgeon.graph import encodings
 from surgeon.graph.picks import picks
 from surgeon.graph.taps import add_taps
-from surgeon.intake import (
-    constant_inputs,
-    find_preprocess,
-    gone_inputs,
-    label_codes,
-    open_samples,
-    opened_by_plugin,
-    resized,
-    split_samples,
-    without,
-)
-from surgeon.job.decide import decide
+from surgeon.job.decide import decide, measures
 from surgeon.model import load
 from surgeon.options import Options, Surgery, explained
 from surgeon.plugin.manager import loaded_plugins
@@ -56,10 +45,10 @@ if TYPE_CHECKING:
     import onnx
     from numpy.typing import NDArray
 
-    from surgeon.data.samples import Samples
-    from surgeon.graph.cuts import Anatomy
+    from surgeon.intake import Divided
     from surgeon.model import Model
     from surgeon.plugin.manager import Plugins
+    from surgeon.probe.detected import Detected
     from surgeon.probe.evidence import Measured, Probe
 
     Source = str | os.PathLike[str] | onnx.ModelProto | Model
@@ -274,47 +263,21 @@ def advise(
     Raises:
         SurgeonError: of the kind that fits.
     """
-    from surgeon.tasks.labels import check_trainable
-
     to = Options.of(locals())
-    seed, device = to.training.seed, to.place.device
     started = time.perf_counter()
     model = load(model).with_output(output)
     loaded = time.perf_counter() - started
-    data = opened_by_plugin(data, plugins)
-    pre = find_preprocess(
-        model, preprocess, size, tokenizer=tokenizer, max_length=max_length, audio=audio
-    )
-    constants = constant_inputs(model, inputs)
-    model = model.knowing(constants)
-    detected = None
-    if pre is None:
-        detected = detect_preprocess(
-            model, data, size=size, label_column=label_column, group_column=group_column,
-            constants=constants, validation=validation, seed=seed, device=device, threads=threads,
-            progress=progress,
-        )  # fmt: skip
-        pre = None if detected is None else detected.preprocess
-    if isinstance(pre, Preprocess):
-        model = resized(model, pre)
-    bound = model.with_constants(constants)
-    data = without(data, set(bound.bound_inputs) | gone_inputs(model))
-    constants = {i.name: constants[i.name] for i in bound.inputs if i.name in constants}
-    opening = time.perf_counter()
-    samples = open_samples(data, bound, pre, label_column, constants, validation, group_column)
-    check_trainable(samples.labels or [])
-    first = samples.load(0)
-    opened = time.perf_counter() - opening
-    model = bound.sized_like(first) if isinstance(first, dict) else bound
-    found = choose(
-        model, samples, init=init, seed=seed, validation=validation, device=device,
-        threads=threads, latency=True, open_all=True, progress=progress, plugins=plugins,
+    given = intake.open(
+        model, data, to, labels=intake.labels_to_learn, detect=detect_preprocess,
+        progress=progress, plugins=plugins,
     )  # fmt: skip
-    times = {"preprocess": 0.0 if detected is None else detected.seconds, "data": opened}
+    found = choose(given, to.surgery, latency=True, open_all=True, plugins=plugins)
+    detected = given.detected
+    times = {"preprocess": 0.0 if detected is None else detected.seconds, "data": given.seconds}
     times |= found.seconds
     times["model"] += loaded
-    notes = [*samples.notes, *found.warnings, *([] if detected is None else [detected.note])]
-    anatomy = model.anatomy()
+    notes = [*given.samples.notes, *found.warnings, *([] if detected is None else [detected.note])]
+    anatomy = given.model.anatomy()
     notes += anatomy.notes
     if picks(anatomy) or (anatomy.head is not None and anatomy.head.also):
         notes.append(
@@ -323,45 +286,39 @@ def advise(
         )
     return replace(
         found,
-        preprocess=samples.encoding or pre,
+        preprocess=given.preprocess,
         detected=detected,
-        path=model.where,
+        path=given.model.where,
         seconds={**times, "total": time.perf_counter() - started},
         warnings=tuple(dict.fromkeys(notes)),
     )
 
 
+def consult(given: Divided, to: Options, *, plugins: Plugins | None) -> Advice | None:
+    """Measure and decide, if it is asked which case suits or the case wants evidence; else None."""
+    case = to.surgery.case
+    if case != "auto" and not measures(case, plugins):
+        return None
+    asked = replace(to.surgery, case=None if case == "auto" else case)
+    return replace(choose(given, asked, plugins=plugins), detected=given.detected)
+
+
 def choose(
-    model: Model,
-    samples: Samples,
+    given: Divided,
+    to: Surgery,
     *,
-    case: str | None = None,
-    cut: str | None = None,
-    init: str | None = None,
-    seed: int = 0,
-    validation: float | str = 0.2,
-    device: Any = "auto",
-    threads: int | None = None,
     latency: bool = False,
     open_all: bool = False,
-    progress: Report | None = None,
     plugins: Plugins | None = None,
 ) -> Advice:
-    """Measure open samples and decide; see `advise`.
+    """Measure samples and decide; see `advise`.
 
     Args:
-        model: the model, which knows its constant inputs.
-        samples: the labelled data.
-        case: that plans by the evidence, cut included; None = the one that suits best.
-        cut: what the user asked for; the case is advised all the same.
-        init: see `operate`.
-        seed: of the sample, the splits and the probes.
-        validation: see `finetune`.
-        device: where the pass runs.
-        threads: CPU threads.
+        given: the model, its constant inputs bound, and the labelled samples.
+        to: the case that plans by the evidence, cut included; without one, the one that suits best
+            is advised, whatever cut is asked for.
         latency: whether to measure how long one sample takes to each cut; nothing is decided by it.
         open_all: whether samples outside the pass are opened too, so that broken ones are known.
-        progress: called as `progress(stage, done, total)`.
         plugins: loaded plugins; None loads them.
 
     Raises:
@@ -372,31 +329,29 @@ def choose(
     from surgeon.probe.findings import examine, near_sets, to_compare
 
     understanding = time.perf_counter()
+    model, samples, parts = given.model, given.samples, given.parts
+    labels, codes, seed = given.labels, given.codes, given.seed
     anatomy = model.anatomy()
     understood = time.perf_counter() - understanding
-    labels = list(samples.classes)
-    codes = label_codes(samples, labels)
-    parts = split_samples(samples, codes, validation, seed, labels)
     measured = measuring.measure(
         anatomy,
         samples,
         parts.train,
         codes,
         seed=seed,
-        device=device,
-        threads=threads,
-        progress=progress,
+        device=given.device,
+        threads=given.threads,
+        progress=given.progress,
         where=model.where,
         compared=to_compare(samples, parts, codes, seed),
         groups=parts.groups,
     )
     examining = time.perf_counter()
-    say = progress or _silent
-    say("faults of the data", 0, 1)
+    given.say("faults of the data", 0, 1)
     near = near_sets(samples, measured)
     parts = keep_together(parts, near, samples.n)
     findings = examine(samples, codes, labels, parts, measured, near, seed=seed, open_all=open_all)
-    say("faults of the data", 1, 1)
+    given.say("faults of the data", 1, 1)
     examined = time.perf_counter() - examining
     best, at, similar = _compare(measured.probes)
     parameters = measured.probes[at].cut.parameters
@@ -405,40 +360,17 @@ def choose(
         removed = UNKNOWN_REMOVED
     needed = samples_needed(parameters, len(labels), removed, 1 - best.quality)
     learnt_from = len(parts.train) + len(parts.validation)
-    evidence = Evidence(
-        samples=samples.n,
-        classes=len(labels),
-        accuracy_by_depth=tuple((p.cut.depth, p.quality) for p in measured.probes),
-        similar=similar,
-        large=0.0 if needed is None else learnt_from / (learnt_from + needed),
-        error_by_depth=tuple((p.cut.depth, p.error) for p in measured.probes),
-        logme_by_depth=tuple((p.cut.depth, p.logme) for p in measured.probes),
-        learning_curve=measured.curve,
-        leep=measured.leep,
-    )
-    advised = case is None
-    case = _best_case(evidence, plugins) if case is None else case
-    early = measured.probes[at].cut.tensor
-    # Where the probes say, whatever is trained: on data unlike the original the layers behind it
-    # are a worse start than none.
-    ours = early if advised else None
-    start = init or ("pretrained" if advised and learnt_from < RACE_FROM else None)
-    asked = Surgery(case=case, classes=len(labels), cut=cut or ours, init=start)
-    plan = decide(model, anatomy, asked, evidence, plugins)
-    tensor = graph_cuts.resolve(anatomy, plan.cut, default=anatomy.late)
-    plan = replace(
-        plan, cut=tensor, depth=graph_cuts.depth_of(anatomy, tensor), classes=len(labels)
-    )
+    large = 0.0 if needed is None else learnt_from / (learnt_from + needed)
+    evidence = _evidence(given, measured, similar, large)
+    plan = _plan(given, to, evidence, measured.probes[at].cut.tensor, plugins)
     started = time.perf_counter()
-    latencies = (
-        _latencies(anatomy, samples, measured, device, threads, model.where, say) if latency else {}
-    )
+    latencies = _latencies(given, measured) if latency else {}
     timed = time.perf_counter() - started
     return Advice(
         plan=plan,
         evidence=evidence,
         why=_why(plan, learnt_from, evidence, measured, best, needed, removed, parameters),
-        candidates=_candidates(measured.probes, best, tensor, len(labels), latencies),
+        candidates=_candidates(measured.probes, best, plan, latencies),
         samples_needed=needed,
         per_class=_per_class(best, measured.codes, [labels[at] for at in measured.classes]),
         looked_at=len(measured.rows),
@@ -455,6 +387,38 @@ def choose(
         warnings=measured.notes,
         findings=findings,
         near=tuple(near),
+    )
+
+
+def _plan(
+    given: Divided, to: Surgery, evidence: Evidence, early: str, plugins: Plugins | None
+) -> Plan:
+    """Ask the case that is advised, or the one that was asked for, for its plan."""
+    anatomy, advised, count = given.model.anatomy(), to.case is None, len(given.labels)
+    learnt_from = len(given.parts.train) + len(given.parts.validation)
+    # Where the probes say, whatever is trained: on data unlike the original the layers behind it
+    # are a worse start than none.
+    ours = early if advised else None
+    start = to.init or ("pretrained" if advised and learnt_from < RACE_FROM else None)
+    case = _best_case(evidence, plugins) if to.case is None else to.case
+    asked = Surgery(case=case, classes=count, cut=to.cut or ours, init=start)
+    plan = decide(given.model, anatomy, asked, evidence, plugins)
+    tensor = graph_cuts.resolve(anatomy, plan.cut, default=anatomy.late)
+    return replace(plan, cut=tensor, depth=graph_cuts.depth_of(anatomy, tensor), classes=count)
+
+
+def _evidence(given: Divided, measured: Measured, similar: float | None, large: float) -> Evidence:
+    """Return what was measured as a case reads it."""
+    return Evidence(
+        samples=given.samples.n,
+        classes=len(given.labels),
+        accuracy_by_depth=tuple((p.cut.depth, p.quality) for p in measured.probes),
+        similar=similar,
+        large=large,
+        error_by_depth=tuple((p.cut.depth, p.error) for p in measured.probes),
+        logme_by_depth=tuple((p.cut.depth, p.logme) for p in measured.probes),
+        learning_curve=measured.curve,
+        leep=measured.leep,
     )
 
 
@@ -562,8 +526,7 @@ def _learns(best: Probe, codes: NDArray[np.int64]) -> bool:
 def _candidates(
     probes: Sequence[Probe],
     best: Probe,
-    chosen: str,
-    classes: int,
+    plan: Plan,
     latencies: Mapping[str, float],
 ) -> tuple[Candidate, ...]:
     """Return what was measured of every cut."""
@@ -571,7 +534,7 @@ def _candidates(
         (
             -item.quality,
             latencies.get(item.cut.tensor, 0.0),
-            item.cut.bytes + 4 * classes * (item.features + 1),
+            item.cut.bytes + 4 * (plan.classes or 0) * (item.features + 1),
         )
         for item in probes
     ]
@@ -590,37 +553,25 @@ def _candidates(
                 for other in costs
             ),
             tie=_ties(item, best),
-            chosen=item.cut.tensor == chosen,
+            chosen=item.cut.tensor == plan.cut,
         )
         for item, own in zip(probes, costs, strict=True)
     )
 
 
-def _latencies(
-    anatomy: Anatomy,
-    samples: Samples,
-    measured: Measured,
-    device: Any,
-    threads: int | None,
-    where: str | None,
-    say: Report,
-) -> dict[str, float]:
+def _latencies(given: Divided, measured: Measured) -> dict[str, float]:
     """Return seconds of one sample alone to the pooled value of each cut, by tensor."""
     from surgeon.runtime.latency import measure_latency
 
-    feeds = samples.read(measured.rows[:1]).feeds
+    anatomy, feeds = given.model.anatomy(), given.samples.read(measured.rows[:1]).feeds
     found: dict[str, float] = {}
     for item in measured.probes:
         found[item.cut.tensor] = measure_latency(
-            add_taps(anatomy, [item.cut], head=False).model, feeds, device=device, threads=threads,
-            where=where,
+            add_taps(anatomy, [item.cut], head=False).model, feeds, device=given.device,
+            threads=given.threads, where=given.model.where,
         )  # fmt: skip
-        say("latency of each cut", len(found), len(measured.probes))
+        given.say("latency of each cut", len(found), len(measured.probes))
     return found
-
-
-def _silent(*_: Any, **__: Any) -> None:
-    """Say nothing."""
 
 
 def _per_class(best: Probe, codes: NDArray[np.int64], labels: Sequence[str]) -> dict[str, float]:

@@ -28,6 +28,7 @@ from surgeon.graph.moments import add_moments
 from surgeon.graph.stated import LIMITS, read_intake
 from surgeon.graph.taps import add_taps, late_cut
 from surgeon.intake import label_codes, open_samples, resized, split_samples
+from surgeon.probe.detected import Detected
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -37,6 +38,7 @@ if TYPE_CHECKING:
     from surgeon.data.samples import Samples
     from surgeon.graph.stated import Intake
     from surgeon.model import Model
+    from surgeon.options import Options
     from surgeon.probe.evidence import Probe
     from surgeon.records import Preprocess
 
@@ -85,73 +87,13 @@ class Trial:
     confidence: float | None
 
 
-@dataclass(frozen=True)
-class Detected:
-    """The preprocessing that was found.
-
-    Attributes:
-        preprocess: the best candidate; its source is `measured`; `metadata` or `graph` where that
-            leaves nothing to measure.
-        name: what it is called.
-        sure: its share of belief among the candidates, 0..1.
-        ranking: every candidate, best first: name, belief, tie, accuracy, accuracy_error, loss,
-            logme, mismatch, confidence. `tie` = as accurate as the first, or more, within one
-            standard error of the paired difference.
-        samples: pictures it was measured on; 0 where nothing was left to measure.
-        seconds: that it took.
-        said: what the file itself says of it, or None.
-    """
-
-    preprocess: Preprocess
-    name: str
-    sure: float
-    ranking: tuple[dict[str, Any], ...]
-    samples: int
-    seconds: float
-    said: str | None = None
-
-    def as_dict(self) -> dict[str, Any]:
-        """Return the JSON form."""
-        return {
-            "name": self.name,
-            "sure": self.sure,
-            "said": self.said,
-            "samples": self.samples,
-            "seconds": self.seconds,
-            "candidates": list(self.ranking),
-        }
-
-    @property
-    def ties(self) -> list[str]:
-        """Candidates that are as accurate as the one chosen."""
-        return [row["name"] for row in self.ranking[1:] if row["tie"]]
-
-    @property
-    def note(self) -> str:
-        """What people should know of it, in one line."""
-        said = "" if self.said is None else f"{self.said}; "
-        if not self.samples:
-            return f"{said}preprocessing is {self.name}; --preprocess overrides it"
-        ties = f", as accurate: {', '.join(self.ties)}" if self.ties else ""
-        return (
-            f"{said or 'nothing says the preprocessing: '}measured on {self.samples} pictures, "
-            f"{self.name} fits best of {len(self.ranking)} ({100 * self.sure:.0f} % sure{ties}); "
-            "--preprocess overrides it"
-        )
-
-
 def detect_preprocess(
     model: Model,
     data: Any,
+    to: Options,
     *,
-    size: Any = None,
-    label_column: str | None = None,
-    group_column: str | None = None,
     constants: Mapping[str, NDArray[Any]] | None = None,
-    validation: float | str = 0.2,
-    seed: int = 0,
     device: Any = "auto",
-    threads: int | None = None,
     most: int = SAMPLES,
     progress: Report | None = None,
 ) -> Detected | None:
@@ -160,14 +102,9 @@ def detect_preprocess(
     Args:
         model: the model.
         data: labelled pictures; only those that training would learn from are looked at.
-        size: what stands behind `--size`; needed where the graph leaves the size open.
-        label_column: of a table.
-        group_column: of a table, see `finetune`.
+        to: how they are read and divided; the size is needed where the graph leaves it open.
         constants: constant inputs.
-        validation: a fraction, or the path of data of its own: what stands behind `--validation`.
-        seed: of sample, folds and projection.
         device: where candidates run.
-        threads: CPU threads.
         most: pictures to look at.
         progress: called as `progress("preprocessing", done, total)`.
 
@@ -181,12 +118,13 @@ def detect_preprocess(
     from surgeon.tasks.labels import check_trainable
 
     fixed = dict(constants or {})
+    seed, validation = to.training.seed, to.training.validation
     if not needs_preprocess(data, model.inputs, fixed):
         return None
     started = time.perf_counter()
     info = image_input(model.inputs, fixed)
     intake = None if info is None else read_intake(model.proto, info.name)
-    candidates = narrowed(preprocess_candidates(info, size), intake)
+    candidates = narrowed(preprocess_candidates(info, to.reading.size), intake)
     if not candidates:
         raise DataError("there is no preprocessing to try", where=model.where)
     said = None if intake is None else intake.note
@@ -196,11 +134,13 @@ def detect_preprocess(
         how = replace(how, source="metadata" if whole else "graph")
         return Detected(how, name, 1.0, (), 0, time.perf_counter() - started, said)
     sized = resized(model, next(iter(candidates.values())))  # the same size for all
-    bench = _Bench(sized, fixed, device, threads, seed)
+    bench = _Bench(sized, fixed, device, to.place.threads, seed)
     chosen = codes = None
     trials = []
     for done, (name, how) in enumerate(candidates.items()):
-        samples = open_samples(data, sized, how, label_column, fixed, validation, group_column)
+        samples = open_samples(
+            data, sized, how, to.reading.label_column, fixed, validation, to.reading.group_column
+        )
         if codes is None or chosen is None:
             check_trainable(samples.labels or [])
             codes = label_codes(samples, samples.classes)
@@ -426,4 +366,4 @@ def _only(
     return {name: how for name, how in candidates.items() if fits(name, how)} or candidates
 
 
-__all__ = ["Detected", "Trial", "detect_preprocess", "narrowed", "preprocess_candidates", "rank"]
+__all__ = ["Trial", "detect_preprocess", "narrowed", "preprocess_candidates", "rank"]

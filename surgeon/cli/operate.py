@@ -53,11 +53,11 @@ def operate(
         check_output(out, force=force)
     from surgeon import operation
 
-    patient = operation.operate(model, **settings, plugins=session.plugins)
+    operated = operation.operate(model, **settings, plugins=session.plugins)
     if out is None or dry_run:
-        return Answer(patient.document(None), show)
-    patient.save(out, force=force)
-    return Answer(patient.document(out), show)
+        return Answer(operated.document(None), show)
+    operated.save(out, force=force)
+    return Answer(operated.document(out), show)
 
 
 def show(screen: Screen, body: Mapping[str, Any]) -> None:

@@ -141,6 +141,12 @@ def same_values(one: TensorProto, other: TensorProto) -> bool:
     return external.same_place(one, other) or same_bytes(dense(one), dense(other))
 
 
+def changed_tensors(before: ModelProto, after: ModelProto) -> list[str]:
+    """Return the initializers whose values differ."""
+    tensors = {tensor.name: tensor for tensor in after.graph.initializer}
+    return [t.name for t in before.graph.initializer if not same_values(t, tensors[t.name])]
+
+
 def hash_tensors(tensors: Iterable[TensorProto]) -> str:
     """Return the sha256 of a tensor set.
 

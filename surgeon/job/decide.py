@@ -147,7 +147,7 @@ def _parameters(model: Model, anatomy: Anatomy) -> list[Parameter]:
     ]
 
 
-def resolve_trainable(plan: Plan, patient: Model, source: Model) -> tuple[str, ...]:
+def resolve_trainable(plan: Plan, operated: Model, source: Model) -> tuple[str, ...]:
     """Turn `head`, `all` or a plugin's names into names of initializers, in graph order.
 
     A plugin may name parameters of one element too; those that the cut took away are left out.
@@ -155,7 +155,7 @@ def resolve_trainable(plan: Plan, patient: Model, source: Model) -> tuple[str, .
     head = plan.head.weights
     if plan.trainable == "head":
         return head
-    parameters = patient.parameters()
+    parameters = operated.parameters()
     everything = [name for name in parameters if name not in head] + list(head)
     if plan.trainable == "all":
         return tuple(everything)
@@ -166,7 +166,7 @@ def resolve_trainable(plan: Plan, patient: Model, source: Model) -> tuple[str, .
             remedy="`head`, `all`, or the names of initializers",
         )
     wanted = {*plan.trainable, *head}
-    kept = patient.learnable()
+    kept = operated.learnable()
     known = {*kept, *source.learnable()}
     for name in plan.trainable:
         if name not in known:
@@ -218,7 +218,7 @@ def settle_head(plan: Plan, plugins: Plugins) -> tuple[Plan, Callable[..., Built
     return replace(plan, head=head, stages=stages), build
 
 
-def settle_start(plan: Plan, patient: Model) -> tuple[Plan, str | None]:
+def settle_start(plan: Plan, operated: Model) -> tuple[Plan, str | None]:
     """Make sure that a start from random weights is possible; a race without one is no race.
 
     Returns:
@@ -227,7 +227,7 @@ def settle_start(plan: Plan, patient: Model) -> tuple[Plan, str | None]:
     Raises:
         UnsupportedError: `random` was asked for, and quantised weights would have to be drawn.
     """
-    quantised = [name for name in plan.trainable if name in patient.quantized()]
+    quantised = [name for name in plan.trainable if name in operated.quantized()]
     if plan.init == "race" and (quantised or set(plan.trainable) <= set(plan.head.weights)):
         why = "quantised weights cannot start at random" if quantised else "only a head is trained"
         return replace(plan, init="pretrained"), f"no race of two starts: {why}"
@@ -256,6 +256,24 @@ def require_opset(model: Model) -> None:
             remedy=f"export it again for opset {OLDEST_HEAD} or later, or raise a copy with "
             "onnx.version_converter and compare what both compute",
         )
+
+
+def keeps_plan(model: Model, case: str | None) -> bool:
+    """Say whether a file goes on with the plan it carries; make sure that it can be trained.
+
+    Raises:
+        UsageError: it has none, and no case is given.
+        UnsupportedError: the file is of an opset below 7.
+    """
+    goes_on = case is None and model.plan is not None and bool(model.trainable)
+    if case is None and not goes_on:
+        raise UsageError(
+            "no case is given, and the file carries no plan to go on with",
+            where="--case",
+            remedy="`--case auto` chooses by measurement, `surgeon cases` lists the cases",
+        )
+    require_opset(model)
+    return goes_on
 
 
 def measures(case: str | None, plugins: Plugins | None) -> bool:

@@ -13,7 +13,7 @@ from surgeon.engines.choice import BOUNDS, HALF_BOUND, engine_for
 from surgeon.errors import DataError
 from surgeon.graph.apart import doubtful_nodes
 from surgeon.job.done import Work
-from surgeon.job.run import Run, runtime_device
+from surgeon.job.run import Job, runtime_device
 from surgeon.probe.solver import torch_threads
 from surgeon.records import as_json
 from surgeon.runtime.features import extract
@@ -32,7 +32,7 @@ QUANTISED_SLACK = 0.05
 
 
 def features_of(
-    run: Run,
+    job: Job,
     front: Frontier,
     samples: Samples | None = None,
     indices: NDArray[np.int64] | None = None,
@@ -41,54 +41,58 @@ def features_of(
     names = [info.name for info in front.tensors]
     axes = {info.name: info.batch_axis for info in front.tensors if info.batch_axis}
     engines = engine_for(
-        run.device,
-        precision=run.precision,
-        compile=run.compile,  # type: ignore[arg-type]
-        deterministic=run.deterministic,
+        job.to.place.device,
+        precision=job.to.place.precision,
+        compile=job.to.training.compile,  # type: ignore[arg-type]
+        deterministic=job.to.place.deterministic,
     )
     return extract(
         front.frozen,
         names,
-        run.samples if samples is None else samples,
+        job.given.samples if samples is None else samples,
         indices,
         key_parts=() if engines is None else engines.key_parts,
         axes=axes,
-        device=runtime_device(run) if engines is None else engines.place,
-        threads=run.threads,
-        limit_bytes=run.cache_limit,
+        device=runtime_device(job) if engines is None else engines.place,
+        threads=job.to.place.threads,
+        limit_bytes=job.to.place.cache_limit,
         faster=engines,
-        doubtful=bool(front.frozen and doubtful_nodes(front.frozen, run.patient.anatomy().shapes)),
-        progress=lambda done, total: run.say("features", done, total),
-        where=None if run.patient.path is None else str(run.patient.path),
+        doubtful=bool(front.frozen and doubtful_nodes(front.frozen, job.operated.anatomy().shapes)),
+        progress=lambda done, total: job.given.say("features", done, total),
+        where=None if job.operated.path is None else str(job.operated.path),
     )
 
 
 def view_features(
-    run: Run, front: Frontier, train: NDArray[np.int64]
+    job: Job, front: Frontier, train: NDArray[np.int64]
 ) -> tuple[NDArray[Any], NDArray[np.int64], dict[str, Any]]:
     """Return the features of augmented views of training samples, and the sample of each row.
 
     And what the document's `frontier` says of them.
     """
-    strength = {"auto": "light"}.get(run.augment, run.augment)
-    varied = Views(run.samples, run.views - 1, strength, seed=run.seed)
-    wanted = np.concatenate([train + view * run.samples.n for view in range(run.views - 1)])
+    strength = {"auto": "light"}.get(job.to.training.augment, job.to.training.augment)
+    varied = Views(
+        job.given.samples, job.to.training.views - 1, strength, seed=job.to.training.seed
+    )
+    wanted = np.concatenate(
+        [train + view * job.given.samples.n for view in range(job.to.training.views - 1)]
+    )
     with torch_threads(1):  # every core augments pictures of its own
-        features = features_of(run, front, varied, wanted)
+        features = features_of(job, front, varied, wanted)
     name = front.tensors[0].name
     values = features.array(name)
     values = values.reshape(len(values), -1)
-    require_finite(run, features, values, name)
+    require_finite(job, features, values, name)
     told = {
-        "views": run.views,
+        "views": job.to.training.views,
         "augment": strength,
         "bytes": features.bytes,
         "hit": features.hit,
     }
-    return values, wanted % run.samples.n, told
+    return values, wanted % job.given.samples.n, told
 
 
-def slack_of(run: Run, front: Frontier, features: Features) -> float:
+def slack_of(job: Job, front: Frontier, features: Features) -> float:
     """Return how far logits may lie from the features' by rounding, relative to all that is summed.
 
     Beside a tie a last digit moves a quantised value by a whole step.
@@ -98,8 +102,8 @@ def slack_of(run: Run, front: Frontier, features: Features) -> float:
         return QUANTISED_SLACK
     stored = set(features.stored.values())
     half = "float16" in stored and any(t.dtype != "float16" for t in front.tensors)
-    engines = BOUNDS[run.precision] if run.device != "cpu" else BOUNDS["float32"]
-    return max(run.patient.bound, engines, HALF_BOUND if half else 0.0)
+    engines = BOUNDS[job.to.place.precision] if job.to.place.device != "cpu" else BOUNDS["float32"]
+    return max(job.operated.bound, engines, HALF_BOUND if half else 0.0)
 
 
 def frozen_work(front: Frontier, features: Features | None, *, alone: bool, seconds: float) -> Work:
@@ -129,15 +133,15 @@ def frozen_work(front: Frontier, features: Features | None, *, alone: bool, seco
     )
 
 
-def rows_of(run: Run, features: Features) -> dict[str, NDArray[np.int64]]:
+def rows_of(job: Job, features: Features) -> dict[str, NDArray[np.int64]]:
     """Return positions in the features of every part, unreadable samples left out."""
-    where = np.full(run.samples.n, -1, np.int64)
+    where = np.full(job.given.samples.n, -1, np.int64)
     where[features.rows] = np.arange(features.n)
-    test = np.zeros(0, np.int64) if run.parts.test is None else run.parts.test
-    parts = {"train": run.parts.train, "validation": run.parts.validation, "test": test}
+    test = np.zeros(0, np.int64) if job.given.parts.test is None else job.given.parts.test
+    parts = {"train": job.given.parts.train, "validation": job.given.parts.validation, "test": test}
     found = {name: where[indices][where[indices] >= 0] for name, indices in parts.items()}
-    present = set(run.codes[features.rows[found["train"]]].tolist())
-    if len(present) < len(set(run.codes.tolist())):
+    present = set(job.given.codes[features.rows[found["train"]]].tolist())
+    if len(present) < len(set(job.given.codes.tolist())):
         raise DataError(
             "a class has no readable sample left to train on",
             remedy="repair its files, or remove the class",
@@ -145,7 +149,7 @@ def rows_of(run: Run, features: Features) -> dict[str, NDArray[np.int64]]:
     return found
 
 
-def require_finite(run: Run, features: Features, values: NDArray[Any], name: str) -> None:
+def require_finite(job: Job, features: Features, values: NDArray[Any], name: str) -> None:
     """Refuse features that are no numbers, naming the samples they come from.
 
     Raises:
@@ -154,7 +158,9 @@ def require_finite(run: Run, features: Features, values: NDArray[Any], name: str
     bad = np.flatnonzero(~np.isfinite(values).all(axis=1))
     if not len(bad):
         return
-    samples = [str(run.samples.names[features.rows[row] % run.samples.n]) for row in bad[:3]]
+    samples = [
+        str(job.given.samples.names[features.rows[row] % job.given.samples.n]) for row in bad[:3]
+    ]
     raise DataError(
         f"the frozen part gives NaN or infinity for {len(bad)} of {len(values)} samples",
         where=f"tensor {name!r}: {', '.join(samples)}",

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from onnx import ModelProto
 
     from surgeon.job.done import Believed, Trained
-    from surgeon.job.run import Run
+    from surgeon.job.run import Job
 
     Outputs = Iterator[tuple[NDArray[np.float64], NDArray[np.int64]]]
 
@@ -33,34 +33,38 @@ SPOT = 32
 """Samples on which the file is compared where ONNX Runtime has run the same graph over all."""
 
 
-def decode(run: Run, outputs: NDArray[Any]) -> NDArray[np.float64]:
+def decode(job: Job, outputs: NDArray[Any]) -> NDArray[np.float64]:
     """Return the answers that outputs of the new head say."""
-    return run.task.decode(outputs, "Identity").answers
+    return job.task.decode(outputs, "Identity").answers
 
 
 def score(
-    run: Run, outputs: Iterable[tuple[NDArray[Any], NDArray[np.int64]]]
+    job: Job, outputs: Iterable[tuple[NDArray[Any], NDArray[np.int64]]]
 ) -> dict[str, Any] | None:
     """Return the object of the document's `metrics`; None without any samples.
 
     Args:
-        run: what is trained on what.
+        job: what is trained on what.
         outputs: of the new head beside the samples they are of, some at a time.
     """
-    parts = ((decode(run, values), Targets(run.codes[rows])) for values, rows in outputs)
+    parts = ((decode(job, values), Targets(job.given.codes[rows])) for values, rows in outputs)
     first = next(parts, None)
     if first is None:
         return None
-    scores = run.task.score(itertools.chain([first], parts))
+    scores = job.task.score(itertools.chain([first], parts))
     figures = {name: value for name, value in scores.figures.items() if name != "quality"}
     return {"samples": int((~np.isnan(scores.quality)).sum()), **figures}
 
 
-def open_runner(run: Run, model: ModelProto | Path, *, alone: bool) -> Runner:
+def open_runner(job: Job, model: ModelProto | Path, *, alone: bool) -> Runner:
     """Return what runs a graph over samples; `alone`, one at a time."""
-    output = run.patient.proto.graph.output[0].name
+    output = job.operated.proto.graph.output[0].name
     runner = Runner(
-        model, run.samples, outputs=[output], device=runtime_device(run), threads=run.threads
+        model,
+        job.given.samples,
+        outputs=[output],
+        device=runtime_device(job),
+        threads=job.to.place.threads,
     )
     if alone:
         runner.run_one_by_one()
@@ -87,7 +91,7 @@ def outputs_at_once(
 
 
 def measure(
-    run: Run, tuned: ModelProto, trained: Trained, *, limit: int, path: Path | None = None
+    job: Job, tuned: ModelProto, trained: Trained, *, limit: int, path: Path | None = None
 ) -> tuple[dict[str, Any], list[str]]:
     """Return validation, test and train metrics of the tuned file by ONNX Runtime, and notes.
 
@@ -96,7 +100,7 @@ def measure(
     and over at most `limit` training samples.
 
     Args:
-        run: what was trained on what.
+        job: what was trained on what.
         tuned: the graph.
         trained: what training gave.
         limit: training samples that are run.
@@ -106,52 +110,52 @@ def measure(
         CheckError: what the file gives is not what training computed.
     """
     scores = dict(trained.delivered.scores)
-    found, notes = _judge_file(run, path or tuned, trained)
+    found, notes = _judge_file(job, path or tuned, trained)
     stated = scores.get("validation", {})
     # What is cross-validated says more of a head that has seen these samples.
     if found is not None and stated is not None and "method" not in stated:
         scores["validation"] = found
-    random = np.random.default_rng(run.seed)
-    some = run.parts.train
+    random = np.random.default_rng(job.to.training.seed)
+    some = job.given.parts.train
     if len(some) > limit:
         some = np.sort(random.choice(some, limit, replace=False))
-    parts = {"validation": run.parts.validation, "test": run.parts.test, "train": some}
+    parts = {"validation": job.given.parts.validation, "test": job.given.parts.test, "train": some}
     for name, indices in parts.items():
         if name in scores:
             continue
         scores[name] = None
         if indices is not None and len(indices):
-            runner = open_runner(run, tuned, alone=trained.work.alone)
-            scores[name] = score(run, outputs_of(runner, indices))
+            runner = open_runner(job, tuned, alone=trained.work.alone)
+            scores[name] = score(job, outputs_of(runner, indices))
             notes += runner.notes
     for name in ("validation", "test"):
         if scores[name] is not None:
             scores[name] = {"method": "held-out"} | scores[name]
-    if run.parts.cross and trained.delivered.cross is not None:
+    if job.given.parts.cross and trained.delivered.cross is not None:
         scores["cross_validation"] = trained.delivered.cross
     return scores, notes
 
 
 def _judge_file(
-    run: Run, file: ModelProto | Path, trained: Trained
+    job: Job, file: ModelProto | Path, trained: Trained
 ) -> tuple[dict[str, Any] | None, list[str]]:
     """Compare the file with what training computed; return its validation metrics if all were run.
 
     Raises:
         CheckError: they differ by more than rounding explains.
     """
-    believed, rows = trained.delivered.believed, run.parts.validation
+    believed, rows = trained.delivered.believed, job.given.parts.validation
     known = next((one.rows for one in believed if one.by_runtime), None)
     if known is not None:
         some = known[np.unique(np.linspace(0, len(known) - 1, SPOT).astype(np.int64))]
         rows = np.unique(np.concatenate([some, *(one.rows[:SPOT] for one in believed)]))
     if not len(rows):
         return None, []
-    runner = open_runner(run, file, alone=trained.work.alone)
+    runner = open_runner(job, file, alone=trained.work.alone)
     moved: list[float] = []
 
     def scatter(some: NDArray[np.int64]) -> float:
-        moved.append(_scatter(run, file, some, alone=trained.work.alone))
+        moved.append(_scatter(job, file, some, alone=trained.work.alone))
         return moved[-1]
 
     def compared() -> Outputs:
@@ -160,7 +164,7 @@ def _judge_file(
                 _compare(one, logits, samples, scatter)
             yield logits, samples
 
-    metrics = score(run, compared())
+    metrics = score(job, compared())
     said = [
         f"ONNX Runtime's kernels give logits that differ by {one:.1g} with the size of the "
         "batch; the metrics are those of larger batches"
@@ -198,7 +202,7 @@ def _compare(
         )
 
 
-def _scatter(run: Run, file: ModelProto | Path, rows: NDArray[np.int64], *, alone: bool) -> float:
+def _scatter(job: Job, file: ModelProto | Path, rows: NDArray[np.int64], *, alone: bool) -> float:
     """Return how far ONNX Runtime's logits of some samples move when each is run alone.
 
     Its kernels for weights of four and eight bits compute a batch in another way than one sample.
@@ -206,6 +210,6 @@ def _scatter(run: Run, file: ModelProto | Path, rows: NDArray[np.int64], *, alon
     some = np.sort(rows[:SCATTERED])
     found = [
         np.concatenate([logits for logits, _ in outputs_of(opened, some)])
-        for opened in (open_runner(run, file, alone=one) for one in (alone, True))
+        for opened in (open_runner(job, file, alone=one) for one in (alone, True))
     ]
     return float(np.abs(found[0] - found[1]).max())

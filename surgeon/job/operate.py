@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from surgeon.errors import ModelError
+from surgeon.errors import ModelError, UsageError
 from surgeon.graph import cuts as graph_cuts
 from surgeon.graph import encodings, envelope
 from surgeon.graph.dequantize import INTEGERS, dequantize
@@ -26,7 +26,7 @@ from surgeon.job.decide import (
     settle_start,
 )
 from surgeon.plugin.manager import loaded_plugins
-from surgeon.records import Plan
+from surgeon.records import Evidence, Plan
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -35,10 +35,11 @@ if TYPE_CHECKING:
 
     from surgeon.graph.cuts import Anatomy
     from surgeon.graph.shapes import Observe, Shapes
+    from surgeon.intake import Divided
     from surgeon.model import Model
-    from surgeon.options import Surgery
+    from surgeon.options import Options, Surgery
     from surgeon.plugin.manager import Plugins
-    from surgeon.records import Built, Evidence
+    from surgeon.records import Built
 
 
 def operate(
@@ -46,6 +47,7 @@ def operate(
     to: Surgery,
     *,
     seed: int,
+    plan: Plan | None = None,
     evidence: Evidence | None = None,
     drawn: bool = True,
     plugins: Plugins | None = None,
@@ -56,7 +58,8 @@ def operate(
         model: what is operated on; it knows its constant inputs.
         to: the case and the number of classes, and what the user said of cut, start and weights.
         seed: of the head's weights, and of all for a random start.
-        evidence: what is known about the data.
+        plan: what the case decided, where it was asked before.
+        evidence: what is known about the data, for the case.
         drawn: False leaves the pretrained weights where the start is random, for training to draw.
         plugins: loaded plugins; None loads them.
 
@@ -69,7 +72,8 @@ def operate(
     require_samples(model)
     if not anatomy.shapes.dtype(anatomy.end):
         require_opset(model)  # types of the oldest operators cannot be inferred
-    decided, build = settle_head(decide(model, anatomy, to, evidence, plugins), plugins)
+    decided = plan or decide(model, anatomy, to, evidence, plugins)
+    decided, build = settle_head(decided, plugins)
     _require_types(model, anatomy, decided)
     tensor = graph_cuts.resolve(anatomy, decided.cut, default=anatomy.late)
     headed = _with_head(model, anatomy, decided, tensor, build, to.classes, seed)
@@ -77,20 +81,20 @@ def operate(
     if to.start is not None:
         proto = graph_cuts.start_at(proto, to.start, anatomy.shapes)
     operated = model.with_proto(proto, output=None)
-    plan = _planned(model, anatomy, decided, tensor, headed, to.classes, proto)
-    plan = replace(plan, trainable=resolve_trainable(plan, operated, model))
-    plan, no_race = settle_start(plan, operated)
-    if plan.init == "random" and drawn:
-        proto = draw_anew(operated, plan, seed)
-    _stamp(proto, model, plan, started=to.start is not None)
+    settled = _planned(model, anatomy, decided, tensor, headed, to.classes, proto)
+    settled = replace(settled, trainable=resolve_trainable(settled, operated, model))
+    settled, no_race = settle_start(settled, operated)
+    if settled.init == "random" and drawn:
+        proto = draw_anew(operated, settled, seed)
+    _stamp(proto, model, settled, started=to.start is not None)
     batch_note = anatomy.batch_note
     if batch_note is not None:
         proto, batch_note = batch_as_tried(model, proto, batch_note)
     notes = [*model.notes, *filter(None, [batch_note, no_race]), *anatomy.notes]
-    if plan.init == "random" and decided.trainable == "head":
+    if settled.init == "random" and decided.trainable == "head":
         notes.append("--init random: only what is trained starts anew, here the new head alone")
-    if plan.dropped_outputs:
-        notes.append(f"other outputs were dropped: {', '.join(plan.dropped_outputs)}")
+    if settled.dropped_outputs:
+        notes.append(f"other outputs were dropped: {', '.join(settled.dropped_outputs)}")
     notes += [*headed.part.notes, *output_notes(anatomy, proto)]
     chosen_early = to.cut is None and tensor == anatomy.early != anatomy.late
     asked = "early" if chosen_early else to.cut or decided.cut
@@ -100,11 +104,42 @@ def operate(
         operated,
         proto=proto,
         source_sha256=model.file_sha256,
-        plan=plan,
+        plan=settled,
         notes=tuple(notes),
         removed_nodes=len(anatomy.model.graph.node) - (len(proto.graph.node) - added),
         added_nodes=added,
     )
+
+
+def operate_for(
+    given: Divided,
+    to: Options,
+    *,
+    plan: Plan | None,
+    evidence: Evidence | None,
+    plugins: Plugins | None,
+) -> Model:
+    """Operate for data: by the plan that was advised, or by what the case decides now.
+
+    Weights that shall start at random are drawn by training, which compares both.
+
+    Raises:
+        UsageError: another number of classes was asked for than the data have.
+    """
+    asked, count = to.surgery, len(given.labels)
+    if asked.classes not in (None, count):
+        raise UsageError(
+            f"--classes is {asked.classes}, the data has {count} labels",
+            where="--classes",
+            remedy="leave it out: the data says it",
+        )
+    asked = replace(asked, classes=count)
+    if plan is not None and asked.case == "auto":
+        asked = replace(asked, case=plan.case, cut=plan.cut, init=plan.init)
+    return operate(
+        given.model, asked, seed=given.seed, plan=plan, drawn=False, plugins=plugins,
+        evidence=evidence or Evidence(samples=given.samples.n, classes=count),
+    )  # fmt: skip
 
 
 def _require_types(model: Model, anatomy: Anatomy, decided: Plan) -> None:
@@ -234,14 +269,14 @@ def truncate(anatomy: Anatomy, values: Sequence[str], pool: str, observe: Observ
     return Truncated(model, tuple(values), anatomy.shapes, 0, notes)
 
 
-def draw_anew(patient: Model, plan: Plan, seed: int) -> onnx.ModelProto:
+def draw_anew(operated: Model, plan: Plan, seed: int) -> onnx.ModelProto:
     """Draw every trainable weight anew; the head has its random weights already."""
     from surgeon.graph.weights import tuned_names
     from surgeon.torch_graph.initialize import draw_all
 
-    tuned = tuned_names(patient.proto, plan.trainable)
+    tuned = tuned_names(operated.proto, plan.trainable)
     names = [name for name in tuned if name not in plan.head.weights]
-    return write_back(patient.proto, draw_all(patient.proto, names, seed=seed), partial=True)
+    return write_back(operated.proto, draw_all(operated.proto, names, seed=seed), partial=True)
 
 
 def start_only(model: Model, start: str) -> Model:

@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     from onnx import ModelProto
 
     from surgeon.graph.frontier import Frontier
-    from surgeon.job.run import Run
+    from surgeon.job.run import Job
     from surgeon.records import Stage
     from surgeon.runtime.store import Features
 
@@ -78,7 +78,7 @@ class Part:
 
 
 def open_part(
-    run: Run,
+    job: Job,
     stage: Stage,
     values: Mapping[str, NDArray[Any]],
     *,
@@ -86,19 +86,19 @@ def open_part(
     like: Part | None = None,
 ) -> Part:
     """Convert the trained part with these values; the samples are those of `like`, if given."""
-    operated = run.patient
-    names, shapes = stage_names(run, stage), operated.anatomy().shapes
+    operated = job.operated
+    names, shapes = stage_names(job, stage), operated.anatomy().shapes
     current = write_back(operated.proto, values, partial=True)
     front = split_graph(current, names, shapes, keep_weightless=False)
     _require_numbers(front)
     if like is None:
-        require_alike(run, front.trained)
+        require_alike(job, front.trained)
     half = halves.is_half(front.trained)
     trained = halves.widen(front.trained) if half else front.trained
     module = to_module(trained, roles=roles(trained), quantized=names)
     if like is None:
         begun = time.perf_counter()
-        sets = _sets(run, front, module.input_names, widen=half)
+        sets = _sets(job, front, module.input_names, widen=half)
         seconds = time.perf_counter() - begun
         work = frozen_work(front, sets.features, alone=alone, seconds=seconds)
     else:
@@ -129,34 +129,35 @@ def _require_numbers(front: Frontier) -> None:
         )
 
 
-def _sets(run: Run, front: Frontier, inputs: Sequence[str], *, widen: bool) -> Sets:
+def _sets(job: Job, front: Frontier, inputs: Sequence[str], *, widen: bool) -> Sets:
     """Return what is trained and judged on: features of the frozen part, pictures, or values."""
     if front.frozen is not None:
-        features = features_of(run, front)
-        positions = rows_of(run, features)
+        features = features_of(job, front)
+        positions = rows_of(job, features)
         values = {
             part: (batches.of_features(features, rows), features.rows[rows])
             for part, rows in positions.items()
         }
-        return replace(_value_sets(run, values, inputs, widen=widen), features=features)
-    parts = {"train": run.parts.train, "validation": run.parts.validation}
-    if not run.samples.is_images:
+        return replace(_value_sets(job, values, inputs, widen=widen), features=features)
+    parts = {"train": job.given.parts.train, "validation": job.given.parts.validation}
+    if not job.given.samples.is_images:
         values = {
-            part: (batches.of_samples(run.samples, rows), rows) for part, rows in parts.items()
+            part: (batches.of_samples(job.given.samples, rows), rows)
+            for part, rows in parts.items()
         }
-        return _value_sets(run, values, inputs, widen=widen)
-    pictures = batches.Pictures(run.samples, run.progress)
+        return _value_sets(job, values, inputs, widen=widen)
+    pictures = batches.Pictures(job.given.samples, job.given.progress)
     readable = {name: rows[pictures.readable[rows]] for name, rows in parts.items()}
-    strength = {"auto": "light"}.get(run.augment, run.augment)
+    strength = {"auto": "light"}.get(job.to.training.augment, job.to.training.augment)
     train, validation = (
-        batches.PictureBatches(pictures, readable[part], run.codes, inputs, applied)
+        batches.PictureBatches(pictures, readable[part], job.given.codes, inputs, applied)
         for part, applied in (("train", strength), ("validation", "none"))
     )
     return Sets(train, validation if validation.n else None, readable["validation"])
 
 
 def _value_sets(
-    run: Run,
+    job: Job,
     values: Mapping[str, tuple[Any, NDArray[np.int64]]],
     inputs: Sequence[str],
     *,
@@ -164,24 +165,26 @@ def _value_sets(
 ) -> Sets:
     """Return batches of values that are loaded as they are, with the samples they are of."""
     train, validation = (
-        batches.ValueBatches(load, run.codes[samples], inputs, widen=widen)
+        batches.ValueBatches(load, job.given.codes[samples], inputs, widen=widen)
         for load, samples in (values["train"], values["validation"])
     )
     return Sets(train, validation if validation.n else None, values["validation"][1])
 
 
-def scale(run: Run, part: Part) -> None:
+def scale(job: Job, part: Part) -> None:
     """Scale a random start by data, where normalization layers were folded away (LSUV)."""
     inputs = part.sets.train.load(np.arange(min(part.sets.train.n, 64)))
     if hasattr(part.sets.train, "prepare"):
         inputs = part.sets.train.prepare(inputs)
-    with torch_threads(run.threads):
-        randomize(part.module, scheme(part.graph), part.names, seed=run.seed, inputs=inputs)
+    with torch_threads(job.to.place.threads):
+        randomize(
+            part.module, scheme(part.graph), part.names, seed=job.to.training.seed, inputs=inputs
+        )
 
 
-def trained_tensors(run: Run, part: Part) -> dict[str, NDArray[Any]]:
+def trained_tensors(job: Job, part: Part) -> dict[str, NDArray[Any]]:
     """Return what training may have changed of the file."""
-    wanted = set(tuned_names(run.patient.proto, part.names))
+    wanted = set(tuned_names(job.operated.proto, part.names))
     return {
         name: arrays.to_array(value)
         for name, value in tensors(part.module).items()
@@ -189,7 +192,7 @@ def trained_tensors(run: Run, part: Part) -> dict[str, NDArray[Any]]:
     }
 
 
-def believed(run: Run, part: Part) -> tuple[Believed, ...]:
+def believed(job: Job, part: Part) -> tuple[Believed, ...]:
     """Return what the trained module gives for some validation samples.
 
     Where values are quantised, each step is compared instead (`surgeon.torch_graph.stepwise`).
@@ -204,16 +207,16 @@ def believed(run: Run, part: Part) -> tuple[Believed, ...]:
     inputs = tuple(None if value is None else value.to(device) for value in inputs)
     if hasattr(validation, "prepare"):
         inputs = validation.prepare(inputs)
-    with torch_threads(run.threads), torch.no_grad(), arithmetic(device, exact=True):
+    with torch_threads(job.to.place.threads), torch.no_grad(), arithmetic(device, exact=True):
         logits = module(*inputs).double().cpu().numpy()
     rows = part.sets.judged[:count]
     order = np.argsort(rows)
-    return (Believed.of(rows[order], logits[order], TORCH_SLACK * run.patient.bound),)
+    return (Believed.of(rows[order], logits[order], TORCH_SLACK * job.operated.bound),)
 
 
-def drawn(run: Run) -> dict[str, NDArray[Any]]:
+def drawn(job: Job) -> dict[str, NDArray[Any]]:
     """Draw every weight that is trained anew; the head has its random weights already."""
-    proto, trainable = run.patient.proto, run.patient.trainable
-    head = head_weights(run)
+    proto, trainable = job.operated.proto, job.operated.trainable
+    head = head_weights(job)
     names = [name for name in tuned_names(proto, trainable) if name not in head]
-    return draw_all(proto, names, seed=run.seed)
+    return draw_all(proto, names, seed=job.to.training.seed)

@@ -17,7 +17,7 @@ from surgeon.errors import CheckError, UnsupportedError
 from surgeon.graph import precision as halves
 from surgeon.graph.frontier import split as split_graph
 from surgeon.graph.weights import roles
-from surgeon.job.run import Run, head_input, head_weights
+from surgeon.job.run import Job, head_input, head_weights
 from surgeon.runtime.observe import relative_error, rounding_of_head
 from surgeon.runtime.proof import fill_batch, make_proof, seeded_input
 from surgeon.runtime.proof import golden_samples as make_golden
@@ -45,7 +45,7 @@ class Proven:
 
 
 def prove(
-    run: Run,
+    job: Job,
     tuned: ModelProto,
     *,
     golden_samples: bool,
@@ -56,22 +56,21 @@ def prove(
     Raises:
         CheckError: they differ by more than the bound.
     """
-    plan = run.patient.plan
-    assert plan is not None
-    seen = _real_samples(run)
+    plan = job.plan
+    seen = _real_samples(job)
     real = seen if golden_samples else []
-    sizes, ranges = dict(run.patient.sizes), _integer_ranges(seen)
+    sizes, ranges = dict(job.operated.sizes), _integer_ranges(seen)
     feeds = [seeded_input(tuned, seed, constants, sizes, ranges) for seed in (0, 1)] + seen
     worst, rounded = 0.0, None
-    session = open_session(tuned, device="cpu", threads=run.threads)
+    session = open_session(tuned, device="cpu", threads=job.to.place.threads)
     made: list[dict[str, Any]] = []
     notes: list[str] = []
-    for model, opened in ((run.patient.proto, None), (tuned, session)):
-        found = parity(run, model, feeds, session=opened, made=made)
+    for model, opened in ((job.operated.proto, None), (tuned, session)):
+        found = parity(job, model, feeds, session=opened, made=made)
         if isinstance(found, Agreement):
             rounded, found = found, found.relative if found.rounds_alike else math.inf
         worst = max(worst, found)
-    bound = run.patient.bound
+    bound = job.operated.bound
     if rounded is not None and rounded.optimised > bound:
         notes.append(
             "ONNX Runtime's optimised 8-bit kernels give logits that differ by "
@@ -79,7 +78,7 @@ def prove(
             "those of the optimised ones"
         )
     if not worst <= bound and rounded is None and plan.head.weights and plan.head.solves:
-        lost = _rounding(run, tuned, feeds)
+        lost = _rounding(job, tuned, feeds)
         if lost > bound:
             bound = lost
             notes.append(
@@ -87,7 +86,7 @@ def prove(
                 f"exact to {lost:.0e} of the largest logit, which is the bound here"
             )
     if not worst <= bound:
-        require_exact(_trained_part(run))
+        require_exact(_trained_part(job))
         raise CheckError(
             f"torch and ONNX Runtime differ by {worst:.2e} relative, the bound is {bound:.0e}",
             where="parity",
@@ -96,7 +95,7 @@ def prove(
     document = make_proof(
         tuned,
         plan,
-        source_sha256=run.patient.source_sha256,
+        source_sha256=job.operated.source_sha256,
         parity={"samples": len(feeds), "max_relative": worst, "bound": bound}
         | ({} if rounded is None else {"quantised": asdict(rounded)}),
         golden=make_golden(tuned, session, real, constants, sizes, ranges),
@@ -104,7 +103,7 @@ def prove(
     return Proven(document, session.providers, tuple(notes))
 
 
-def require_alike(run: Run, trained: ModelProto) -> None:
+def require_alike(job: Job, trained: ModelProto) -> None:
     """Refuse to train what ONNX Runtime computes inexactly on this processor, before it is trained.
 
     Raises:
@@ -112,10 +111,10 @@ def require_alike(run: Run, trained: ModelProto) -> None:
     """
     if not saturating(trained):
         return
-    found = parity(run, run.patient.proto, _real_samples(run))
+    found = parity(job, job.operated.proto, _real_samples(job))
     if isinstance(found, Agreement):
         found = found.relative if found.rounds_alike else math.inf
-    if not found <= run.patient.bound:
+    if not found <= job.operated.bound:
         require_exact(trained)
 
 
@@ -137,20 +136,20 @@ def require_exact(trained: ModelProto) -> None:
         )
 
 
-def _trained_part(run: Run) -> ModelProto:
-    patient = run.patient
+def _trained_part(job: Job) -> ModelProto:
+    patient = job.operated
     shapes = patient.anatomy().shapes
     return split_graph(patient.proto, patient.trainable, shapes, keep_weightless=False).trained
 
 
-def _rounding(run: Run, model: ModelProto, feeds: Sequence[Mapping[str, Any]]) -> float:
+def _rounding(job: Job, model: ModelProto, feeds: Sequence[Mapping[str, Any]]) -> float:
     """Return what float32 may lose where the head sums up, on these feeds; see `observe`."""
-    (weight, bias), name = head_weights(run), head_input(run)
+    (weight, bias), name = head_weights(job), head_input(job)
     shown = type(model)()
     shown.CopyFrom(model)
     del shown.graph.output[:]
     shown.graph.output.append(helper.make_empty_tensor_value_info(name))
-    session = open_session(shown, device="cpu", threads=run.threads)
+    session = open_session(shown, device="cpu", threads=job.to.place.threads)
     features = np.concatenate([session.run(one, [name])[0] for one in feeds])
     values = {
         tensor.name: numpy_helper.to_array(tensor)
@@ -161,7 +160,7 @@ def _rounding(run: Run, model: ModelProto, feeds: Sequence[Mapping[str, Any]]) -
 
 
 def parity(
-    run: Run,
+    job: Job,
     model: ModelProto,
     feeds: Sequence[Mapping[str, Any]],
     *,
@@ -178,27 +177,27 @@ def parity(
     Half-precision weights are computed with in float32, as ONNX Runtime's CPU provider does.
 
     Args:
-        run: what is trained on what.
+        job: what is trained on what.
         model: the patient or what came of it.
         feeds: samples.
         session: of `model`, if one is open.
         made: what the frozen part makes of the feeds, the same before and after; filled if empty.
     """
-    names = run.patient.trainable
-    front = split_graph(model, names, run.patient.anatomy().shapes, keep_weightless=False)
+    names = job.operated.trainable
+    front = split_graph(model, names, job.operated.anatomy().shapes, keep_weightless=False)
     graph = halves.widen(front.trained) if halves.is_half(front.trained) else front.trained
     module = to_module(graph, roles=roles(graph))
     quantised = quantised_values(graph)
     if quantised:
         half = graph is not front.trained
         return compare(
-            model, module, quantised, feeds, threads=run.threads,
+            model, module, quantised, feeds, threads=job.to.place.threads,
             as_tensor=lambda values: _tensor(values, half=half),
         )  # fmt: skip
-    session = session or open_session(model, device="cpu", threads=run.threads)
+    session = session or open_session(model, device="cpu", threads=job.to.place.threads)
     made = [] if made is None else made
     if not made and front.frozen is not None:
-        frozen = open_session(front.frozen, device="cpu", threads=run.threads)
+        frozen = open_session(front.frozen, device="cpu", threads=job.to.place.threads)
         made += [dict(zip(frozen.outputs, frozen.run(one), strict=True)) for one in feeds]
     output = model.graph.output[0].name
     wanted, got = [], []
@@ -229,12 +228,12 @@ def _integer_ranges(feeds: Sequence[Mapping[str, NDArray[Any]]]) -> dict[str, tu
     return found
 
 
-def _real_samples(run: Run) -> list[dict[str, NDArray[Any]]]:
+def _real_samples(job: Job) -> list[dict[str, NDArray[Any]]]:
     found: list[dict[str, NDArray[Any]]] = []
-    for index in run.parts.validation[:8]:
+    for index in job.given.parts.validation[:8]:
         if len(found) == 2:
             break
-        loaded = run.samples.load(int(index))
+        loaded = job.given.samples.load(int(index))
         if isinstance(loaded, dict):
-            found.append(fill_batch(run.patient.proto, loaded))
+            found.append(fill_batch(job.operated.proto, loaded))
     return found

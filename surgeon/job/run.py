@@ -6,79 +6,75 @@ What must not enter: the order of the stages, and any training.
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from surgeon.errors import UsageError
-from surgeon.runtime.places import choose_device
+from surgeon.resumption import folder_of
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
     from pathlib import Path
 
-    import numpy as np
     import torch
-    from numpy.typing import NDArray
 
-    from surgeon.data.samples import Samples
-    from surgeon.data.splits import Splits
+    from surgeon.intake import Divided
     from surgeon.model import Model
-    from surgeon.records import Stage
+    from surgeon.options import Options
+    from surgeon.records import Plan, Stage
     from surgeon.runtime.places import Device
     from surgeon.tasks.base import TaskCode
 
 
 @dataclass(frozen=True)
-class Run:
-    """Everything one training run is a function of."""
+class Job:
+    """Everything one training is a function of.
 
-    patient: Model
-    samples: Samples
-    codes: NDArray[np.int64]
-    parts: Splits
+    Attributes:
+        operated: what is trained, by its plan.
+        given: on what, and where.
+        to: how.
+        task: what an answer is.
+        expected: accuracy of a probe at the cut, cross-validated over more samples than validate.
+        goes_on: whether the plan is one that the file came with.
+    """
+
+    operated: Model
+    given: Divided
+    to: Options
     task: TaskCode
-    device: str = "auto"
-    seed: int = 0
-    threads: int | None = None
-    cache_limit: int | None = None
-    precision: str = "float32"
-    batch: int | None = None
-    lr: float | None = None
-    epochs: int | None = None
-    budget: float | None = None
-    augment: str = "auto"
-    views: int = 1
-    accumulate: int = 1
-    compile: str = "auto"
-    memory: str = "normal"
-    deterministic: bool = False
-    resume: bool = False
-    progress: Callable[..., None] | None = None
-    checkpoint: Path | None = None
     expected: float | None = None
-    """accuracy of a probe at the cut, cross-validated over more samples than validate"""
-    drawn: bool = False
-    """whether the patient's weights are random ones already, so that no pretrained ones are left"""
+    goes_on: bool = False
+
+    @property
+    def plan(self) -> Plan:
+        """What the case decided."""
+        assert self.operated.plan is not None
+        return self.operated.plan
 
     @property
     def classes(self) -> int:
         """Outputs of the head."""
-        assert self.patient.plan is not None
-        assert self.patient.plan.classes is not None
-        return self.patient.plan.classes
+        assert self.plan.classes is not None
+        return self.plan.classes
 
-    def say(self, stage: str, done: float, total: float | None = None, **figures: Any) -> None:
-        """Tell the caller how far it is."""
-        if self.progress is not None:
-            self.progress(stage, done, total, **figures)
+    @property
+    def drawn(self) -> bool:
+        """Whether the weights are random ones already, so that no pretrained ones are left."""
+        return self.goes_on and self.plan.init == "random" and not self.operated.tuned
+
+    @property
+    def checkpoint(self) -> Path | None:
+        """Where states of training are kept; None = nowhere."""
+        out = self.to.delivery.out
+        return None if out is None else folder_of(out)
 
 
-def head_weights(run: Run) -> tuple[str, ...]:
+def head_weights(job: Job) -> tuple[str, ...]:
     """Return the names of the new head's weights.
 
     Raises:
         UsageError: the graph has no head that an operation appended.
     """
-    plan = run.patient.plan
+    plan = job.operated.plan
     if plan is None or not plan.head.weights:
         raise UsageError(
             "the graph does not end in a Gemm head",
@@ -88,24 +84,24 @@ def head_weights(run: Run) -> tuple[str, ...]:
     return plan.head.weights
 
 
-def head_input(run: Run) -> str:
+def head_input(job: Job) -> str:
     """Return the name of the features that the new head reads."""
-    weight = head_weights(run)[0]
-    nodes = run.patient.proto.graph.node
+    weight = head_weights(job)[0]
+    nodes = job.operated.proto.graph.node
     return str(next(node for node in nodes if weight in node.input).input[0])
 
 
-def stage_names(run: Run, stage: Stage) -> list[str]:
+def stage_names(job: Job, stage: Stage) -> list[str]:
     """Return the initializers that a stage trains.
 
     Raises:
         UsageError: one that the plan does not train.
     """
-    trainable = run.patient.trainable
+    trainable = job.operated.trainable
     if stage.trains == "all":
         return trainable
     if stage.trains == "head":
-        return list(head_weights(run))
+        return list(head_weights(job))
     wanted = {stage.trains} if isinstance(stage.trains, str) else set(stage.trains)
     unknown = wanted - set(trainable)
     if unknown:
@@ -117,21 +113,21 @@ def stage_names(run: Run, stage: Stage) -> list[str]:
     return [name for name in trainable if name in wanted]
 
 
-def runtime_device(run: Run) -> Device:
+def runtime_device(job: Job) -> Device:
     """Return where ONNX Runtime computes."""
-    return replace(choose_device(run.device), repeatable=run.deterministic)
+    return replace(job.given.device, repeatable=job.to.place.deterministic)
 
 
-def torch_device(run: Run) -> torch.device:
+def torch_device(job: Job) -> torch.device:
     """Return where torch computes."""
     from surgeon.train.device import choose
 
-    return choose(run.device)
+    return choose(job.to.place.device)
 
 
-def clean(run: Run) -> None:
+def clean(job: Job) -> None:
     """Remove the checkpoint of a run that was delivered."""
-    if run.checkpoint is not None and run.checkpoint.is_dir():
+    if job.checkpoint is not None and job.checkpoint.is_dir():
         import shutil
 
-        shutil.rmtree(run.checkpoint)
+        shutil.rmtree(job.checkpoint)

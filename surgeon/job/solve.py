@@ -26,7 +26,7 @@ from surgeon.job.frozen import (
     view_features,
 )
 from surgeon.job.measure import score
-from surgeon.job.run import Run, head_input, head_weights, torch_device
+from surgeon.job.run import Job, head_input, head_weights, torch_device
 from surgeon.probe.solver import solve
 from surgeon.tasks.metrics import score_told
 from surgeon.train.device import is_out_of_memory
@@ -73,19 +73,19 @@ class _Fitted:
     work: Work = field(default_factory=Work)
 
 
-def open_head(run: Run, known: StageDone) -> HeadFeatures:
+def open_head(job: Job, known: StageDone) -> HeadFeatures:
     """Compute what the head reads, once per sample, behind the weights as they are known.
 
     Raises:
         UnsupportedError: samples cannot be told apart in them, so that they are not kept.
     """
-    current = write_back(run.patient.proto, known.candidate.tensors, partial=True)
-    front = split_graph(current, head_weights(run), run.patient.anatomy().shapes)
+    current = write_back(job.operated.proto, known.candidate.tensors, partial=True)
+    front = split_graph(current, head_weights(job), job.operated.anatomy().shapes)
     begun = time.perf_counter()
-    features = features_of(run, front)
+    features = features_of(job, front)
     seconds = time.perf_counter() - begun
     work = frozen_work(front, features, alone=known.work.alone, seconds=seconds)
-    name = head_input(run)
+    name = head_input(job)
     if [tensor.name for tensor in front.tensors] != [name]:
         raise UnsupportedError(
             "the features of the new head cannot be divided into samples",
@@ -96,7 +96,7 @@ def open_head(run: Run, known: StageDone) -> HeadFeatures:
 
 
 def solve_head(
-    run: Run, stage: str, read: HeadFeatures, *, refit: bool = False
+    job: Job, stage: str, read: HeadFeatures, *, refit: bool = False
 ) -> tuple[SolvedHead, Work]:
     """Solve the head on its features to its optimum.
 
@@ -109,22 +109,22 @@ def solve_head(
     """
     begun = time.perf_counter()
     features = read.features
-    parts = rows_of(run, features)
+    parts = rows_of(job, features)
     values = features.array(read.name)
     values = values.reshape(len(values), -1)
-    require_finite(run, features, values, read.name)
-    fitted = _fitted(run, read, values, parts, refit=refit)
-    solution, notes = _solved(run, fitted)
-    scores, cross = _scores(run, features, values, parts, solution, refit=refit)
+    require_finite(job, features, values, read.name)
+    fitted = _fitted(job, read, values, parts, refit=refit)
+    solution, notes = _solved(job, fitted)
+    scores, cross = _scores(job, features, values, parts, solution, refit=refit)
     seconds = time.perf_counter() - begun - fitted.work.seconds_features
-    row = _row(run, stage, solution, scores, seconds)
-    tensors = dict(zip(head_weights(run), (solution.weight, solution.bias), strict=True))
+    row = _row(job, stage, solution, scores, seconds)
+    tensors = dict(zip(head_weights(job), (solution.weight, solution.bias), strict=True))
     order = parts["validation"][np.argsort(features.rows[parts["validation"]])]
     candidate = Candidate("probe", tensors, scores, cross)
     solved = SolvedHead(
         candidate, features.rows[order], values[order], solution.weight, solution.bias
     )
-    believed = solved.believed(slack_of(run, read.front, features))
+    believed = solved.believed(slack_of(job, read.front, features))
     solved = replace(solved, candidate=replace(candidate, believed=(believed,)))
     return solved, fitted.work + Work(
         history=(row,), samples_seen=len(fitted.sample), seconds_train=seconds, notes=notes
@@ -132,15 +132,15 @@ def solve_head(
 
 
 def _fitted(
-    run: Run, read: HeadFeatures, values: NDArray[Any], parts: Rows, *, refit: bool
+    job: Job, read: HeadFeatures, values: NDArray[Any], parts: Rows, *, refit: bool
 ) -> _Fitted:
     """Return the rows to solve on: training samples, with `refit` validation samples, and views."""
     rows = np.concatenate([parts["train"], *([parts["validation"]] if refit else [])])
     chosen, sample = values[rows], read.features.rows[rows]
     work = Work()
-    if run.views > 1:
+    if job.to.training.views > 1:
         begun = time.perf_counter()
-        more, of, told = view_features(run, read.front, sample)
+        more, of, told = view_features(job, read.front, sample)
         chosen, sample = np.concatenate([chosen, more]), np.concatenate([sample, of])
         seconds = time.perf_counter() - begun
         work = Work(frontier={**read.work.frontier, "views": told}, seconds_features=seconds)
@@ -149,7 +149,7 @@ def _fitted(
 
 
 def _row(
-    run: Run, stage: str, solution: HeadSolution, scores: Mapping[str, Any], seconds: float
+    job: Job, stage: str, solution: HeadSolution, scores: Mapping[str, Any], seconds: float
 ) -> dict[str, Any]:
     """Return the row of the history."""
     validation = scores["validation"] or {}
@@ -159,7 +159,7 @@ def _row(
         "step": solution.iterations,
         "loss": scores["train"]["loss"],
         "validation_loss": validation.get("loss"),
-        f"validation_{run.task.quality}": validation.get(run.task.quality),
+        f"validation_{job.task.quality}": validation.get(job.task.quality),
         "lr": None,
         "seconds": seconds,
         "regularisation": solution.regularisation,
@@ -168,7 +168,7 @@ def _row(
 
 
 def _scores(
-    run: Run,
+    job: Job,
     features: Features,
     values: NDArray[Any],
     parts: Rows,
@@ -178,9 +178,9 @@ def _scores(
 ) -> tuple[dict[str, Any], dict[str, Any] | None]:
     """Return metrics by part, and the cross-validated ones of the training samples."""
     samples = {part: features.rows[rows] for part, rows in parts.items()}
-    codes = {part: run.codes[rows] for part, rows in samples.items()}
+    codes = {part: job.given.codes[rows] for part, rows in samples.items()}
     scores = {
-        part: score(run, _outputs(values[parts[part]], samples[part], solution))
+        part: score(job, _outputs(values[parts[part]], samples[part], solution))
         for part in ("validation", "test", "train")
     }
     # Of what was fitted to, the samples themselves stand in front of their views.
@@ -214,21 +214,21 @@ def _outside(
     return score_told(predicted, told, codes) | {"method": "cross-validated"}
 
 
-def _solved(run: Run, fitted: _Fitted) -> tuple[HeadSolution, tuple[str, ...]]:
+def _solved(job: Job, fitted: _Fitted) -> tuple[HeadSolution, tuple[str, ...]]:
     """Solve the head on rows of features; on the CPU where they do not fit into a GPU's memory."""
     solved = functools.partial(
         solve,
         fitted.values,
-        run.codes[fitted.sample],
-        run.classes,
-        views_of=fitted.sample if run.views > 1 else None,
-        groups=run.parts.groups_of(fitted.sample),
+        job.given.codes[fitted.sample],
+        job.classes,
+        views_of=fitted.sample if job.to.training.views > 1 else None,
+        groups=job.given.parts.groups_of(fitted.sample),
         held=fitted.held,
-        seed=run.seed,
-        threads=run.threads,
-        progress=lambda done, total: run.say("solving the head", done, total),
+        seed=job.to.training.seed,
+        threads=job.to.place.threads,
+        progress=lambda done, total: job.given.say("solving the head", done, total),
     )
-    device = torch_device(run)
+    device = torch_device(job)
     try:
         return solved(device=device), ()
     except Exception as error:

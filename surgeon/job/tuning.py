@@ -21,7 +21,7 @@ from surgeon.train.settings import Checkpoint, FitResult, FitSettings, Progress,
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from surgeon.job.run import Run
+    from surgeon.job.run import Job
     from surgeon.records import Stage
 
 
@@ -35,7 +35,7 @@ class _Leg:
 
 
 def fit_stage(
-    run: Run, stage: Stage, known: StageDone, started: float, checkpoint: Path | None
+    job: Job, stage: Stage, known: StageDone, started: float, checkpoint: Path | None
 ) -> StageDone:
     """Tune the stage's weights by gradient, from what the stages before it gave.
 
@@ -45,14 +45,14 @@ def fit_stage(
     assert start != "race"
     anew = start == "random" and known.fresh
     if anew:
-        candidate = replace(candidate, tensors=drawn(run))
-    part = open_part(run, stage, candidate.tensors, alone=known.work.alone)
+        candidate = replace(candidate, tensors=drawn(job))
+    part = open_part(job, stage, candidate.tensors, alone=known.work.alone)
     if anew:
-        scale(run, part)
-    settings = _settings(run, stage, start, _seconds_left(run, started))
-    fitted, work = _fit(run, part, settings, checkpoint)
+        scale(job, part)
+    settings = _settings(job, stage, start, _seconds_left(job, started))
+    fitted, work = _fit(job, part, settings, checkpoint)
     if fitted.improved:
-        candidate = _taken(run, part, candidate)
+        candidate = _taken(job, part, candidate)
     return replace(
         known,
         fresh=False,
@@ -64,41 +64,41 @@ def fit_stage(
 
 
 def race_stage(
-    run: Run, stage: Stage, known: StageDone, started: float, checkpoint: Path | None
+    job: Job, stage: Stage, known: StageDone, started: float, checkpoint: Path | None
 ) -> StageDone:
     """Train both starts for a short while on the same batches; the better one goes on."""
-    seconds, alone = _seconds_left(run, started), known.work.alone
-    part = open_part(run, stage, known.candidate.tensors, alone=alone)
+    seconds, alone = _seconds_left(job, started), known.work.alone
+    part = open_part(job, stage, known.candidate.tensors, alone=alone)
     if part.sets.validation is None:
         note = "no race of two starts: there are no samples to judge them by"
         opened = replace(known.worked(part.work + Work(notes=(note,))), start="pretrained")
-        return fit_stage(run, stage, opened, started, checkpoint)
-    first, second = _leg(run, stage, "pretrained", part, seconds, checkpoint), None
+        return fit_stage(job, stage, opened, started, checkpoint)
+    first, second = _leg(job, stage, "pretrained", part, seconds, checkpoint), None
     if first.fitted.stopped != "interrupt":
-        other = open_part(run, stage, drawn(run), alone=part.work.alone, like=part)
-        scale(run, other)
-        second = _leg(run, stage, "random", other, seconds, checkpoint, first=first.fitted)
+        other = open_part(job, stage, drawn(job), alone=part.work.alone, like=part)
+        scale(job, other)
+        second = _leg(job, stage, "random", other, seconds, checkpoint, first=first.fitted)
     found = race.Race(first.fitted, None if second is None else second.fitted)
     legs = [first] if second is None else [first, second]
     winner, leg = found.winner, legs[race.STARTS.index(found.winner)]
     candidate, improved = known.candidate, winner == "random" or leg.fitted.improved
     if winner == "random":
-        candidate = replace(candidate, tensors=drawn(run))
+        candidate = replace(candidate, tensors=drawn(job))
     if improved:
-        candidate = _taken(run, leg.part, candidate)
+        candidate = _taken(job, leg.part, candidate)
     work = sum((one.work for one in legs), known.work) + Work(notes=(found.note,))
     stopped, best = None, leg.fitted.best
     if any(one.fitted.stopped == "interrupt" for one in legs):
         stopped = "interrupt"
     elif leg.fitted.stopped == "nan":
         stopped = "nan"
-    whole = _settings(run, stage, winner, _seconds_left(run, started))
+    whole = _settings(job, stage, winner, _seconds_left(job, started))
     rest = race.rest(whole, leg.fitted, leg.part.sets.train.n)
     if stopped is None and rest is not None:
-        fitted, more = _fit(run, leg.part, rest, checkpoint, start=winner)
+        fitted, more = _fit(job, leg.part, rest, checkpoint, start=winner)
         stopped, best, work = fitted.stopped, fitted.best, work + more
         if fitted.improved:
-            improved, candidate = True, _taken(run, leg.part, candidate)
+            improved, candidate = True, _taken(job, leg.part, candidate)
     return replace(
         known,
         start=winner,
@@ -112,7 +112,7 @@ def race_stage(
 
 
 def _leg(
-    run: Run,
+    job: Job,
     stage: Stage,
     start: race.Start,
     part: Part,
@@ -122,58 +122,60 @@ def _leg(
     first: FitResult | None = None,
 ) -> _Leg:
     """Train one start for its part of the race; `first` is what the other one did."""
-    whole = _settings(run, stage, start, None)
+    whole = _settings(job, stage, start, None)
     settings = race.short(whole, start, part.sets.train.n, seconds, first)
     folder = None if checkpoint is None else checkpoint / start
-    fitted, work = _fit(run, part, settings, folder, start=start)
+    fitted, work = _fit(job, part, settings, folder, start=start)
     return _Leg(part, fitted, part.work + work)
 
 
-def _taken(run: Run, part: Part, before: Candidate) -> Candidate:
+def _taken(job: Job, part: Part, before: Candidate) -> Candidate:
     """Return what is delivered if a trained module's weights are."""
     return Candidate(
         kind="tuned",
-        tensors={**before.tensors, **trained_tensors(run, part)},
+        tensors={**before.tensors, **trained_tensors(job, part)},
         cross=before.cross,
-        believed=believed(run, part),
+        believed=believed(job, part),
         stepped=True,
     )
 
 
-def _settings(run: Run, stage: Stage, start: race.Start, seconds: float | None) -> FitSettings:
+def _settings(job: Job, stage: Stage, start: race.Start, seconds: float | None) -> FitSettings:
     """Return how a stage is trained from one start; `seconds` are left for it."""
     scratch = start == "random"
     return FitSettings(
         stage=stage.name,
-        epochs=run.epochs or stage.epochs,
+        epochs=job.to.training.epochs or stage.epochs,
         budget_seconds=seconds,
-        batch=run.batch,
-        lr=run.lr or stage.lr,
+        batch=job.to.training.batch,
+        lr=job.to.training.lr or stage.lr,
         lr_decay=stage.lr_decay,
-        depths=first_use(run.patient.anatomy()),
+        depths=first_use(job.operated.anatomy()),
         scratch=scratch,
-        precision=run.precision,  # type: ignore[arg-type]
-        device=run.device,
-        seed=run.seed,
-        accumulate=run.accumulate,
-        compile=run.compile,  # type: ignore[arg-type]
-        memory=run.memory,  # type: ignore[arg-type]
-        deterministic=run.deterministic,
+        precision=job.to.place.precision,  # type: ignore[arg-type]
+        device=job.to.place.device,
+        seed=job.to.training.seed,
+        accumulate=job.to.training.accumulate,
+        compile=job.to.training.compile,  # type: ignore[arg-type]
+        memory=job.to.training.memory,  # type: ignore[arg-type]
+        deterministic=job.to.place.deterministic,
     )
 
 
-def _seconds_left(run: Run, started: float) -> float | None:
+def _seconds_left(job: Job, started: float) -> float | None:
     """Return what is left of the budget: what the frozen part took counts.
 
     A tenth is kept, so that something is always trained.
     """
-    if run.budget is None:
+    if job.to.training.budget is None:
         return None
-    return max(run.budget - (time.perf_counter() - started), 0.1 * run.budget)
+    return max(
+        job.to.training.budget - (time.perf_counter() - started), 0.1 * job.to.training.budget
+    )
 
 
 def _fit(
-    run: Run,
+    job: Job,
     part: Part,
     settings: FitSettings,
     checkpoint: Path | None,
@@ -181,19 +183,21 @@ def _fit(
     start: race.Start | None = None,
 ) -> tuple[FitResult, Work]:
     """Train, and say what was done; rows of a race say which start they belong to."""
-    module, _, name = run.task.objective.partition(":")
+    module, _, name = job.task.objective.partition(":")
     objective = getattr(importlib.import_module(module), name)
     begun = time.perf_counter()
-    with torch_threads(run.threads):
+    with torch_threads(job.to.place.threads):
         fitted = fit(
             part.module,
             part.sets.train,
             part.sets.validation,
             trainable=part.names,
-            objective=objective.of(part.sets.train.targets, run.classes, scratch=settings.scratch),
+            objective=objective.of(part.sets.train.targets, job.classes, scratch=settings.scratch),
             settings=settings,
-            progress=lambda progress: _report(run, progress),
-            checkpoint=None if checkpoint is None else Checkpoint(checkpoint, run.resume),
+            progress=lambda progress: _report(job, progress),
+            checkpoint=None
+            if checkpoint is None
+            else Checkpoint(checkpoint, job.to.delivery.resume),
         )
     seconds, stage = time.perf_counter() - begun, settings.stage
     notes, resumed = list(fitted.notes), None
@@ -210,7 +214,7 @@ def _fit(
         )
     decision = None if fitted.decision is None else {"stage": stage, **fitted.decision}
     return fitted, Work(
-        history=tuple(_told(run, row, start) for row in fitted.history),
+        history=tuple(_told(job, row, start) for row in fitted.history),
         decisions=() if decision is None else (decision,),
         resumed=resumed,
         compiled=fitted.compiled,
@@ -221,22 +225,22 @@ def _fit(
     )
 
 
-def _told(run: Run, row: Row, start: race.Start | None) -> dict[str, Any]:
+def _told(job: Job, row: Row, start: race.Start | None) -> dict[str, Any]:
     """Return a row of the document: there the quality has its name."""
-    names = {"validation_quality": f"validation_{run.task.quality}"}
+    names = {"validation_quality": f"validation_{job.task.quality}"}
     told = {names.get(key, key): value for key, value in row.items()}
     return told | ({"start": start} if start else {})
 
 
-def _report(run: Run, progress: Progress) -> None:
+def _report(job: Job, progress: Progress) -> None:
     row = progress.row or {}
-    run.say(
+    job.given.say(
         progress.stage,
         progress.share,
         1.0,
         epoch=progress.epoch,
         loss=row.get("loss", progress.loss),
         left=progress.seconds_left,
-        **{run.task.quality: row.get("validation_quality")},
+        **{job.task.quality: row.get("validation_quality")},
         throughput=progress.samples_per_second,
     )

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
 from surgeon.errors import UsageError
+from surgeon.options import words
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -193,11 +194,9 @@ def check(settings: FitSettings) -> None:
         wrong.append(f"lr_decay = {settings.lr_decay} is outside 0..1")
     if settings.patience is not None and settings.patience < 0:
         wrong.append(f"patience = {settings.patience} is below 0")
-    for name, words in (
-        ("compile", ("on", "off", "auto")),
-        ("memory", ("normal", "low", "lowest")),
-    ):
-        if getattr(settings, name) not in words:
-            wrong.append(f"{name} = {getattr(settings, name)!r} is none of {', '.join(words)}")
+    for name in ("compile", "memory"):
+        value = getattr(settings, name)
+        if value not in words(name):
+            wrong.append(f"{name} = {value!r} is none of {', '.join(words(name))}")
     if wrong:
         raise UsageError("; ".join(wrong), where="training settings", remedy="see finetune --help")

@@ -22,6 +22,7 @@ from surgeon.engines.engine import OnnxEngine, TorchEngine
 from surgeon.errors import EnvironmentLacksError, UnsupportedError
 from surgeon.graph.weights import roles
 from surgeon.job import frozen, stages
+from surgeon.runtime import places
 from surgeon.runtime.features import extract
 from surgeon.runtime.places import Device
 from surgeon.runtime.sessions import OutOfMemoryError
@@ -620,7 +621,7 @@ def test_a_run_asks_for_what_it_was_asked_for(data, monkeypatch):
 def test_a_run_says_that_torch_lacks_the_gpu(data, monkeypatch):
     """The driver shows a GPU, torch is built for CPUs: trained there, and said aloud."""
     monkeypatch.setattr(stages, "torch_device", lambda _: CPU)
-    monkeypatch.setattr(stages, "choose_device", lambda _: Device("cuda"))
+    monkeypatch.setattr(places, "choose_device", lambda _: Device("cuda"))
     outcome = surgeon.finetune(networks.convnet(), data, case="small-similar", device="cpu")
     body = outcome.document()
     assert body["device"] == "cpu"

@@ -13,7 +13,9 @@ from surgeon.advice import detective
 from surgeon.data import splits
 from surgeon.graph.preprocess import parse_preprocess
 from surgeon.model import load
+from surgeon.options import Options, Surgery
 from surgeon.probe import evidence
+from surgeon.runtime.places import Device
 
 
 class Looked(Exception):  # noqa: N818 - ends the work where all is known
@@ -37,6 +39,23 @@ def parts_of(model, data, validation, seed):
     return inputs.split_samples(samples, codes, validation, seed, samples.classes), samples, codes
 
 
+def options(validation):
+    return Options.of({"seed": 3, "validation": validation})
+
+
+def given(model, samples, validation):
+    labels, to = list(samples.classes), options(validation)
+    return inputs.Divided.of(
+        model,
+        samples,
+        labels,
+        to,
+        preprocess=None,
+        constants={},
+        device=Device("cpu"),
+    )
+
+
 @pytest.fixture
 def forms(tmp_path, monkeypatch):
     monkeypatch.setattr(splits, "TEST_FROM", 30)
@@ -51,14 +70,14 @@ def forms(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("form", ["fraction", "path", "folders"])
 def test_the_detective(forms, monkeypatch, form):
-    def look(self, name, how, samples, chosen, codes):
+    def look(self, name, how, samples, chosen, codes, groups):
         raise Looked(chosen)
 
     monkeypatch.setattr(detective._Bench, "try_out", look)
     data, validation = forms[form]
     model = load(nw.convnet())
     with pytest.raises(Looked) as caught:
-        detective.detect_preprocess(model, data, validation=validation, seed=3)
+        detective.detect_preprocess(model, data, options(validation))
     parts, _, _ = parts_of(model, data, validation, 3)
     assert parts.test is not None
     assert len(caught.value.args[0])
@@ -75,5 +94,5 @@ def test_advice(forms, monkeypatch, form):
     model = load(nw.convnet())
     parts, samples, _ = parts_of(model, data, validation, 3)
     with pytest.raises(Looked) as caught:
-        advice.choose(model, samples, seed=3, validation=validation)
+        advice.choose(given(model, samples, validation), Surgery())
     assert set(caught.value.args[0]) <= set(parts.train)
