@@ -17,7 +17,7 @@ import numpy as np
 
 from surgeon import operation
 from surgeon.data.read import open_data
-from surgeon.data.splits import split
+from surgeon.data.splits import split_samples
 from surgeon.errors import CheckError, OutputError
 from surgeon.model import load
 from surgeon.runtime.sessions import open_session
@@ -209,7 +209,8 @@ def _held_out(pictures: Path, outcome: Outcome) -> tuple[str, str]:
     samples: Samples = open_data(str(pictures), model.inputs, preprocess=model.preprocess)
     labels = samples.labels or []
     index = {label: code for code, label in enumerate(samples.classes)}
-    parts = split(np.asarray([index[label] for label in labels], np.int64), seed=0)
+    codes = np.asarray([index[label] for label in labels], np.int64)
+    parts = split_samples(samples, codes, seed=0)
     if parts.test is None or len(parts.test) != outcome.metrics["test"]["samples"]:
         raise CheckError("the test split cannot be found again", where=str(pictures))
     middle = int(parts.test[len(parts.test) // 2])
