@@ -660,7 +660,8 @@ def frozen_surgeon(model: str, device: Any, sizes: Sizes) -> None:
     import surgeon
     from surgeon.engines.choice import engine_for
     from surgeon.probe.solver import solve
-    from surgeon.runtime.features import extract
+    from surgeon.runtime.extract import extract
+    from surgeon.runtime.features import Request
     from surgeon.runtime.places import choose_device
 
     said = Line.hear()
@@ -678,9 +679,12 @@ def frozen_surgeon(model: str, device: Any, sizes: Sizes) -> None:
         samples = memory_samples(file, pixels, labels)
         engines = engine_for(name, precision="bf16")
         features = extract(
-            proto, ["y"], samples, cache_dir=scratch / str(next(numbers)), faster=engines,
-            device=choose_device(name) if engines is None else engines.place,
-            key_parts=() if engines is None else engines.key_parts,
+            proto, ["y"], samples, None,
+            Request(
+                cache_dir=scratch / str(next(numbers)), faster=engines,
+                device=choose_device(name) if engines is None else engines.place,
+                key_parts=() if engines is None else engines.key_parts,
+            ),
         )  # fmt: skip
         values = np.array(features.array("y"))
         between = time.perf_counter()

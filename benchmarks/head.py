@@ -152,7 +152,8 @@ def compute_features(name: str, model: str) -> tuple[np.ndarray, np.ndarray]:
     from surgeon.data.read import open_data
     from surgeon.graph.frontier import split
     from surgeon.options import Reading
-    from surgeon.runtime.features import extract
+    from surgeon.runtime.extract import extract
+    from surgeon.runtime.features import Request
     from surgeon_models import datasets, get
 
     pictures, labels = as_pictures(datasets.load(name))
@@ -167,7 +168,11 @@ def compute_features(name: str, model: str) -> tuple[np.ndarray, np.ndarray]:
         front = split(patient.proto, patient.trainable, patient.anatomy().shapes)
         samples = open_data(str(folder), patient.inputs, preprocess=preprocess)
         features = extract(
-            front.frozen, [info.name for info in front.tensors], samples, cache_dir=Path(scratch)
+            front.frozen,
+            [info.name for info in front.tensors],
+            samples,
+            None,
+            Request(cache_dir=Path(scratch)),
         )
         values = np.array(features.array(front.tensors[0].name)).reshape(features.n, -1)
         return values, np.array([int(samples.labels[row]) for row in features.rows])

@@ -18,7 +18,7 @@ from tempfile import mkdtemp
 from typing import TYPE_CHECKING, Any, cast
 
 from surgeon.errors import CheckError, EnvironmentLacksError
-from surgeon.runtime.store import cache_root
+from surgeon.runtime.cache import cache_root
 from surgeon_models import index, packages
 
 if TYPE_CHECKING:

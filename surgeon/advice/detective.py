@@ -182,15 +182,19 @@ class _Bench:
         groups: Ints | None,
     ) -> Trial:
         from surgeon.probe import evidence as measuring
-        from surgeon.runtime.features import extract
+        from surgeon.runtime.extract import extract
+        from surgeon.runtime.features import Request
 
         heard = [
             output for item in self._moments for output in (item.mean_output, item.square_output)
         ]
         outputs = dict.fromkeys([*self._taps.outputs, *filter(None, [self._taps.head]), *heard])
         found = extract(
-            self._taps.model, list(outputs), samples, chosen, device=self._device,
-            threads=self._threads, where=self._where, doubtful=self._doubtful,
+            self._taps.model, list(outputs), samples, chosen,
+            Request(
+                device=self._device, threads=self._threads, where=self._where,
+                doubtful=self._doubtful,
+            ),
         )  # fmt: skip
         labels = codes[found.rows]
         values = found.array(self._taps.outputs[0])

@@ -36,7 +36,7 @@ def clear_cache(what: str) -> Answer:
     entries = _entries(what)
     freed = sum(one["bytes"] for one in entries if one["kind"] != "features")
     if what in {"all", "features"}:
-        from surgeon.runtime import store as features
+        from surgeon.runtime import cache as features
 
         freed += features.clear()[1]
     if what in {"all", "models"}:
@@ -63,7 +63,7 @@ def show_cleared(screen: Screen, body: Mapping[str, Any]) -> None:
 def _entries(what: str) -> list[dict[str, Any]]:
     found: list[dict[str, Any]] = []
     if what in {"all", "features"}:
-        from surgeon.runtime import store as features
+        from surgeon.runtime import cache as features
 
         found += [
             {"kind": "features", "path": str(entry.path), "bytes": entry.bytes}
@@ -78,7 +78,7 @@ def _entries(what: str) -> list[dict[str, Any]]:
 
 def _kept() -> dict[str, Path]:
     """Where model zoos keep what they fetched or built, one entry per model and per data set."""
-    from surgeon.runtime.store import cache_root
+    from surgeon.runtime.cache import cache_root
 
     return {"model": cache_root() / "models", "data": cache_root() / "data"}
 

@@ -152,7 +152,7 @@ def _torch() -> Iterator[Finding]:
 
 
 def _cache() -> Iterator[Finding]:
-    from surgeon.runtime.store import cache_root
+    from surgeon.runtime.cache import cache_root
 
     folder = cache_root()
     remedy = "set SURGEON_CACHE to a folder you may write to"

@@ -107,7 +107,7 @@ _LEAST_BATCHES: Final = 8  # batches that all samples make at least: reading and
 
 @dataclass(frozen=True)
 class Engines:
-    """Chooses what computes the frozen part: the `faster` of `surgeon.runtime.features.extract`.
+    """Chooses what computes the frozen part: the `faster` of `surgeon.runtime.extract`.
 
     Attributes:
         device: where torch computes.

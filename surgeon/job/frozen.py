@@ -16,7 +16,8 @@ from surgeon.job.done import Work
 from surgeon.job.run import Job, runtime_device
 from surgeon.probe.solver import torch_threads
 from surgeon.records import as_json
-from surgeon.runtime.features import extract
+from surgeon.runtime.extract import extract
+from surgeon.runtime.features import Request
 from surgeon.train.augment import Views
 
 if TYPE_CHECKING:
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
 
     from surgeon.data.samples import Samples
     from surgeon.graph.frontier import Frontier
-    from surgeon.runtime.store import Features
+    from surgeon.runtime.features import Features
 
 
 QUANTISED_SLACK = 0.05
@@ -46,20 +47,23 @@ def features_of(
         compile=job.to.training.compile,  # type: ignore[arg-type]
         deterministic=job.to.place.deterministic,
     )
+    shapes = job.operated.anatomy().shapes
     return extract(
         front.frozen,
         names,
         job.given.samples if samples is None else samples,
         indices,
-        key_parts=() if engines is None else engines.key_parts,
-        axes=axes,
-        device=runtime_device(job) if engines is None else engines.place,
-        threads=job.to.place.threads,
-        limit_bytes=job.to.place.cache_limit,
-        faster=engines,
-        doubtful=bool(front.frozen and doubtful_nodes(front.frozen, job.operated.anatomy().shapes)),
+        Request(
+            key_parts=() if engines is None else engines.key_parts,
+            axes=axes,
+            device=runtime_device(job) if engines is None else engines.place,
+            threads=job.to.place.threads,
+            limit_bytes=job.to.place.cache_limit,
+            faster=engines,
+            doubtful=bool(front.frozen and doubtful_nodes(front.frozen, shapes)),
+            where=job.operated.where,
+        ),
         progress=lambda done, total: job.given.say("features", done, total),
-        where=None if job.operated.path is None else str(job.operated.path),
     )
 
 

@@ -40,7 +40,7 @@ if TYPE_CHECKING:
     from surgeon.graph.frontier import Frontier
     from surgeon.job.run import Job
     from surgeon.records import Stage
-    from surgeon.runtime.store import Features
+    from surgeon.runtime.features import Features
 
 
 BELIEVED = 32

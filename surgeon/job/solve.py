@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 
     from surgeon.graph.frontier import Frontier
     from surgeon.probe.solver import HeadSolution
-    from surgeon.runtime.store import Features
+    from surgeon.runtime.features import Features
 
     Rows = Mapping[str, NDArray[np.int64]]
 

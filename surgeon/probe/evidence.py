@@ -21,7 +21,8 @@ from surgeon.graph.apart import doubtful_nodes
 from surgeon.graph.content import add_content
 from surgeon.graph.preprocess import infer_layout
 from surgeon.graph.taps import add_taps, choose_cuts
-from surgeon.runtime.features import extract
+from surgeon.runtime.extract import extract
+from surgeon.runtime.features import Request
 from surgeon.tasks.metrics import softmax
 
 if TYPE_CHECKING:
@@ -213,9 +214,11 @@ def measure(
     run = looked_at if compared is None else np.union1d(looked_at, compared)
     say = progress or _silent
     found = extract(
-        taps.model, names, samples, run, device=device, threads=threads,
-        cache_dir=cache_dir, where=where,
-        doubtful=bool(doubtful_nodes(anatomy.model, anatomy.shapes)),
+        taps.model, names, samples, run,
+        Request(
+            device=device, threads=threads, cache_dir=cache_dir, where=where,
+            doubtful=bool(doubtful_nodes(anatomy.model, anatomy.shapes)),
+        ),
         progress=lambda done, total: say(f"features at {len(chosen)} cuts", done, total),
     )  # fmt: skip
     passed = time.perf_counter()

@@ -32,7 +32,7 @@ from surgeon.runtime.places import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
 
     from numpy.typing import NDArray
 
@@ -224,33 +224,8 @@ def open_session(
 
     where = where or (str(model) if isinstance(model, Path) else None)
     chosen = choose_device(device) if isinstance(device, str) else device
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level = 4  # what fails is raised, with the same words
-    options.inter_op_num_threads = 1
-    if threads is not None:
-        options.intra_op_num_threads = threads
-    if not optimised:
-        options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
-        # Its search for memory to use again takes time by the square of the nodes.
-        options.enable_mem_reuse = False
-    if exact:
-        options.add_session_config_entry("session.qdq_matmulnbits_accuracy_level", "1")
-    if not spinning:
-        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-    providers: list[Any] = [_CPU]
-    if chosen.kind == "cuda" and _CUDA in onnxruntime.get_available_providers():
-        _preload_libraries()
-        # TF32 keeps ten bits of mantissa: too few for parity with float32.
-        settings = {"device_id": chosen.index, "use_tf32": "0"}
-        # Since 1.20 neither times anything: this asks cuDNN's cheaper heuristic for every new
-        # shape, the default its dearer one.
-        settings["cudnn_conv_algo_search"] = "HEURISTIC"
-        options.use_deterministic_compute = chosen.repeatable
-        if chosen.stream is not None:
-            # Whoever gives a stream has memory of its own on that GPU: no more than is needed.
-            settings["user_compute_stream"] = str(chosen.stream)
-            settings["arena_extend_strategy"] = "kSameAsRequested"
-        providers = [(_CUDA, settings), _CPU]
+    options = _options(onnxruntime, threads, spinning=spinning, optimised=optimised, exact=exact)
+    providers = _providers(onnxruntime, chosen, options)
     source, kept = _loadable(model, options, onnxruntime)
 
     def load(providers: list[Any]) -> Any:
@@ -259,28 +234,11 @@ def open_session(
                 source, options, providers=providers, enable_fallback=0
             )
 
-    failure = None
-    try:
-        try:
-            raw = load(providers)
-        except Exception as error:
-            failure = _gpu_failure(error) if len(providers) > 1 else None
-            if failure is None:
-                raise
-            raw = load([_CPU]) if not chosen.required else None
-    except MemoryError:
-        raise _out_of_memory("the model does not fit into memory", where) from None
-    except Exception as error:  # noqa: BLE001 - its exceptions share no base class
-        raise _load_error(error, where) from None
+    raw, failure = _loaded(load, providers, where, required=chosen.required)
     got = () if raw is None else tuple(raw.get_providers())
     notes = list(chosen.notes)
     if chosen.kind == "cuda" and _CUDA not in got:
-        lacking = f"ONNX Runtime could not use the GPU: {failure or _why_no_gpu(onnxruntime)}"
-        if chosen.required:
-            remedy = "pip install onnxruntime-gpu with nvidia's CUDA packages, or --device cpu"
-            raise EnvironmentLacksError(lacking, where="--device", remedy=remedy)
-        notes.append(f"{lacking}; what ONNX Runtime does runs on the CPU, many times slower")
-        _say_aloud(notes[-1])
+        notes.append(_without_gpu(failure or _why_no_gpu(onnxruntime), required=chosen.required))
     return Session(
         raw=raw,
         providers=got,
@@ -294,6 +252,82 @@ def open_session(
         on_host=_on_host(raw) if _CUDA in got else frozenset(),
         kept=kept,
     )
+
+
+def _options(
+    onnxruntime: Any, threads: int | None, *, spinning: bool, optimised: bool, exact: bool
+) -> Any:
+    """Return the options of a session; see `open_session`."""
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 4  # what fails is raised, with the same words
+    options.inter_op_num_threads = 1
+    if threads is not None:
+        options.intra_op_num_threads = threads
+    if not optimised:
+        options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+        # Its search for memory to use again takes time by the square of the nodes.
+        options.enable_mem_reuse = False
+    if exact:
+        options.add_session_config_entry("session.qdq_matmulnbits_accuracy_level", "1")
+    if not spinning:
+        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    return options
+
+
+def _providers(onnxruntime: Any, chosen: Device, options: Any) -> list[Any]:
+    """Return the providers to ask for, best first; on a GPU `options` become those of one."""
+    if chosen.kind != "cuda" or _CUDA not in onnxruntime.get_available_providers():
+        return [_CPU]
+    _preload_libraries()
+    # TF32 keeps ten bits of mantissa: too few for parity with float32.
+    settings = {"device_id": chosen.index, "use_tf32": "0"}
+    # Since 1.20 neither times anything: this asks cuDNN's cheaper heuristic for every new
+    # shape, the default its dearer one.
+    settings["cudnn_conv_algo_search"] = "HEURISTIC"
+    options.use_deterministic_compute = chosen.repeatable
+    if chosen.stream is not None:
+        # Whoever gives a stream has memory of its own on that GPU: no more than is needed.
+        settings["user_compute_stream"] = str(chosen.stream)
+        settings["arena_extend_strategy"] = "kSameAsRequested"
+    return [(_CUDA, settings), _CPU]
+
+
+def _loaded(
+    load: Callable[[list[Any]], Any], providers: list[Any], where: str | None, *, required: bool
+) -> tuple[Any, str | None]:
+    """Load by these providers, on the CPU alone where the GPU fails and need not be; and why.
+
+    Raises:
+        OutOfMemoryError, ModelError: see `open_session`.
+    """
+    failure = None
+    try:
+        try:
+            return load(providers), None
+        except Exception as error:
+            failure = _gpu_failure(error) if len(providers) > 1 else None
+            if failure is None:
+                raise
+            return (None if required else load([_CPU])), failure
+    except MemoryError:
+        raise _out_of_memory("the model does not fit into memory", where) from None
+    except Exception as error:  # noqa: BLE001 - its exceptions share no base class
+        raise _load_error(error, where) from None
+
+
+def _without_gpu(why: str, *, required: bool) -> str:
+    """Say aloud, and return, that ONNX Runtime does without the GPU that was asked for.
+
+    Raises:
+        EnvironmentLacksError: it was asked for by name.
+    """
+    lacking = f"ONNX Runtime could not use the GPU: {why}"
+    if required:
+        remedy = "pip install onnxruntime-gpu with nvidia's CUDA packages, or --device cpu"
+        raise EnvironmentLacksError(lacking, where="--device", remedy=remedy)
+    note = f"{lacking}; what ONNX Runtime does runs on the CPU, many times slower"
+    _say_aloud(note)
+    return note
 
 
 @cache

@@ -10,6 +10,7 @@ What must not enter: what is done with the outputs.
 from __future__ import annotations
 
 import threading
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -23,7 +24,7 @@ from surgeon.runtime.places import choose_device, count_cores
 from surgeon.runtime.sessions import OutOfMemoryError, open_session
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Iterator, Sequence
 
     from numpy.typing import NDArray
     from onnx import ModelProto
@@ -83,8 +84,7 @@ class Runner:
         model: ModelProto | bytes | Path,
         samples: Samples,
         *,
-        outputs: Sequence[str] | None = None,
-        axes: Mapping[str, int] | None = None,
+        outputs: Sequence[str] | Mapping[str, int] | None = None,
         device: str | Device = "auto",
         threads: int | None = None,
         batch: int | None = None,
@@ -96,8 +96,8 @@ class Runner:
         Args:
             model: the graph; inputs named like those of `samples`.
             samples: what will be run.
-            outputs: names of graph outputs, or of inputs to hand through; None = all outputs.
-            axes: batch axis of each output where it is not 0.
+            outputs: names of graph outputs, or of inputs to hand through, with the batch axis of
+                each where not all are 0; None = all outputs.
             device: `auto`, `cpu`, `cuda`, `cuda:N`.
             threads: cores to use in all; None = every one.
             batch: samples per run; None = what suits the device. A graph of fixed batch decides.
@@ -123,7 +123,7 @@ class Runner:
         )
         self.samples = samples
         self.outputs = tuple(self.session.outputs if outputs is None else outputs)
-        self._axes = dict(axes or {})
+        self._axes = dict(outputs) if isinstance(outputs, Mapping) else {}
         self._turn = threading.Lock() if self.session.device == "cuda" else None
         self._infos = {info.name: info for info in samples.inputs}
         missing = [name for name in self.session.inputs if name not in self._infos]

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
     from surgeon.data.samples import Samples
     from surgeon.records import Preprocess
-    from surgeon.runtime.store import Features
+    from surgeon.runtime.features import Features
 
 MEMORY = 4 * 2**30
 """Bytes of decoded pictures that are kept in memory."""

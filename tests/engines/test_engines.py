@@ -23,7 +23,8 @@ from surgeon.errors import EnvironmentLacksError, UnsupportedError
 from surgeon.graph.weights import roles
 from surgeon.job import frozen, stages
 from surgeon.runtime import places
-from surgeon.runtime.features import extract
+from surgeon.runtime.extract import extract
+from surgeon.runtime.features import Request
 from surgeon.runtime.places import Device
 from surgeon.runtime.sessions import OutOfMemoryError
 from surgeon.runtime.stream import Runner
@@ -549,11 +550,14 @@ def test_features_say_what_computed_them(part, measuring, tmp_path):
     def features(**options):
         chosen = Engines(CPU, Device("cpu"), **options)
         return extract(
-            part.frozen, part.names, part.samples, cache_dir=tmp_path, device=chosen.place,
-            faster=chosen, key_parts=chosen.key_parts,
+            part.frozen, part.names, part.samples, None,
+            Request(cache_dir=tmp_path, device=chosen.place, faster=chosen,
+                    key_parts=chosen.key_parts),
         )  # fmt: skip
 
-    plain = extract(part.frozen, part.names, part.samples, cache_dir=tmp_path, device="cpu")
+    plain = extract(
+        part.frozen, part.names, part.samples, None, Request(cache_dir=tmp_path, device="cpu")
+    )
     first = features()
     assert first.providers == ("torch:cpu",)
     assert first.notes[0].startswith(f"features: {TORCH}, 200 samples/s")
@@ -572,8 +576,8 @@ def test_features_say_what_computed_them(part, measuring, tmp_path):
 def test_what_is_not_kept_is_computed_by_the_runner(part, measuring, tmp_path):
     chosen = Engines(CPU, Device("cpu"))
     found = extract(
-        part.frozen, part.names, part.samples, cache_dir=tmp_path, device="cpu", faster=chosen,
-        limit_bytes=10,
+        part.frozen, part.names, part.samples, None,
+        Request(cache_dir=tmp_path, device="cpu", faster=chosen, limit_bytes=10),
     )  # fmt: skip
     assert found.recomputed
     assert found.providers == ("CPUExecutionProvider",)

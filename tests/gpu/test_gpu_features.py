@@ -19,7 +19,8 @@ from surgeon.engines.choice import Engines, engine_for
 from surgeon.engines.conveyor import Arrivals, Conveyor, on
 from surgeon.engines.engine import OnnxEngine, TorchEngine
 from surgeon.job import frozen
-from surgeon.runtime.features import extract
+from surgeon.runtime.extract import extract
+from surgeon.runtime.features import Request
 from surgeon.runtime.places import Device, choose_device
 from surgeon.runtime.sessions import open_session
 from surgeon.runtime.stream import Runner
@@ -119,8 +120,9 @@ def test_a_choice_is_made_said_and_kept(precision, device, tmp_path, monkeypatch
     def features():
         chosen = engines_on(device, precision=precision)
         return extract(
-            part.frozen, part.names, part.samples, cache_dir=tmp_path, device=chosen.place,
-            faster=chosen, key_parts=chosen.key_parts,
+            part.frozen, part.names, part.samples, None,
+            Request(cache_dir=tmp_path, device=chosen.place, faster=chosen,
+                    key_parts=chosen.key_parts),
         )  # fmt: skip
 
     first = features()
@@ -160,7 +162,11 @@ def test_deterministic_features_repeat_bit_by_bit(device, tmp_path):
     found = [
         np.array(
             extract(
-                part.frozen, part.names, part.samples, cache_dir=tmp_path / str(time), device=place
+                part.frozen,
+                part.names,
+                part.samples,
+                None,
+                Request(cache_dir=tmp_path / str(time), device=place),
             ).array("features")
         )
         for time in range(2)

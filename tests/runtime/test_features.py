@@ -16,9 +16,10 @@ from surgeon.data import open_data
 from surgeon.errors import CheckError, DataError, EnvironmentLacksError
 from surgeon.records import TensorInfo
 from surgeon.runtime import neighbours, stream
-from surgeon.runtime.features import extract
+from surgeon.runtime.cache import cache_root, clear, list_entries
+from surgeon.runtime.extract import extract
+from surgeon.runtime.features import Request
 from surgeon.runtime.sessions import OutOfMemoryError, Session
-from surgeon.runtime.store import cache_root, clear, list_entries
 
 AXES = {"t": 1}
 
@@ -27,7 +28,8 @@ AXES = {"t": 1}
 def run(tmp_path):
     def extract_on_cpu(model, outputs, samples, indices=None, **options):
         options = {"cache_dir": tmp_path / "cache", "device": "cpu", "threads": 2, **options}
-        return extract(model, outputs, samples, indices, **options)
+        progress = options.pop("progress", None)
+        return extract(model, outputs, samples, indices, Request(**options), progress)
 
     return extract_on_cpu
 
@@ -299,13 +301,15 @@ from onnx import parser
 from surgeon.data import open_data
 from surgeon.errors import EnvironmentLacksError
 from surgeon.records import TensorInfo
-from surgeon.runtime.features import extract
+from surgeon.runtime.extract import extract
+from surgeon.runtime.features import Request
+asked = Request(cache_dir=Path(sys.argv[1]), device="cpu")
 text = '<ir_version: 8, opset_import: ["": 17]> g (float[N,64] x) => (float[N,64] y) { y = Neg(x) }'
 data = {"x": np.zeros((1000, 64), np.float32), "labels": np.arange(1000) % 2}
 samples = open_data(data, [TensorInfo("x", "float", ("N", 64), 0)])
 resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))
 try:
-    extract(parser.parse_model(text), ["y"], samples, cache_dir=Path(sys.argv[1]), device="cpu")
+    extract(parser.parse_model(text), ["y"], samples, None, asked)
 except EnvironmentLacksError as error:
     print(error.exit, "no room" in error.message, len(list(Path(sys.argv[1]).iterdir())))
 """
@@ -402,8 +406,9 @@ def test_the_number_of_cores_does_not_change_a_bit(photos, build, tmp_path):
     )
     model.graph.initializer.append(numpy_helper.from_array(weights, "w"))
     found = [
-        extract(model, ["f"], photos, cache_dir=tmp_path / str(threads), device="cpu",
-                threads=threads, batch=2)
+        extract(model, ["f"], photos, None, Request(
+            cache_dir=tmp_path / str(threads), device="cpu", threads=threads, batch=2,
+        ))
         for threads in (1, 2, 5)
     ]  # fmt: skip
     assert not any(each.hit for each in found)

@@ -12,7 +12,7 @@ from PIL import Image
 import surgeon
 from surgeon.errors import UsageError
 from surgeon.records import SOLVE_HEAD, Stage
-from surgeon.runtime.store import list_entries
+from surgeon.runtime.cache import list_entries
 
 RULE = {"size": [8, 8], "mean": [127], "std": [60], "layout": "NCHW", "channels": "RGB"}
 
