@@ -176,12 +176,12 @@ def test_auto_trains_what_is_advised_and_keeps_the_evidence(tmp_path):
     assert outcome.model.plan.cut == told["cut"]
     assert len(told["why"]) == 3
     entries = {entry.key: entry.value for entry in onnx.load(out).metadata_props}
-    assert json.loads(entries["surgeon.advice.advise"])["why"] == told["why"]
+    assert json.loads(entries["surgeon.advice"])["why"] == told["why"]
     assert json.loads(entries["surgeon.preprocess"])["source"] == "measured"
     assert surgeon.verify(out).passed
     assert surgeon.predict(out, folder).labels[0] in {"c0", "c1", "c2"}
     again = surgeon.operate(out, "small-similar", 3)
-    assert "surgeon.advice.advise" not in {entry.key for entry in again.proto.metadata_props}
+    assert "surgeon.advice" not in {entry.key for entry in again.proto.metadata_props}
 
 
 def test_auto_leaves_the_cut_to_whoever_names_one(tmp_path):

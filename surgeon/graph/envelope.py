@@ -25,7 +25,7 @@ PLAN, LABELS, PREPROCESS, PROOF, ADVICE = (
     "surgeon.labels",
     "surgeon.preprocess",
     "surgeon.proof",
-    "surgeon.advice.advise",
+    "surgeon.advice",
 )
 KINDS = {PLAN: dict, LABELS: list, PREPROCESS: dict | str, PROOF: dict}
 LABEL_KEYS = (LABELS, "labels", "classes", "class_names", "names", "id2label", "label_names")
