@@ -41,10 +41,10 @@ $(VENV)/.runtime: pyproject.toml constraints.txt
 	@echo "2/3 torch: the largest download, some minutes"
 	@$(INSTALL) torch
 	@echo "3/3 surgeon and what it needs"
-	@$(INSTALL) -e '.[models]'
+	@$(INSTALL) -e '.[models,all]'
 	@touch $@
 
 $(VENV)/.tools: $(VENV)/.runtime plugins/surgeon-multi/pyproject.toml
 	@echo "tools for tests and checks"
-	@$(INSTALL) --quiet -e '.[models,test,lint]' -e plugins/surgeon-multi
+	@$(INSTALL) --quiet -e '.[models,all,test,lint]' -e plugins/surgeon-multi
 	@touch $@

@@ -5,16 +5,18 @@ What must not enter: an import of one of them.
 
 from __future__ import annotations
 
+import importlib
+from importlib.util import find_spec
+from typing import Any
+
 from surgeon.errors import EnvironmentLacksError
 
 EXTRAS = {
     "tokenizers": "text",
     "pyarrow": "tables",
     "datasets": "hub",
-    "soundfile": "audio",
-    "scipy": "audio",
     "kornia": "augment",
-    "matplotlib": "plot",
+    "matplotlib": "report",
     "netron": "view",
 }
 """{module: extra of our distribution}."""
@@ -34,3 +36,27 @@ def lacking(module: str, what: str) -> EnvironmentLacksError:
         where=module,
         remedy=f"pip install {package}",
     )
+
+
+def need(module: str, what: str) -> Any:
+    """Import a library of an extra.
+
+    Args:
+        module: its name.
+        what: needs it, as the subject of a sentence.
+
+    Raises:
+        EnvironmentLacksError: it is not installed; says which extra brings it.
+    """
+    try:
+        return importlib.import_module(module)
+    except ModuleNotFoundError as error:
+        raise lacking(error.name or module, what) from error
+
+
+def installed(module: str) -> bool:
+    """Say whether a library can be imported, without importing it."""
+    try:
+        return find_spec(module) is not None
+    except ValueError:  # what a test put in its place, None above all
+        return False

@@ -13,7 +13,8 @@ from surgeon.cli.progress import progress_for
 from surgeon.cli.screen import Screen, many, percent, size
 from surgeon.cli.session import Answer, Session
 from surgeon.cli.values import check_output
-from surgeon.errors import EnvironmentLacksError, UsageError
+from surgeon.errors import UsageError
+from surgeon.extras import need
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -193,13 +194,7 @@ def draw(body: Mapping[str, Any], path: Path) -> None:
     Raises:
         EnvironmentLacksError: matplotlib is not installed.
     """
-    try:
-        from matplotlib.figure import Figure
-    except ImportError as error:
-        raise EnvironmentLacksError(
-            "matplotlib is not installed", where="--plot", remedy="pip install 'onnx-surgeon[plot]'"
-        ) from error
-    figure = Figure(figsize=(10.0, 4.4), layout="constrained")
+    figure = need("matplotlib.figure", "--plot").Figure(figsize=(10.0, 4.4), layout="constrained")
     left, right = figure.subplots(1, 2, sharey=True)
     rows = body["candidates"]
     _draw_depth(left, rows)

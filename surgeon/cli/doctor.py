@@ -21,6 +21,7 @@ from surgeon.cli.screen import Screen, size
 from surgeon.cli.session import Answer, Session
 from surgeon.cli.versions import LIBRARIES, installed, versions
 from surgeon.errors import SurgeonError
+from surgeon.extras import EXTRAS
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -72,13 +73,17 @@ def _refused(name: str, error: SurgeonError) -> Finding:
 
 
 def _packages() -> Iterator[Finding]:
-    known = {name: installed(name) for name in LIBRARIES if name not in RUNTIMES}
+    essential = [name for name in LIBRARIES if name not in RUNTIMES and name not in EXTRAS]
+    known = {name: installed(name) for name in essential}
     missing = [name for name, version in known.items() if version is None]
     if missing:
         remedy = f"pip install {' '.join(missing)}"
         yield _found("packages", "error", f"not installed: {', '.join(missing)}", remedy)
     else:
         yield _found("packages", "ok", f"all {len(known)} are installed")
+    absent = sorted({EXTRAS[name] for name in EXTRAS if installed(name) is None})
+    without = f"not installed: {', '.join(absent)}; pip install 'onnx-surgeon[{','.join(absent)}]'"
+    yield _found("extras", "ok", without if absent else "all are installed")
 
 
 def _onnxruntime() -> Iterator[Finding]:

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from surgeon.errors import DataError, EnvironmentLacksError, UsageError
+from surgeon.extras import need
 from surgeon.graph.reading import misnamed, open_regular, parse_json, read_text, shown
 
 if TYPE_CHECKING:
@@ -92,7 +93,7 @@ def read_dataset(data: Any, where: str, base: Path) -> Table:
     Raises:
         DataError: splits of different columns, or no rows.
     """
-    import datasets
+    datasets = need("datasets", "a data set of the hub's library")
 
     split: list[str] | None = None
     if isinstance(data, dict):
@@ -133,7 +134,7 @@ def load_dataset_folder(path: Path) -> Table:
     Raises:
         DataError: the directory is broken.
     """
-    import datasets
+    datasets = need("datasets", "a data set of the hub's library")
 
     try:
         data = datasets.load_from_disk(str(path))
@@ -150,7 +151,7 @@ def load_hub(name: str) -> Table:
         DataError: there is no such data set.
         EnvironmentLacksError: the hub cannot be reached.
     """
-    import datasets
+    datasets = need("datasets", "a data set of the hub's library")
 
     try:
         data = datasets.load_dataset(name)
@@ -279,16 +280,12 @@ def _read_csv(path: Path, delimiter: str | None) -> dict[str, Sequence[Any]]:
 
 
 def _read_parquet(path: Path) -> dict[str, Sequence[Any]]:
-    try:
-        import pyarrow.parquet
-    except ImportError:
-        remedy = "pip install pyarrow"
-        raise EnvironmentLacksError("reading Parquet needs pyarrow", remedy=remedy) from None
+    parquet = need("pyarrow.parquet", "reading Parquet")
     try:
         with open_regular(path) as stream:
-            table = pyarrow.parquet.ParquetFile(stream).read()
+            table = parquet.ParquetFile(stream).read()
         columns = {name: table.column(name).to_pylist() for name in table.column_names}
-    except pyarrow.ArrowException as error:
+    except need("pyarrow", "reading Parquet").ArrowException as error:
         raise ValueError(_gist(error)) from None
     named = _class_names(table.schema.metadata or {})
     return {

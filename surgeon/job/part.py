@@ -14,6 +14,7 @@ import numpy as np
 import torch
 
 from surgeon.errors import UnsupportedError
+from surgeon.extras import installed
 from surgeon.graph import precision as halves
 from surgeon.graph.frontier import split as split_graph
 from surgeon.graph.initialization import scheme
@@ -148,7 +149,9 @@ def _sets(job: Job, front: Frontier, inputs: Sequence[str], *, widen: bool) -> S
         return _value_sets(job, values, inputs, widen=widen)
     pictures = batches.Pictures(job.given.samples, job.given.progress)
     readable = {name: rows[pictures.readable[rows]] for name, rows in parts.items()}
-    strength = {"auto": "light"}.get(job.to.training.augment, job.to.training.augment)
+    strength = job.to.training.augment
+    if strength == "auto":  # nothing is asked for by name, so that nothing need be installed
+        strength = "light" if installed("kornia") else "none"
     train, validation = (
         batches.PictureBatches(pictures, readable[part], job.given.codes, inputs, applied)
         for part, applied in (("train", strength), ("validation", "none"))

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 
 from surgeon.errors import DataError, UsageError
+from surgeon.extras import installed
 from surgeon.graph.apart import doubtful_nodes
 from surgeon.graph.files import sha256_model
 from surgeon.graph.weights import tuned_names, write_back
@@ -69,7 +70,7 @@ def train(job: Job) -> Trained:
         for name in done.without_gain
     ]
     notes += _places(job, device, work.providers)
-    notes += _without_effect(job, device) if only_solved else []
+    notes += _without_effect(job, device) if only_solved else _unvaried(job)
     moving = set(tuned_names(job.operated.proto, job.operated.trainable))
     return Trained(
         delivered=chosen,
@@ -200,6 +201,13 @@ def _without_effect(job: Job, device: torch.device) -> list[str]:
     }
     names = [name for name, is_given in given.items() if is_given]
     return [f"no effect of {', '.join(names)}: only the head was solved"] if names else []
+
+
+def _unvaried(job: Job) -> list[str]:
+    """Return a note where pictures are trained on as they are, as what varies them is missing."""
+    if job.to.training.augment != "auto" or not job.given.samples.is_images or installed("kornia"):
+        return []
+    return ["pictures are not varied in training: that needs pip install 'onnx-surgeon[augment]'"]
 
 
 def _places(job: Job, device: torch.device, providers: Sequence[str]) -> list[str]:

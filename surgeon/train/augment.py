@@ -21,6 +21,7 @@ from torch import Tensor
 
 from surgeon.data.samples import Batch, Given, Samples
 from surgeon.errors import UnknownNameError
+from surgeon.extras import need
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -79,8 +80,8 @@ def augmentation(
 
 @functools.lru_cache(maxsize=8)
 def _operations(strength: str, flip: bool, height: int, width: int) -> tuple[Any, ...]:
-    import kornia.augmentation as kornia  # slow to import, and not needed without augmentation
-
+    # Slow to import, and not needed without augmentation.
+    kornia = need("kornia.augmentation", "augmenting pictures")
     operations: list[Any] = []
     if strength == "light":
         operations += [

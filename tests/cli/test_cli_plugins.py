@@ -77,6 +77,7 @@ def test_the_four_cases_are_plugins_that_work(run):
         offered = {(one["kind"], one["name"]): one["distribution"] for one in document["offers"]}
         assert offered["case", "large-different"] == "onnx-surgeon"
         assert offered["task", "classification"] == "onnx-surgeon"
+        assert offered["head", "gemm"] == "onnx-surgeon"
     assert "large-different" in run("plugins", "list").out
 
 

@@ -220,7 +220,8 @@ def test_it_installs_with_pip_and_runs_by_name(tmp_path):
         [sys.executable, "-c", "import sys; from surgeon.cli import main; sys.exit(main())",
          "finetune", str(tmp_path / "net.onnx"), str(tmp_path / "data.npz"), "--case", NAME, "-o",
          str(tmp_path / "out.onnx"), "--json", "--device", "cpu"],
-        capture_output=True, text=True, check=False, env={**os.environ, "PYTHONPATH": str(site)},
+        capture_output=True, text=True, check=False,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join([str(site), *sys.path])},
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout)["plan"]["head"]["taps"]

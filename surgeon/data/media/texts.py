@@ -18,7 +18,8 @@ import numpy as np
 from surgeon.data.elements import numpy_dtype
 from surgeon.data.samples import Batch, Failure, Samples
 from surgeon.data.sources import SourceSamples, UnreadableError, describe_inputs
-from surgeon.errors import DataError, EnvironmentLacksError, UsageError
+from surgeon.errors import DataError, UsageError
+from surgeon.extras import need
 from surgeon.graph.encodings import missing_tokenizer
 from surgeon.records import TensorInfo, TextEncoding, as_json
 
@@ -216,19 +217,16 @@ def _decode(content: bytes) -> str:
 
 
 def _load(encoding: TextEncoding) -> Tokenizer:
+    library = need("tokenizers", "reading text")
     try:
-        from tokenizers import Tokenizer
-    except ImportError:
-        remedy = "pip install tokenizers"
-        raise EnvironmentLacksError("reading text needs tokenizers", remedy=remedy) from None
-    try:
-        return Tokenizer.from_str(encoding.tokenizer)
+        found: Tokenizer = library.Tokenizer.from_str(encoding.tokenizer)
     except Exception as error:  # noqa: BLE001 - the library raises plain exceptions
         raise UsageError(
             f"the tokenizer cannot be used: {error}",
             where="--tokenizer",
             remedy="give a tokenizer.json, as `Tokenizer.save` of the tokenizers library writes it",
         ) from None
+    return found
 
 
 def _limit(encoding: TextEncoding, tokenizer: Tokenizer, fixed: int | None) -> int | None:
