@@ -20,6 +20,10 @@ if TYPE_CHECKING:
     from surgeon.tasks.base import Ints, Link
 
 
+MOST_CONFUSED = 2000
+"""Classes up to which a confusion matrix is made: its size grows with their square."""
+
+
 class Classification(TaskCode):
     """Targets are class codes [n], answers probabilities [n, classes]."""
 
@@ -103,11 +107,11 @@ class Classification(TaskCode):
         codes, told = targets.values[known], decoded[known]
         predicted = told.argmax(axis=1)
         table, notes = None, [f"{len(targets.names):,} classes: no confusion matrix"]
-        if len(targets.names) <= metrics.MOST_CONFUSED:
-            table, notes = metrics.confusion(codes, predicted, len(targets.names)), []
+        if len(targets.names) <= MOST_CONFUSED:
+            table, notes = confusion(codes, predicted, len(targets.names)), []
         return {
-            "metrics": {"top5": metrics.top5(told, codes)},
-            "per_class": metrics.per_class(targets.names, codes, predicted),
+            "metrics": {"top5": top5(told, codes)},
+            "per_class": per_class(targets.names, codes, predicted),
             "confusion": table,
             "warnings": notes,
         }
@@ -116,3 +120,38 @@ class Classification(TaskCode):
 def _known(targets: Targets) -> NDArray[Any]:
     """Return the positions of the samples whose class is known."""
     return np.arange(len(targets)) if targets.known is None else np.flatnonzero(targets.known)
+
+
+def confusion(
+    codes: NDArray[np.int64], predicted: NDArray[np.int64], classes: int
+) -> list[list[int]]:
+    """Return the confusion matrix: row true, column predicted."""
+    matrix = np.zeros((classes, classes), np.int64)
+    np.add.at(matrix, (codes, predicted), 1)
+    table: list[list[int]] = matrix.tolist()
+    return table
+
+
+def top5(probabilities: NDArray[Any], codes: NDArray[np.int64]) -> float | None:
+    """Return top-5 accuracy, or None with five classes or fewer."""
+    if probabilities.shape[1] <= 5:
+        return None
+    best = np.argpartition(-probabilities, 4, axis=1)[:, :5]
+    return float((best == codes[:, None]).any(axis=1).mean())
+
+
+def per_class(
+    labels: Sequence[str], codes: NDArray[np.int64], predicted: NDArray[np.int64]
+) -> list[dict[str, Any]]:
+    """Return precision, recall, f1 and support of every label; None where they are undefined."""
+    found = {
+        code: (precision, recall, f1, support)
+        for code, precision, recall, f1, support in metrics.by_class(codes, predicted)
+    }
+    rows = []
+    for code, label in enumerate(labels):
+        precision, recall, f1, support = found.get(code, (None, None, None, 0))
+        rows.append(
+            {"label": label, "precision": precision, "recall": recall, "f1": f1, "support": support}
+        )
+    return rows

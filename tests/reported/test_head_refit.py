@@ -10,7 +10,8 @@ import pytest
 import surgeon
 from surgeon.data.splits import split
 from surgeon.probe.solver import solve
-from surgeon.tasks.metrics import score, softmax
+from surgeon.tasks.base import Targets
+from surgeon.tasks.find import find_task
 
 
 @pytest.fixture(autouse=True)
@@ -41,7 +42,8 @@ def measured(outcome, data, part):
         outcome.model.proto.SerializeToString(), providers=["CPUExecutionProvider"]
     )
     logits = session.run(None, {"x": data["x"][part]})[0]
-    return score(softmax(logits), data["labels"][part])
+    task, truth = find_task("classification"), Targets(data["labels"][part])
+    return task.score([(task.decode(logits, "Identity").answers, truth)]).figures
 
 
 def test_validation_samples_are_learnt_from_and_judged_by_heads_that_have_not_seen_them():

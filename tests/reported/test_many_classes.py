@@ -11,7 +11,7 @@ import surgeon
 from surgeon.data.splits import by_class
 from surgeon.probe import convex, evidence, penalty
 from surgeon.probe.solver import solve
-from surgeon.tasks import metrics
+from surgeon_tasks import classification
 
 
 @pytest.fixture(autouse=True)
@@ -94,7 +94,7 @@ def test_many_classes_end_to_end(monkeypatch):
     assert set(outcome.body["data"]["classes"].values()) == {3}
     assert outcome.metrics["validation"]["method"] == "cross-validated"
     assert outcome.metrics["validation"]["samples"] == 240
-    monkeypatch.setattr(metrics, "MOST_CONFUSED", 399)
+    monkeypatch.setattr(classification, "MOST_CONFUSED", 399)
     told = surgeon.evaluate(outcome.model, {"x": x, "labels": y})
     assert told["confusion"] is None
     assert any("confusion" in said for said in told["warnings"])
@@ -106,7 +106,7 @@ def test_per_class_figures_are_those_of_their_definition():
     codes, predicted = random.integers(0, 9, (2, 60))
     codes[codes == 4] = 5
     predicted[predicted == 4] = 6
-    rows = metrics.per_class([str(label) for label in range(10)], codes, predicted)
+    rows = classification.per_class([str(label) for label in range(10)], codes, predicted)
     for label in (0, 3, 8):
         hits = ((codes == label) & (predicted == label)).sum()
         assert rows[label]["support"] == (codes == label).sum()
