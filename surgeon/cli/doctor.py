@@ -81,8 +81,9 @@ def _packages() -> Iterator[Finding]:
         yield _found("packages", "error", f"not installed: {', '.join(missing)}", remedy)
     else:
         yield _found("packages", "ok", f"all {len(known)} are installed")
-    absent = sorted({EXTRAS[name] for name in EXTRAS if installed(name) is None})
-    without = f"not installed: {', '.join(absent)}; pip install 'onnx-surgeon[{','.join(absent)}]'"
+    absent = [name for name in EXTRAS if installed(name) is None]
+    extras = ",".join(sorted({EXTRAS[name] for name in absent}))
+    without = f"not installed: {', '.join(absent)}; pip install 'onnx-surgeon[{extras}]'"
     yield _found("extras", "ok", without if absent else "all are installed")
 
 
