@@ -17,7 +17,8 @@ from typing import TYPE_CHECKING, Any
 from surgeon.version import __version__
 
 if TYPE_CHECKING:  # what the table below names, for type checkers
-    from surgeon.advice.advise import Advice, advise
+    from surgeon.advice.advice import Advice
+    from surgeon.advice.advise import advise
     from surgeon.model import Model, load
     from surgeon.operation import (
         evaluate,
@@ -37,7 +38,7 @@ if TYPE_CHECKING:  # what the table below names, for type checkers
     from surgeon.torch_graph.module import tensors
 
 _NAMES = {
-    "Advice": "surgeon.advice.advise:Advice",
+    "Advice": "surgeon.advice.advice:Advice",
     "Case": "surgeon.records:Case",
     "Head": "surgeon.records:Head",
     "Model": "surgeon.model:Model",

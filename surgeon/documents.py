@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
     import onnx
 
-    from surgeon.advice.advise import Advice
+    from surgeon.advice.advice import Advice
     from surgeon.data.samples import Samples
     from surgeon.graph.cuts import Anatomy
     from surgeon.intake import Divided, Intake

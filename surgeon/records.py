@@ -218,18 +218,62 @@ class Parameter:
 
 
 @dataclass(frozen=True)
+class Measurement:
+    """What a probe reached at one cut.
+
+    Attributes:
+        cut: tensor name.
+        depth: of the cut.
+        quality: cross-validated, by the task's own figure (accuracy); more is better.
+        error: standard error of the quality.
+        logme: log maximum evidence per sample and output, nats.
+    """
+
+    cut: str
+    depth: float
+    quality: float
+    error: float = 0.0
+    logme: float = 0.0
+
+
+@dataclass(frozen=True)
 class Evidence:
-    """What is known or was measured about the data; every field may be unknown (None)."""
+    """What is known or was measured about the data; every field may be unknown (None).
+
+    `measurements` are by ascending depth, one per cut that was looked at.
+    """
 
     samples: int | None = None
     classes: int | None = None
-    accuracy_by_depth: tuple[tuple[float, float], ...] = ()
+    measurements: tuple[Measurement, ...] = ()
     similar: float | None = None
     large: float | None = None
-    error_by_depth: tuple[tuple[float, float], ...] = ()
-    logme_by_depth: tuple[tuple[float, float], ...] = ()
     learning_curve: tuple[tuple[int, float, float], ...] = ()
     leep: float | None = None
+
+    @property
+    def accuracy_by_depth(self) -> tuple[tuple[float, float], ...]:
+        """(depth, quality) of every cut that was looked at."""
+        return tuple((one.depth, one.quality) for one in self.measurements)
+
+    @property
+    def error_by_depth(self) -> tuple[tuple[float, float], ...]:
+        """(depth, standard error of the quality)."""
+        return tuple((one.depth, one.error) for one in self.measurements)
+
+    @property
+    def logme_by_depth(self) -> tuple[tuple[float, float], ...]:
+        """(depth, log maximum evidence)."""
+        return tuple((one.depth, one.logme) for one in self.measurements)
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return the JSON form of documents: a list of each figure, by depth."""
+        names = (
+            "samples", "classes", "accuracy_by_depth", "similar", "large", "error_by_depth",
+            "logme_by_depth", "learning_curve", "leep",
+        )  # fmt: skip
+        document: dict[str, Any] = as_json({name: getattr(self, name) for name in names})
+        return document
 
 
 @dataclass(frozen=True)

@@ -17,6 +17,7 @@ from sklearn.datasets import load_digits
 import surgeon
 from surgeon import schemas
 from surgeon.advice import advise as advice
+from surgeon.advice import rules
 from surgeon.cli import main
 from surgeon.errors import SurgeonError
 from surgeon.plugin.manager import load_plugins
@@ -58,7 +59,7 @@ def pictures(folder, classes=3, each=14, size=12):
 
 def test_a_tie_goes_to_the_earlier_cut_and_means_different():
     probes = [probe(0.2, 700), probe(0.5, 899, seed=1), probe(1.0, 900, seed=2)]
-    best, at, similar = advice._compare(probes)
+    best, at, similar = rules.compare(probes)
     assert best is probes[2]
     assert at == 1
     assert similar < 0.5
@@ -66,34 +67,34 @@ def test_a_tie_goes_to_the_earlier_cut_and_means_different():
 
 def test_a_late_cut_that_is_clearly_better_means_similar():
     probes = [probe(0.2, 700), probe(0.5, 850, seed=1), probe(1.0, 900, seed=2)]
-    _, at, similar = advice._compare(probes)
+    _, at, similar = rules.compare(probes)
     assert at == 2
     assert similar > 0.99
 
 
 def test_a_loss_of_more_than_a_point_is_no_tie_however_few_the_samples():
     few = [probe(0.5, 32, n=50), probe(1.0, 34, n=50, seed=1)]
-    _, at, similar = advice._compare(few)
+    _, at, similar = rules.compare(few)
     assert at == 1
     assert similar > 0.5
 
 
 def test_a_single_cut_says_nothing_of_similarity():
-    assert advice._compare([probe(1.0, 900)])[2] is None
+    assert rules.compare([probe(1.0, 900)])[2] is None
 
 
 @pytest.mark.parametrize("power", [0.0, 0.25, 0.5, 1.0])
 def test_what_doubling_removes_follows_the_power_law(power):
     curve = [(n, 1 - 0.4 * (n / 100) ** -power, 0.01) for n in (100, 200, 400, 800)]
-    assert advice.removed_by_doubling(curve) == pytest.approx(1 - 2.0**-power, abs=1e-6)
+    assert rules.removed_by_doubling(curve) == pytest.approx(1 - 2.0**-power, abs=1e-6)
 
 
 def test_more_data_than_needed_is_large():
-    flat, steep = (advice.samples_needed(4_000_000, 2, r, 0.2) for r in (0.0, 0.5))
+    flat, steep = (rules.samples_needed(4_000_000, 2, r, 0.2) for r in (0.0, 0.5))
     assert (flat, steep) == (15, 62)
-    assert advice.samples_needed(4_000_000, 500, 0.0, 0.2) == 500 * advice.PER_CLASS
-    assert advice.samples_needed(4_000_000, 10, 0.0, 0.001) is None
-    assert advice.samples_needed(16_000_000, 2, 0.0, 0.2) == 31
+    assert rules.samples_needed(4_000_000, 500, 0.0, 0.2) == 500 * rules.PER_CLASS
+    assert rules.samples_needed(4_000_000, 10, 0.0, 0.001) is None
+    assert rules.samples_needed(16_000_000, 2, 0.0, 0.2) == 31
 
 
 def test_only_what_no_other_candidate_beats_in_everything_is_pareto():

@@ -13,7 +13,6 @@ import rooms
 import shape
 
 CARVED_NEXT = {
-    "advice/advise.py",
     "advice/detective.py",
     "data/read.py",
     "graph/nodes.py",

@@ -13,7 +13,7 @@ import pytest
 import surgeon
 from surgeon.errors import UsageError
 from surgeon.job import race, tuning
-from surgeon.records import Context, Evidence
+from surgeon.records import Context, Evidence, Measurement
 from surgeon.train import loop
 from surgeon.train.settings import FitResult, FitSettings
 
@@ -186,7 +186,7 @@ def test_large_different_races_where_the_data_was_measured():
     plan = load_plugins().offer(Case, "large-different").offer.plan
     given = Context(classes=3, cut=None, init=None, late="f", early="e")
     assert plan(given).init == "pretrained"
-    measured = replace(given, evidence=Evidence(accuracy_by_depth=((1.0, 0.5),)))
+    measured = replace(given, evidence=Evidence(measurements=(Measurement("t", 1.0, 0.5),)))
     assert plan(measured).init == "race"
     assert plan(replace(measured, init="pretrained")).init == "pretrained"
     assert [stage.method for stage in plan(measured).stages] == ["solve", "adamw"]

@@ -19,7 +19,7 @@ import surgeon
 from surgeon.errors import UnknownNameError, UsageError
 from surgeon.plugin import hookimpl
 from surgeon.plugin.manager import load_plugins
-from surgeon.records import Case, Context, CutPoint, Evidence, Head, Plan
+from surgeon.records import Case, Context, CutPoint, Evidence, Head, Measurement, Plan
 from surgeon_models import get
 
 ROOT = Path(__file__).parents[2]
@@ -176,7 +176,12 @@ def test_the_depths_it_chooses():
     blind = plan(context())
     assert blind.cut == "t10"
     assert len(blind.head.taps) == 6
-    seen = Evidence(accuracy_by_depth=((0.2, 0.9), (0.4, 0.8), (0.5, 0.95), (0.8, 0.9), (1.0, 0.5)))
+    seen = Evidence(
+        measurements=tuple(
+            Measurement(f"t{depth}", depth, quality)
+            for depth, quality in ((0.2, 0.9), (0.4, 0.8), (0.5, 0.95), (0.8, 0.9), (1.0, 0.5))
+        )
+    )
     chosen = plan(context(evidence=seen))
     assert (chosen.cut, chosen.head.taps) == ("t8", ("t2", "t5", "t8"))
     assert plan(context(cut="t5")).cut == "t5"
