@@ -165,7 +165,7 @@ def check(
 
 
 @explained
-def operate(
+def operate(  # noqa: PLR0913 - a public verb has its options as keywords
     model: Source,
     case: str | None = None,
     classes: int | None = None,
@@ -225,7 +225,7 @@ def operate(
 
 
 @explained
-def finetune(
+def finetune(  # noqa: PLR0913 - a public verb has its options as keywords
     model: Source,
     data: Any,
     out: str | os.PathLike[str] | None = None,
@@ -319,7 +319,7 @@ def finetune(
 
 
 @explained
-def predict(
+def predict(  # noqa: PLR0913 - a public verb has its options as keywords
     path: Source,
     inputs: Any,
     *,
@@ -376,7 +376,7 @@ def predict(
 
 
 @explained
-def evaluate(
+def evaluate(  # noqa: PLR0913 - a public verb has its options as keywords
     path: Source,
     data: Any,
     *,

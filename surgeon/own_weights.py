@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     import onnx
 
     from surgeon.data.samples import Samples
+    from surgeon.job.run import Job
     from surgeon.plugin.manager import Plugins
 
     Source = str | os.PathLike[str] | onnx.ModelProto | Model
@@ -41,7 +42,7 @@ CASE = "own-loop"
 
 
 @explained
-def prove(
+def prove(  # noqa: PLR0913 - a public verb has its options as keywords
     model: Source,
     data: Any,
     *,
@@ -88,20 +89,12 @@ def prove(
         CheckError: something changed that may not, or torch and ONNX Runtime differ.
         DataError: the data's labels are not the model's outputs.
     """
-    from surgeon.job.deliver import TRAIN_METRICS, stamp
-    from surgeon.job.done import Candidate, Trained
-    from surgeon.job.measure import measure
-    from surgeon.job.proving import prove as make_proof
     from surgeon.job.run import Job
     from surgeon.tasks.find import find_task
 
     clock = Clock(time.perf_counter())
     to = Options.of(locals())
-    model = load(model)
-    changed = _changed(model, _before(model, source))
-    model, notes = _planned(model, changed)
-    model = _from(model, source)
-    _check_changed(model, changed)
+    model, changed, notes = _trained(load(model), source)
 
     def named(model: Model, samples: Samples) -> list[str]:
         first = samples.load(0)
@@ -111,12 +104,38 @@ def prove(
     given = intake.open(
         model, data, to, labels=named, as_planned=True, progress=progress, plugins=plugins
     )
-    model, job = given.model, Job(given.model, given, to, find_task(given.model.task, plugins))
-    body = start_body(model, given, to)
-    load_operators(model.proto, plugins)
+    job = Job(given.model, given, to, find_task(given.model.task, plugins))
+    body = start_body(job.operated, given, to)
+    load_operators(job.operated.proto, plugins)
+    told = [*body["warnings"], *notes, *skip_notes(given.samples)]
+    return _proven(job, body | {"changed": changed or []}, told, clock)
+
+
+def _trained(model: Model, source: Source | None) -> tuple[Model, list[str] | None, list[str]]:
+    """Return the model with its plan and origin, what changed in it (None: not known), and notes.
+
+    Raises:
+        CheckError: something changed that may not.
+    """
+    changed = _changed(model, _before(model, source))
+    model, notes = _planned(model, changed)
+    model = _from(model, source)
+    _check_changed(model, changed)
+    return model, changed, notes
+
+
+def _proven(job: Job, body: dict[str, Any], told: list[str], clock: Clock) -> Outcome:
+    """Write into the file what `finetune` gives its own: what it is, its proof, its figures."""
+    from surgeon.job.deliver import TRAIN_METRICS, stamp
+    from surgeon.job.done import Candidate, Trained
+    from surgeon.job.measure import measure
+    from surgeon.job.proving import prove as make_proof
+
+    model, given = job.operated, job.given
     tuned = _copy(model.proto)
     stamp(tuned, given)
-    proven = make_proof(job, tuned, golden_samples=golden_samples, constants=given.constants)
+    golden = job.to.delivery.golden_samples
+    proven = make_proof(job, tuned, golden_samples=golden, constants=given.constants)
     proof = proven.document
     envelope.put(tuned, envelope.PROOF, proof)
     result = replace(model.with_proto(tuned), plan=model.plan)
@@ -125,15 +144,13 @@ def prove(
     body |= {
         "providers": list(proven.providers),
         "statistics": sorted(allowed),
-        "changed": changed or [],
         "metrics": metrics,
         "delivered": "tuned",
         "proof": proof,
         "seconds": seconds(clock),
+        "data": body["data"] | counts(given),
+        "warnings": list(dict.fromkeys([*told, *proven.notes, *said])),
     }
-    body["data"] |= counts(given)
-    told = [*body["warnings"], *notes, *skip_notes(given.samples), *proven.notes, *said]
-    body["warnings"] = list(dict.fromkeys(told))
     return Outcome(result, metrics, [], proof, body)
 
 

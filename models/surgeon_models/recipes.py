@@ -96,7 +96,7 @@ def _imported(name: str, path: Path) -> Iterator[ModuleType]:
             del sys.modules[loaded]
 
 
-def _export(
+def _export(  # noqa: PLR0913 - each is one way in which a file differs
     model: torch.nn.Module,
     path: Path,
     *,

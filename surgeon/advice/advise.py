@@ -42,7 +42,7 @@ if TYPE_CHECKING:
 
 
 @explained
-def advise(
+def advise(  # noqa: PLR0913 - a public verb has its options as keywords
     model: Source,
     data: Any,
     *,
@@ -140,15 +140,18 @@ def choose(
     """
     from surgeon.probe import evidence as measuring
     from surgeon.probe.findings import examine, near_sets, to_compare
+    from surgeon.runtime.features import Request
 
     clock = _Clock()
     model, samples, labels, codes = given.model, given.samples, given.labels, given.codes
     anatomy = model.anatomy()
     clock.stop("model")
+    compared = to_compare(samples, given.parts, codes, given.seed)
     measured = measuring.measure(
-        anatomy, samples, given.parts.train, codes, seed=given.seed, device=given.device,
-        threads=given.threads, progress=given.progress, where=model.where,
-        compared=to_compare(samples, given.parts, codes, given.seed), groups=given.parts.groups,
+        anatomy, samples,
+        measuring.Looked(given.parts.train, codes, compared, given.parts.groups),
+        Request(device=given.device, threads=given.threads, where=model.where),
+        seed=given.seed, progress=given.progress,
     )  # fmt: skip
     clock.stop()
     clock.seconds |= {**measured.seconds, "latency": 0.0}

@@ -11,7 +11,7 @@ Learned Representations", 2020). What must not enter: what is decided from the e
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -26,8 +26,7 @@ from surgeon.runtime.features import Request
 from surgeon.tasks.metrics import softmax
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
-    from pathlib import Path
+    from collections.abc import Callable, Iterable, Sequence
 
     from numpy.typing import NDArray
     from onnx import ModelProto
@@ -35,7 +34,6 @@ if TYPE_CHECKING:
     from surgeon.data.samples import Samples
     from surgeon.graph.cuts import Anatomy
     from surgeon.records import CutPoint
-    from surgeon.runtime.places import Device
 
     Floats = NDArray[np.float64]
     Ints = NDArray[np.int64]
@@ -153,6 +151,35 @@ class Measured:
     content: NDArray[Any] | None = field(repr=False, default=None)
 
 
+@dataclass(frozen=True)
+class Looked:
+    """Which samples a pass looks at, and what is known of them.
+
+    Attributes:
+        indices: those that probes may look at (not the test split).
+        codes: class of every sample of the data, [samples.n].
+        compared: more samples to run, for their features alone: no probe sees them.
+        groups: what each sample of the data belongs to, [samples.n]: no fold tears it apart.
+    """
+
+    indices: Ints = field(repr=False)
+    codes: Ints = field(repr=False)
+    compared: Ints | None = field(repr=False, default=None)
+    groups: Ints | None = field(repr=False, default=None)
+
+    def drawn(self, seed: int) -> tuple[Ints, Ints, tuple[str, ...]]:
+        """Return the samples probed, the classes they are of, and what is to be said of that."""
+        indices, codes, classes = self.indices, self.codes, np.unique(self.codes)
+        notes: tuple[str, ...] = ()
+        if len(classes) > MOST_CLASSES:
+            number = len(classes)
+            classes = some_classes(codes[indices], seed, MOST_CLASSES)
+            indices = indices[np.isin(codes[indices], classes)]
+            told = f"probes and learning curve are those of {len(classes)} classes of {number}"
+            notes = (f"{told}: with all of them accuracies are lower",)
+        return stratified(indices, codes, SAMPLED, seed), classes, notes
+
+
 def _silent(*_: Any) -> None:
     """Say nothing."""
 
@@ -160,96 +187,56 @@ def _silent(*_: Any) -> None:
 def measure(
     anatomy: Anatomy,
     samples: Samples,
-    indices: Ints,
-    codes: Ints,
+    looked: Looked,
+    request: Request | None = None,
     *,
-    cuts: Sequence[CutPoint] | None = None,
-    most: int = SAMPLED,
     seed: int = 0,
-    device: str | Device = "auto",
-    threads: int | None = None,
-    cache_dir: Path | None = None,
     progress: Callable[[str, int, int], None] | None = None,
-    where: str | None = None,
-    compared: Ints | None = None,
-    groups: Ints | None = None,
 ) -> Measured:
-    """Run the graph once over a stratified sample and probe what it computes.
+    """Run the graph once over a stratified sample and probe what it computes, spread over depth.
 
     Args:
         anatomy: the graph understood.
         samples: the data.
-        indices: which of them may be looked at (not the test split).
-        codes: class of every sample of the data, [samples.n].
-        cuts: where to look; None = spread over depth.
-        most: samples to look at.
+        looked: which of them.
+        request: where the pass runs and is kept; None = the defaults.
         seed: of sample, folds and projection.
-        device: `auto`, `cpu`, `cuda`, `cuda:N`.
-        threads: CPU threads of the pass.
-        cache_dir: where the pass is kept; None = the user's cache.
         progress: called as `progress(stage, done, total)`.
-        where: what messages call the model.
-        compared: more samples to run, for their features alone: no probe sees them.
-        groups: what each sample of the data belongs to, [samples.n]: no fold tears it apart.
 
     Raises:
         DataError: fewer than two classes, or no class with two samples.
         UnsupportedError: no cut can be looked at.
         CheckError: what the graph computes of a sample depends on its batch.
     """
-    chosen = list(choose_cuts(anatomy) if cuts is None else cuts)
-    taps = add_taps(anatomy, chosen)
-    classes = np.unique(codes)
-    notes: tuple[str, ...] = ()
-    if len(classes) > MOST_CLASSES:
-        number = len(classes)
-        classes = some_classes(codes[indices], seed, MOST_CLASSES)
-        indices = indices[np.isin(codes[indices], classes)]
-        told = f"probes and learning curve are those of {len(classes)} classes of {number}"
-        notes = (f"{told}: with all of them accuracies are lower",)
-    looked_at = stratified(indices, codes, most, seed)
+    say = progress or _silent
+    taps = add_taps(anatomy, list(choose_cuts(anatomy)))
+    looked_at, classes, notes = looked.drawn(seed)
     started = time.perf_counter()
     content = _content_of(taps.model, samples)
     names = list(dict.fromkeys([*taps.outputs, *filter(None, [taps.head, content])]))
-    run = looked_at if compared is None else np.union1d(looked_at, compared)
-    say = progress or _silent
+    run = looked_at if looked.compared is None else np.union1d(looked_at, looked.compared)
+    doubtful = bool(doubtful_nodes(anatomy.model, anatomy.shapes))
     found = extract(
-        taps.model, names, samples, run,
-        Request(
-            device=device, threads=threads, cache_dir=cache_dir, where=where,
-            doubtful=bool(doubtful_nodes(anatomy.model, anatomy.shapes)),
-        ),
-        progress=lambda done, total: say(f"features at {len(chosen)} cuts", done, total),
+        taps.model, names, samples, run, replace(request or Request(), doubtful=doubtful),
+        progress=lambda done, total: say(f"features at {len(taps.cuts)} cuts", done, total),
     )  # fmt: skip
     passed = time.perf_counter()
     judged = np.isin(found.rows, looked_at)
     rows = found.rows[judged]
-    labels = np.searchsorted(classes, codes[rows])
-    drawn: dict[str, Any] = {
-        "seed": seed,
-        "repetitions": max(1, min(MOST_REPETITIONS, REPEATED_TO // len(labels))),
-        "groups": None if groups is None else groups[rows],
-    }
-    sought = Sought.classes(labels)
-    probes, projected = [], []
-    for cut, name in zip(taps.cuts, taps.outputs, strict=True):
-        values = found.array(name)[judged]
-        projected.append(project(values, seed))
-        width = int(np.prod(values.shape[1:]))
-        probes.append(probe(projected[-1], sought, cut, width, **drawn))
-        say("linear probes", len(probes), len(taps.cuts))
-    best = max(range(len(probes)), key=lambda at: (probes[at].quality, -at))
-    curve = learning_curve(projected[best], sought, **drawn)
+    labels = np.searchsorted(classes, looked.codes[rows])
+    groups = None if looked.groups is None else looked.groups[rows]
+    values = (found.array(name)[judged] for name in taps.outputs)
+    probes, best, curve = _probed(taps.cuts, values, labels, groups, seed, say)
     leep = None
     if taps.head is not None and anatomy.head is not None:
         leep = _leep_of(found.array(taps.head)[judged], labels, anatomy.head.activation)
     return Measured(
-        probes=tuple(probes),
+        probes=probes,
         rows=rows,
         codes=labels,
         classes=classes,
         curve=curve,
-        curve_tensor=probes[best].cut.tensor,
+        curve_tensor=best.cut.tensor,
         leep=leep,
         providers=found.providers,
         hit=found.hit,
@@ -259,6 +246,31 @@ def measure(
         features=np.asarray(found.array(taps.outputs[-1])).reshape(found.n, -1),
         content=None if content is None else found.array(content).reshape(found.n, -1),
     )
+
+
+def _probed(
+    cuts: Sequence[CutPoint],
+    values: Iterable[NDArray[Any]],
+    labels: Ints,
+    groups: Ints | None,
+    seed: int,
+    say: Callable[[str, int, int], None],
+) -> tuple[tuple[Probe, ...], Probe, tuple[tuple[int, float, float], ...]]:
+    """Return a probe of each cut's values, the best (the earliest of equals), and its curve."""
+    drawn: dict[str, Any] = {
+        "seed": seed,
+        "repetitions": max(1, min(MOST_REPETITIONS, REPEATED_TO // len(labels))),
+        "groups": groups,
+    }
+    sought = Sought.classes(labels)
+    probes, projected = [], []
+    for cut, raw in zip(cuts, values, strict=True):
+        projected.append(project(raw, seed))
+        width = int(np.prod(raw.shape[1:]))
+        probes.append(probe(projected[-1], sought, cut, width, **drawn))
+        say("linear probes", len(probes), len(cuts))
+    best = max(range(len(probes)), key=lambda at: (probes[at].quality, -at))
+    return tuple(probes), probes[best], learning_curve(projected[best], sought, **drawn)
 
 
 def _content_of(model: ModelProto, samples: Samples) -> str | None:

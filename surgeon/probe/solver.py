@@ -94,7 +94,7 @@ class HeadSolution:
     converged: bool
 
 
-def solve(
+def solve(  # noqa: PLR0913 - settings of a solver are keywords, each with its default
     features: Floats,
     targets: Ints | Floats,
     outputs: int,
@@ -159,60 +159,73 @@ def solve(
     Raises:
         DataError: shapes that do not fit, NaN or infinity, targets out of range or all alike.
     """
-    meets = LINKS[link]
     read = _read(features, np.asarray(targets), outputs, link, held)
     weights = _sample_weights(read.values, outputs, class_weights)
-    first, sample, views = _samples(len(weights), views_of)
-    judged = np.zeros(len(weights))
-    judged[first] = weights[first]
-    weights /= views[sample]
-    apart = np.zeros(len(weights), bool) if held is None else np.asarray(held, bool)
+    rows = _Rows.of(weights, views_of, groups, held)
     if threads is None:
         threads = min(torch.get_num_threads(), max(1, features.size // NUMBERS_PER_THREAD))
     # TF32 has no place in what ends by the size of its gradient.
     with torch_threads(threads), arithmetic(torch.device(device), exact=True):
         basis = Basis.of(features, torch.device(device))
         target = torch.from_numpy(read.values).to(basis.points.device)
-        data = penalty.Samples(basis.points, target, outputs, weights, meets)
-        fold = np.full(len(first), -1)
-        choosing = penalty.comparable(data, first, ~apart[first])
-        dealt = penalty.deal_folds(data, first[choosing], folds, seed, groups)
-        search = None
-        if dealt is not None:
-            fold[choosing] = dealt
-            search = penalty.search(data, judged, fold[sample], grid, select, seed, progress)
-        chosen = FALLBACK_C if search is None else search.grid[search.chosen]
-        outside = penalty.Outside.none(data, len(weights)) if search is None else search.outside
-        start = None if search is None else search.start
-        if apart.any():
-            fold = np.full(len(first), -1)
-            fold[apart[first]] = penalty.deal_held(data, first[apart[first]], folds, seed, groups)
-            start = penalty.judge_held(data, fold[sample], chosen, start, outside)
-        return _finish(basis, data, read, search, chosen, start, outside)
+        data = penalty.Samples(basis.points, target, outputs, rows.weights, LINKS[link])
+        chosen = _choose(data, rows, folds, seed, grid, select, progress)
+        return _finish(basis, data, read, chosen)
 
 
-def _finish(
-    basis: Basis,
+@dataclass(frozen=True)
+class _Chosen:
+    """The penalty, what it was chosen by, what unseen samples say, where the last solve starts."""
+
+    regularisation: float
+    search: penalty.Search | None
+    outside: penalty.Outside
+    start: Tensor | None
+
+
+def _choose(
     data: penalty.Samples,
-    read: _Read,
-    search: penalty.Search | None,
-    chosen: float,
-    start: Tensor | None,
-    outside: penalty.Outside,
-) -> HeadSolution:
+    rows: _Rows,
+    folds: int,
+    seed: int,
+    grid: tuple[float, ...],
+    select: Literal["loss", "quality"],
+    progress: Callable[[int, int], None] | None,
+) -> _Chosen:
+    """Choose the penalty by the samples that may, and judge those that may not."""
+    first, sample, held, groups = rows.first, rows.sample, rows.held, rows.groups
+    choosing = penalty.comparable(data, first, ~held)
+    dealt = penalty.deal_folds(data, first[choosing], folds, seed, groups)
+    if dealt is None:
+        search, chosen, start = None, FALLBACK_C, None
+        outside = penalty.Outside.none(data, len(sample))
+    else:
+        fold = np.full(len(first), -1)
+        fold[choosing] = dealt
+        search = penalty.search(data, rows.judged, fold[sample], grid, select, seed, progress)
+        chosen, outside, start = search.grid[search.chosen], search.outside, search.start
+    if held.any():
+        fold = np.full(len(first), -1)
+        fold[held] = penalty.deal_held(data, first[held], folds, seed, groups)
+        start = penalty.judge_held(data, fold[sample], chosen, start, outside)
+    return _Chosen(chosen, search, outside, start)
+
+
+def _finish(basis: Basis, data: penalty.Samples, read: _Read, chosen: _Chosen) -> HeadSolution:
     """Solve once more on all samples, precisely, and undo rotation and standardisation."""
     exact = None if data.dear else basis.exact
+    search, start = chosen.search, chosen.start
     problem = data.problem(data.weights[None], basis.points if exact is None else exact)
     if data.dear:
         fresh = start is None
         least = penalty.FRESH_STEPS if fresh else penalty.MORE_STEPS
         tolerance, steps = penalty.CV_TOLERANCE, penalty.most_steps(data, 1 if fresh else 2, least)
         if start is None:
-            start = problem.closed_form(chosen)
+            start = problem.closed_form(chosen.regularisation)
     else:
         tolerance, steps = 1e-7 if exact is None else penalty.TOLERANCE, 500
         start = problem.zeros() if start is None else start.to(problem.points.dtype)
-    solution = minimise(problem, start, chosen, tolerance, min(500, steps))
+    solution = minimise(problem, start, chosen.regularisation, tolerance, min(500, steps))
     theta, present = solution.theta[0].double(), None
     if data.link.exclusive:
         present = np.bincount(read.values, minlength=data.outputs) > 0
@@ -228,14 +241,14 @@ def _finish(
     return HeadSolution(
         weight=weight,
         bias=bias,
-        regularisation=chosen,
-        grid=search.grid if search else (chosen,),
+        regularisation=chosen.regularisation,
+        grid=search.grid if search else (chosen.regularisation,),
         cv_quality=search.quality if search else (),
         cv_quality_error=search.quality_error if search else (),
         cv_loss=search.loss if search else (),
         cv_loss_error=search.loss_error if search else (),
-        out_of_fold=read.told(outside.predicted),
-        out_of_fold_loss=outside.loss,
+        out_of_fold=read.told(chosen.outside.predicted),
+        out_of_fold_loss=chosen.outside.loss,
         folds=search.folds if search else 0,
         iterations=solution.iterations,
         gradient_norm=solution.gradient_norm,
@@ -351,24 +364,45 @@ def _sample_weights(
     return np.asarray(per_class[labels], np.float64)
 
 
-def _samples(
-    rows: int, views_of: Ints | None
-) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64], npt.NDArray[np.int64]]:
-    """Return the first row of each sample, the sample of each row, and the rows of each sample.
+@dataclass(frozen=True)
+class _Rows:
+    """Rows, each a view of a sample."""
 
-    Raises:
-        DataError: not one sample named per row.
+    first: npt.NDArray[np.int64]  # [samples], the row of each that is the sample as it is
+    sample: npt.NDArray[np.int64]  # [rows], the sample of each
+    held: npt.NDArray[np.bool_]  # [samples], which must not choose
+    weights: Floats  # [rows], which share those of their sample
+    judged: Floats  # [rows], the weight of each that decides, else 0
+    groups: Ints | None
 
-    """
-    if views_of is None:
-        alone = np.arange(rows)
-        return alone, alone, np.ones(rows, np.int64)
-    if np.shape(views_of) != (rows,):
-        raise DataError(f"samples of shape {np.shape(views_of)} for {rows} rows", where="views_of")
-    _, first, sample, views = np.unique(
-        views_of, return_index=True, return_inverse=True, return_counts=True
-    )
-    return first, sample, views
+    @classmethod
+    def of(
+        cls,
+        weights: Floats,
+        views_of: Ints | None,
+        groups: Ints | None,
+        held: npt.NDArray[np.bool_] | None,
+    ) -> _Rows:
+        """Return them with the weight of a sample shared among its views.
+
+        Raises:
+            DataError: not one sample named per row.
+        """
+        rows = len(weights)
+        first = sample = np.arange(rows)
+        views = np.ones(rows, np.int64)
+        if views_of is not None:
+            if np.shape(views_of) != (rows,):
+                raise DataError(
+                    f"samples of shape {np.shape(views_of)} for {rows} rows", where="views_of"
+                )
+            _, first, sample, views = np.unique(
+                views_of, return_index=True, return_inverse=True, return_counts=True
+            )
+        judged = np.zeros(rows)
+        judged[first] = weights[first]
+        apart = np.zeros(rows, bool) if held is None else np.asarray(held, bool)
+        return cls(first, sample, apart[first], weights / views[sample], judged, groups)
 
 
 @contextmanager

@@ -14,8 +14,9 @@ from surgeon.data.splits import stratified_folds
 from surgeon.errors import DataError
 from surgeon.graph.taps import MOST, add_taps, choose_cuts
 from surgeon.probe import evidence
-from surgeon.probe.evidence import Sought
+from surgeon.probe.evidence import Looked, Sought
 from surgeon.records import CutPoint
+from surgeon.runtime.features import Request
 from surgeon.runtime.stream import Runner
 
 CUT = CutPoint("x", 1.0, ("N", 64), "float", 0, 0, 0, 0)
@@ -77,7 +78,10 @@ def test_the_pass_is_kept_and_found_again(tmp_path):
     samples, codes = opened(model)
     first, again = (
         evidence.measure(
-            model.anatomy(), samples, np.arange(24), codes, cache_dir=tmp_path, device="cpu"
+            model.anatomy(),
+            samples,
+            Looked(np.arange(24), codes),
+            Request(cache_dir=tmp_path, device="cpu"),
         )
         for _ in range(2)
     )
@@ -89,7 +93,8 @@ def test_the_pass_is_kept_and_found_again(tmp_path):
 def test_the_old_head_gives_leep(tmp_path):
     model = surgeon.load(nw.convnet())
     samples, codes = opened(model)
-    found = evidence.measure(model.anatomy(), samples, np.arange(24), codes, cache_dir=tmp_path)
+    looked = Looked(np.arange(24), codes)
+    found = evidence.measure(model.anatomy(), samples, looked, Request(cache_dir=tmp_path))
     assert found.leep is not None
     assert -np.log(3) - 0.1 <= found.leep <= 0
 

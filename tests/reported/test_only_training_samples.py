@@ -86,8 +86,8 @@ def test_the_detective(forms, monkeypatch, form):
 
 @pytest.mark.parametrize("form", ["fraction", "path", "folders"])
 def test_advice(forms, monkeypatch, form):
-    def look(anatomy, samples, indices, codes, **_):
-        raise Looked(indices)
+    def look(anatomy, samples, looked, *_, **__):
+        raise Looked(looked.indices)
 
     monkeypatch.setattr(evidence, "measure", look)
     data, validation = forms[form]
