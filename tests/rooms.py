@@ -1,12 +1,13 @@
-"""The rooms of the house, once: fences and the picture of the rooms are made of this list.
+"""The rooms of the house, once: fences and the table of the rooms are made of this list.
 
 `python tests/rooms.py --write` writes `.importlinter`, which `make check` enforces, and the table
-in docs/architecture.md; `tests/test_rooms.py` finds both stale. A folder or module of `surgeon/`
-that is not named here fails.
+in docs/architecture.md, with a picture of what rooms really import; `tests/test_rooms.py` finds
+them stale. A folder or module of `surgeon/` that is not named here fails.
 """
 
 from __future__ import annotations
 
+import ast
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -139,10 +140,52 @@ def table() -> str:
     return "\n".join(rows)
 
 
+def imports(folder: Path = HERE / "surgeon") -> dict[str, set[str]]:
+    """Return the rooms that each room imports, anywhere in its code, for type checking too."""
+    found: dict[str, set[str]] = {room.name: set() for room in ROOMS}
+    for file in sorted(folder.rglob("*.py")):
+        room = file.relative_to(folder).parts[0].removesuffix(".py")
+        for node in ast.walk(ast.parse(file.read_text("utf-8"))):
+            if isinstance(node, ast.ImportFrom) and node.module:
+                within = node.module == "surgeon"
+                named = [f"surgeon.{a.name}" for a in node.names] if within else [node.module]
+            else:
+                named = [a.name for a in node.names] if isinstance(node, ast.Import) else []
+            others = {name.split(".")[1] for name in named if name.startswith("surgeon.")}
+            if room in found:
+                found[room] |= others & found.keys() - {room}
+    return found
+
+
+def picture(found: dict[str, set[str]]) -> str:
+    """Return who imports whom, for mermaid: no arrow where other arrows lead there.
+
+    Rooms that import neither a library nor a room but `errors` stand beneath all: left out.
+    """
+    below: dict[str, set[str]] = {}
+    for room in reversed(ROOMS):
+        below[room.name] = {under for one in found[room.name] for under in {one} | below[one]}
+    base = {room.name for room in ROOMS if found[room.name] <= {"errors"} and not room.libraries}
+    lines = ["```mermaid", "flowchart TD"]
+    for room in ROOMS:
+        direct = found[room.name] - base
+        direct -= {under for one in direct for under in below[one]}
+        if direct:
+            to = " & ".join(_box(one.name) for one in ROOMS if one.name in direct)
+            lines.append(f"    {_box(room.name)} --> {to}")
+    return "\n".join([*lines, "```"])
+
+
+def _box(name: str) -> str:
+    """Return a room as mermaid takes it, where `graph` is a word of the language."""
+    return {"graph": "graph_[graph]", "__main__": "main[__main__]"}.get(name, name)
+
+
 def page(text: str) -> str:
-    """Return the page with the table in its place."""
+    """Return the page with the table and the picture in their place."""
     head, rest = text.split(BEGIN)
-    return f"{head}{BEGIN}\n{table()}\n{END}{rest.split(END)[1]}"
+    made = f"{table()}\n\n{picture(imports())}"
+    return f"{head}{BEGIN}\n{made}\n{END}{rest.split(END)[1]}"
 
 
 if __name__ == "__main__":
@@ -150,4 +193,4 @@ if __name__ == "__main__":
         FENCES.write_text(fences(), "utf-8")
         PAGE.write_text(page(PAGE.read_text("utf-8")), "utf-8")
     else:
-        print(table())
+        print(table(), picture(imports()), sep="\n\n")

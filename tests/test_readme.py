@@ -157,6 +157,14 @@ def test_the_targets_and_the_pages_it_names_are_there():
         assert (ROOT / link).is_file(), link
 
 
+def test_the_extras_of_the_table_are_the_extras_there_are():
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
+    (every,) = project["optional-dependencies"]["all"]
+    named = re.findall(r"^\| `([a-z]+)` \|", README, re.MULTILINE)
+    assert every == f"{project['name']}[{','.join(named)}]"
+    assert f"pip install '{project['name']}[all]'" in README
+
+
 def test_the_cases_of_the_table_are_the_cases_there_are():
     from surgeon import operation
 

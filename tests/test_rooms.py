@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 import sys
 from pathlib import Path
 
@@ -20,6 +21,66 @@ def test_the_fences_are_made_of_the_list():
 def test_the_page_shows_the_list():
     text = rooms.PAGE.read_text("utf-8")
     assert rooms.page(text) == text, "python tests/rooms.py --write"
+
+
+def named_in(file: Path) -> set[str]:
+    """Return what a file defines: functions, classes and their methods, constants."""
+    names = set()
+    for node in ast.parse(file.read_text("utf-8")).body:
+        targets = node.targets if isinstance(node, ast.Assign) else []
+        names |= {target.id for target in targets if isinstance(target, ast.Name)}
+        if isinstance(node, ast.FunctionDef | ast.ClassDef):
+            names.add(node.name)
+            within = node.body if isinstance(node, ast.ClassDef) else []
+            names |= {
+                f"{node.name}.{one.name}" for one in within if isinstance(one, ast.FunctionDef)
+            }
+    return names
+
+
+def test_what_the_page_says_where_to_look_is_there():
+    section = rooms.PAGE.read_text("utf-8").split("## Where to look")[1].split("\n## ")[0]
+    rows = re.findall(r"^\| (.+\?) \| `(.+)` \| (.+) \|$", section, re.MULTILINE)
+    assert len(rows) == section.count("\n|") - 2
+    lost = {
+        (question, file, name)
+        for question, file, names in rows
+        for name in re.findall(r"`([^`]+)`", names)
+        if name not in named_in(rooms.HERE / file)
+    }
+    assert not lost
+
+
+def test_modules_that_the_page_names_are_there():
+    """`graph.cuts` is a module of a room, or what its one module defines."""
+    house, lost = rooms.HERE / "surgeon", set()
+    for room, name in re.findall(r"`([a-z_]+)\.([a-z_]+)`", rooms.PAGE.read_text("utf-8")):
+        module = house / f"{room}.py"
+        if module.is_file():
+            defined = {one.rpartition(".")[2] for one in named_in(module)}
+        else:
+            defined = {path.stem for path in (house / room).glob("*")}
+        if room in {one.name for one in rooms.ROOMS} and name not in defined:
+            lost.add(f"{room}.{name}")
+    assert not lost
+
+
+def test_the_picture_leaves_out_arrows_that_others_imply():
+    found = {room.name: set() for room in rooms.ROOMS}
+    found |= {"cli": {"job", "graph", "errors"}, "job": {"graph"}, "graph": {"options", "plugin"}}
+    drawn = rooms.picture(found).splitlines()[2:-1]
+    assert [line.strip() for line in drawn] == [
+        "cli --> job",
+        "job --> graph_[graph]",
+        "graph_[graph] --> plugin",
+    ]
+
+
+def test_what_rooms_import_is_found_anywhere_in_them():
+    found = rooms.imports()
+    assert {"job", "advice"} <= found["operation"]  # inside its functions
+    assert "model" in found["intake"]  # for type checking
+    assert found["errors"] == set()
 
 
 def test_every_room_is_named_and_none_that_is_not_there():
