@@ -336,6 +336,12 @@ def _constant_weights(graph: GraphProto) -> list[NodeProto]:
                 candidates[node.output[0]] = node
     if not candidates:
         return []
+    places = _weight_places(graph)
+    return [node for name, node in candidates.items() if name in places]
+
+
+def _weight_places(graph: GraphProto) -> set[str]:
+    """Return names of values read where operators have weights, or added to what they give."""
     places: set[str] = set()
     linear: set[str] = set()
     for inner in all_graphs(graph):
@@ -351,7 +357,7 @@ def _constant_weights(graph: GraphProto) -> list[NodeProto]:
         for node in reversed(inner.node):
             if node.op_type == "Identity" and node.output[0] in places:
                 places.add(node.input[0])
-    return [node for name, node in candidates.items() if name in places]
+    return places
 
 
 def _size(dims: tuple[int, ...]) -> int:

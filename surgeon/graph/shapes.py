@@ -25,7 +25,7 @@ from surgeon.graph.weights import to_array
 from surgeon.records import TensorInfo
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Collection, Mapping
 
     from surgeon.records import Dim, Shape
 
@@ -407,7 +407,19 @@ def trace(
     two = at(BATCHES[1], larger=True)
     if any(name in one and name not in two for name in data):
         two = at(BATCHES[1], larger=False)
-    symbol = _batch_symbol(infos)
+    axes, symbolic = _compared(one, two, data, _batch_symbol(infos))
+    for info in infos:
+        if info.batch_axis is not None:
+            axes[info.name] = info.batch_axis
+        if info.shape is not None:
+            symbolic[info.name] = info.shape
+    return Shapes(one, axes, symbolic, BATCHES, data)
+
+
+def _compared(
+    one: Concrete, two: Concrete, data: Collection[str], symbol: Dim
+) -> tuple[dict[str, int], dict[str, Shape]]:
+    """Return batch axes and symbolic shapes, by comparing the shapes at two batches."""
     axes: dict[str, int] = {}
     symbolic: dict[str, Shape] = {}
     for name, (_, dims) in one.items():
@@ -428,12 +440,7 @@ def trace(
             else:
                 shape.append(a if a == b else None)
         symbolic[name] = tuple(shape)
-    for info in infos:
-        if info.batch_axis is not None:
-            axes[info.name] = info.batch_axis
-        if info.shape is not None:
-            symbolic[info.name] = info.shape
-    return Shapes(one, axes, symbolic, BATCHES, data)
+    return axes, symbolic
 
 
 FACTORS = (1.0, 0.5, 0.25, 2.0, 4.0, 16.0)
