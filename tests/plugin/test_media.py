@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import networks as nw
@@ -16,9 +17,13 @@ from surgeon.records import AudioEncoding, Preprocess, TensorInfo, TextEncoding
 
 ROW = TensorInfo("x", "float", ("N", 3), 0)
 GUIDE = (Path(__file__).resolve().parents[2] / "CONTRIBUTING.md").read_text("utf-8")
-(EXAMPLE,) = [
-    block.partition("```")[0] for block in GUIDE.split("```python\n") if "surgeon_media" in block
-]
+SECTION = GUIDE.split("## A medium\n")[1].split("\n## ")[0]
+CODE, HOOK = re.findall(r"```python\n(.*?)```", SECTION, re.DOTALL)
+EXAMPLE = (
+    "from surgeon.plugin import hookimpl\nfrom surgeon.records import Medium\n"
+    + CODE
+    + HOOK.replace('"my_package.points:Points"', 'f"{__name__}:Points"')
+)
 
 
 @pytest.fixture
