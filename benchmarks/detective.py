@@ -77,13 +77,14 @@ def examine(name: str, pictures: Path, threads: int) -> dict:
     from surgeon.advice.detective import detect_preprocess
     from surgeon.data.media.pictures import image_input
     from surgeon.graph.preprocess import parse_preprocess
+    from surgeon.options import Options
 
     model = surgeon.load(surgeon_models.get(name))
     del model.proto.metadata_props[:]
     info = image_input(model.inputs, {})
     true = parse_preprocess(surgeon_models.entry(name).preprocess, info)
     found = detect_preprocess(
-        model, pictures, size=SIZES.get(name), threads=threads, device="cpu",
+        model, pictures, Options.of({"size": SIZES.get(name), "threads": threads}), device="cpu",
     )  # fmt: skip
     named = {row["name"]: row for row in found.ranking}
     right = next(candidate for candidate in named if same(candidate, true, info, SIZES.get(name)))

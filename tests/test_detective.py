@@ -18,6 +18,7 @@ from surgeon.errors import UsageError
 from surgeon.graph.moments import add_moments
 from surgeon.graph.stated import read_intake
 from surgeon.graph.taps import add_taps, late_cut
+from surgeon.options import Options
 from surgeon.probe.evidence import Probe
 from surgeon.records import CutPoint, Preprocess, TensorInfo
 from surgeon.runtime.stream import Runner
@@ -234,7 +235,7 @@ def candidates_of(side):
 def test_a_network_that_remembers_its_training_gives_it_away(tmp_path, true):
     folder = pictures(tmp_path / "photos")
     model = remembering(folder, candidates_of(12)[true])
-    found = detective.detect_preprocess(surgeon.load(model), folder)
+    found = detective.detect_preprocess(surgeon.load(model), folder, Options.of({}))
     by_mismatch = min(found.ranking, key=lambda row: row["mismatch"])
     assert by_mismatch["name"] == true
     assert found.name == true
@@ -253,16 +254,16 @@ def test_unknown_preprocessing_is_measured_and_said(tmp_path):
 
 
 def test_at_most_256_pictures_are_looked_at(tmp_path):
-    folder = pictures(tmp_path / "photos", each=110)
-    assert detective.detect_preprocess(surgeon.load(network()), folder).samples <= 258
-    few = detective.detect_preprocess(surgeon.load(network()), folder, most=30)
+    folder, to = pictures(tmp_path / "photos", each=110), Options.of({})
+    assert detective.detect_preprocess(surgeon.load(network()), folder, to).samples <= 258
+    few = detective.detect_preprocess(surgeon.load(network()), folder, to, most=30)
     assert few.samples <= 30
 
 
 def test_what_leaves_nothing_open_is_not_measured(tmp_path):
     folder = pictures(tmp_path / "photos", grey=True)
     model = surgeon.load(network(dtype="uint8", channels=1))
-    found = detective.detect_preprocess(model, folder)
+    found = detective.detect_preprocess(model, folder, Options.of({}))
     assert (found.name, found.samples, found.sure) == ("raw L", 0, 1.0)
     assert found.preprocess.source == "graph"
     assert surgeon.advise(model, folder).detected.name == "raw L"
@@ -271,7 +272,7 @@ def test_what_leaves_nothing_open_is_not_measured(tmp_path):
 def test_values_need_no_detective():
     model = surgeon.load(network())
     data = nw.feeds(model.proto, batch=20) | {"labels": np.arange(20) % 2}
-    assert detective.detect_preprocess(model, data) is None
+    assert detective.detect_preprocess(model, data, Options.of({})) is None
 
 
 def test_finetune_writes_what_was_found_into_the_file(tmp_path):
