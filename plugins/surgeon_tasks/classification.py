@@ -85,7 +85,7 @@ class Classification(TaskCode):
         right, lost, *answers = (np.concatenate(values) for values in zip(*found, strict=True))
         figures = metrics.score_told(*answers)
         figures.pop("samples")
-        return Scores({**figures, "quality": figures["accuracy"]}, right, lost)
+        return Scores(figures, right, lost)
 
     def rows(
         self, decoded: NDArray[np.float64], names: Sequence[str] | None

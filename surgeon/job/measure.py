@@ -52,8 +52,7 @@ def score(
     if first is None:
         return None
     scores = job.task.score(itertools.chain([first], parts))
-    figures = {name: value for name, value in scores.figures.items() if name != "quality"}
-    return {"samples": int((~np.isnan(scores.quality)).sum()), **figures}
+    return {"samples": int((~np.isnan(scores.quality)).sum()), **scores.figures}
 
 
 def open_runner(job: Job, model: ModelProto | Path, *, alone: bool) -> Runner:

@@ -22,7 +22,9 @@ def softmax(logits: NDArray[Any]) -> NDArray[np.float64]:
 def score_told(
     predicted: NDArray[np.int64], told: NDArray[Any], codes: NDArray[np.int64]
 ) -> dict[str, Any]:
-    """Return samples, accuracy, macro_f1 (over classes that occur) and loss (nats per sample).
+    """Return samples, accuracy (the quality, too), macro_f1 (over classes that occur) and loss.
+
+    The loss is in nats per sample.
 
     Args:
         predicted: [n] the likeliest class.
@@ -30,9 +32,11 @@ def score_told(
         codes: [n] the right class.
     """
     scores = [f1 for *_, f1, support in by_class(codes, predicted) if support]
+    accuracy = float((predicted == codes).mean())
     return {
         "samples": len(codes),
-        "accuracy": float((predicted == codes).mean()),
+        "quality": accuracy,
+        "accuracy": accuracy,
         "macro_f1": float(np.mean(scores)) if scores else None,
         "loss": float(-np.log(np.clip(told, 1e-12, None)).mean()),
     }

@@ -29,7 +29,7 @@ PROOF = {
     "golden": [],
 }
 
-METRICS = {"samples": 20, "accuracy": 0.9, "macro_f1": 0.89, "loss": 0.31}
+METRICS = {"samples": 20, "quality": 0.9, "accuracy": 0.9, "macro_f1": 0.89, "loss": 0.31}
 
 BODIES = {
     "inspect": {

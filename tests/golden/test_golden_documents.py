@@ -22,7 +22,18 @@ from surgeon.cli import main
 
 HERE = Path(__file__).parent / "documents"
 EXACT = frozenset(
-    ("accuracy", "bound", "depth", "f1", "lr_decay", "macro_f1", "precision", "recall", "scale")
+    (
+        "accuracy",
+        "bound",
+        "depth",
+        "f1",
+        "lr_decay",
+        "macro_f1",
+        "precision",
+        "quality",
+        "recall",
+        "scale",
+    )
 )
 """Fractions that come out alike everywhere: counts over counts, and what was asked for."""
 
