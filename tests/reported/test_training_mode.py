@@ -11,7 +11,7 @@ from onnx import numpy_helper
 import surgeon
 from surgeon import operation
 from surgeon.errors import CheckError, UnsupportedError
-from surgeon.job import measure
+from surgeon.job import deliver, measure
 
 WIDTH = 6
 
@@ -110,7 +110,7 @@ def test_a_file_that_is_not_what_was_trained_is_not_delivered(case, written, tmp
     """Weights that are lost on the way to the file: nothing is written, the old file stays."""
     out = tmp_path / "o.onnx"
     out.write_bytes(b"before")
-    real = operation.write_back
+    real = deliver.write_back
 
     def lossy(proto, tensors, **options):
         made = real(proto, tensors, **options)
@@ -118,7 +118,7 @@ def test_a_file_that_is_not_what_was_trained_is_not_delivered(case, written, tmp
         weight.CopyFrom(numpy_helper.from_array(-numpy_helper.to_array(weight), weight.name))
         return made
 
-    monkeypatch.setattr(operation, "write_back", lossy)
+    monkeypatch.setattr(deliver, "write_back", lossy)
     with pytest.raises(CheckError, match="other logits"):
         surgeon.finetune(
             network("none"), data(), out if written else None, case=case, threads=1, force=True,
