@@ -310,6 +310,7 @@ def memory_samples(file: Path, pixels: np.ndarray, labels: np.ndarray) -> Any:
     """Return pictures in memory as surgeon reads pictures: everything but the decoding."""
     import surgeon
     from surgeon.data.media.pictures import ImageSamples
+    from surgeon.data.samples import Given
     from surgeon.graph.preprocess import parse_preprocess
 
     class MemoryPictures(ImageSamples):
@@ -321,11 +322,13 @@ def memory_samples(file: Path, pixels: np.ndarray, labels: np.ndarray) -> Any:
 
     inputs = surgeon.load(file).inputs
     return MemoryPictures(
-        inputs=inputs,
-        sources=[picture.tobytes for picture in pixels],
-        names=[str(number) for number in range(len(pixels))],
-        labels=[str(label) for label in labels],
-        preprocess=parse_preprocess("imagenet", inputs[0], pixels.shape[1:3]),
+        Given(
+            inputs,
+            [str(number) for number in range(len(pixels))],
+            [str(label) for label in labels],
+            sources=[picture.tobytes for picture in pixels],
+            rule=parse_preprocess("imagenet", inputs[0], pixels.shape[1:3]),
+        )
     )
 
 

@@ -104,12 +104,12 @@ def _lend_data(cache: Path) -> None:
 
 def run_tests(setting: str, *arguments: str) -> subprocess.CompletedProcess[str]:
     """Run the tests in a process under a setting, with the models that are cached already."""
-    from surgeon_models import store
+    from surgeon.runtime.cache import cache_root
 
     command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-m"]
     command += ["not slow and not gpu", *(arguments or TESTS)]
     return subprocess.run(
-        command, cwd=ROOT, env=environment(setting, str(store.root())), capture_output=True,
+        command, cwd=ROOT, env=environment(setting, str(cache_root())), capture_output=True,
         text=True, check=False,
     )  # fmt: skip
 
