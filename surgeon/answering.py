@@ -106,7 +106,7 @@ def answering(model: Model) -> tuple[str, bool, tuple[str, ...]]:
         UnsupportedError: the output is no row of numbers per sample.
     """
     outputs = [value.name for value in model.proto.graph.output]
-    if model.plan is not None and model.plan.classes and model.output in (None, *outputs[:1]):
+    if model.plan is not None and model.plan.outputs and model.output in (None, *outputs[:1]):
         return outputs[0], True, ()
     try:
         anatomy = model.sketch()

@@ -42,6 +42,13 @@ if TYPE_CHECKING:
     Report = Callable[..., None]
 
 
+METRICS = (
+    "loss", "quality", "accuracy", "macro_f1", "average_precision", "micro_f1", "subset_accuracy",
+    "r2", "mae", "rmse", "span_f1", "miou", "pixel_accuracy", "recall_at_1", "map_at_10",
+)  # fmt: skip
+"""Keys of `metrics` beside `samples` and `method`, as the contract names them."""
+
+
 @dataclass
 class Clock:
     """Seconds of the phases of a run."""
@@ -113,9 +120,13 @@ def start_body(operated: Model, given: Divided, to: Options) -> dict[str, Any]:
             "cut": plan.cut,
             "depth": plan.depth,
             "classes": plan.classes,
+            "outputs": plan.outputs,
             "init": plan.init,
             "task": plan.task,
             "head": plan.as_dict()["head"],
+            "loss": plan.loss,
+            "adapter": plan.adapter,
+            "start": plan.start,
             "trainable": trainable,
             "stages": [as_json(stage) for stage in plan.stages],
         },
@@ -196,8 +207,8 @@ def trained_body(
         "peak_memory": work.peak_memory,
         "statistics": list(trained.statistics),
         "changed": delivered.changed,
-        "metrics": delivered.metrics,
-        "history": list(work.history),
+        "metrics": {part: told_metrics(one) for part, one in delivered.metrics.items()},
+        "history": [{"validation_accuracy": None} | row for row in work.history],
         "delivered": trained.delivered.kind,
         "guard": trained.guard,
         "race": trained.race,
@@ -220,12 +231,22 @@ def evaluated_body(
         "samples": len(targets),
         "skipped": skipped(given.samples),
         "labels": labels,
-        "metrics": {**scores.figures, **details.get("metrics", {})},
+        "metrics": told_metrics({**scores.figures, **details.get("metrics", {})}),
         "per_class": details.get("per_class"),
         "confusion": details.get("confusion"),
         "warnings": skip_notes(given.samples),
         "more": details.get("warnings", []),
     }
+
+
+def told_metrics(figures: Mapping[str, Any] | None) -> dict[str, Any] | None:
+    """Return an object of `metrics` with every key that readers may ask for, null where it is not.
+
+    Figures that a third party's task adds stand behind them.
+    """
+    if figures is None:
+        return None
+    return dict.fromkeys(METRICS) | dict(figures)
 
 
 def counts(given: Divided) -> dict[str, Any]:

@@ -125,7 +125,7 @@ class Model:
 
         Of an operated file only our own entry counts: names left by an exporter are the old head's.
         """
-        if self.plan is None or self.plan.classes is None:
+        if self.plan is None or self.plan.outputs is None:
             found = envelope.labels(self.proto, None)
             if found is None and self.known is not None and self.known.labels:
                 found = list(self.known.labels)

@@ -271,8 +271,8 @@ def _outputs(model: Model) -> int | None:
     """Return how many values the model gives for a sample, or None where that is open."""
     from surgeon.graph.shapes import output_infos
 
-    if model.plan is not None and model.plan.classes is not None:
-        return model.plan.classes
+    if model.plan is not None and model.plan.outputs is not None:
+        return model.plan.outputs
     shape = output_infos(model.proto)[0].shape
     last = shape[-1] if shape else None
     return last if isinstance(last, int) else None

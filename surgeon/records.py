@@ -142,7 +142,8 @@ class Plan:
         case: name of the case.
         cut: exact tensor name, `@x` with 0 ≤ x ≤ 1, `late` or `early`. The core resolves it to a
             tensor name.
-        classes: number of outputs of the new head. None = as many as the data has labels.
+        classes: number of classes or labels, where outputs have names. None in a case's plan = as
+            many as the data has; in a file's = outputs without names (numbers).
         init: `pretrained`, `random` for a start from scratch, or `race`: both for a short while,
             the better one goes on. A tuned file says which one did.
         trainable: `head` (the new Gemm only), `all` (every parameter with more than one element),
@@ -154,6 +155,10 @@ class Plan:
         dropped_inputs: graph inputs the operated file no longer takes, filled in by the core.
         why: one line for people.
         task: name of the task: what the answers are.
+        outputs: number of outputs of the new head, filled in by the core.
+        loss: what training by steps minimises, `name:key=value`; None = the task's own.
+        adapter: how large weights are trained by few numbers, likewise; None = they themselves.
+        start: tensor that the graph begins at: what leads to it is dropped; None = its inputs.
     """
 
     case: str = ""
@@ -168,6 +173,10 @@ class Plan:
     dropped_inputs: tuple[str, ...] = ()
     why: str = ""
     task: str = "classification"
+    outputs: int | None = None
+    loss: str | None = None
+    adapter: str | None = None
+    start: str | None = None
 
     def as_dict(self) -> dict[str, Any]:
         """Return the JSON form kept in the file's metadata and in documents."""
@@ -194,6 +203,7 @@ class Plan:
             values["trainable"] = tuple(values["trainable"])
         for key in ("dropped_outputs", "dropped_inputs"):
             values[key] = tuple(values.get(key) or ())
+        values.setdefault("outputs", values.get("classes"))
         return cls(**values)
 
 
@@ -494,26 +504,6 @@ class Change:
 
     what: str
     count: int
-
-
-@dataclass(frozen=True)
-class ProofCheck:
-    """One check of a proof. `measured` and `bound` are numbers or hashes, None where absent."""
-
-    name: str
-    passed: bool
-    measured: Any = None
-    bound: Any = None
-    detail: str | None = None
-
-
-@dataclass(frozen=True)
-class Verdict:
-    """Result of `verify`: all checks, and whether every one passed."""
-
-    passed: bool
-    checks: tuple[ProofCheck, ...]
-    providers: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

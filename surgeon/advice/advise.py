@@ -232,7 +232,8 @@ def _plan(
     asked = Surgery(case=case, classes=count, cut=cut, init=start)
     plan = decide(given.model, anatomy, asked, evidence, plugins)
     tensor = graph_cuts.resolve(anatomy, plan.cut, default=anatomy.late)
-    return replace(plan, cut=tensor, depth=graph_cuts.depth_of(anatomy, tensor), classes=count)
+    depth = graph_cuts.depth_of(anatomy, tensor)
+    return replace(plan, cut=tensor, depth=depth, classes=count, outputs=count)
 
 
 def _candidates(
@@ -246,7 +247,7 @@ def _candidates(
         (
             -item.quality,
             latencies.get(item.cut.tensor, 0.0),
-            item.cut.bytes + 4 * (plan.classes or 0) * (item.features + 1),
+            item.cut.bytes + 4 * (plan.outputs or 0) * (item.features + 1),
         )
         for item in probes
     ]

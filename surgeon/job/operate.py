@@ -27,6 +27,7 @@ from surgeon.job.decide import (
 )
 from surgeon.plugin.manager import loaded_plugins
 from surgeon.records import Evidence, Plan
+from surgeon.tasks.find import find_task
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -81,7 +82,7 @@ def operate(
     if to.start is not None:
         proto = graph_cuts.start_at(proto, to.start, anatomy.shapes)
     operated = model.with_proto(proto, output=None)
-    settled = _planned(model, anatomy, decided, tensor, headed, to.classes, proto)
+    settled = _planned(model, anatomy, decided, tensor, headed, to.classes, proto, plugins)
     settled = replace(settled, trainable=resolve_trainable(settled, operated, model))
     settled, no_race = settle_start(settled, operated)
     if settled.init == "random" and drawn:
@@ -196,6 +197,7 @@ def _planned(
     headed: Headed,
     classes: int,
     proto: onnx.ModelProto,
+    plugins: Plugins,
 ) -> Plan:
     """Return the plan in names of tensors, with what the operation dropped."""
     dropped = [value.name for value in model.proto.graph.output if value.name != tensor]
@@ -205,7 +207,8 @@ def _planned(
         cut=tensor,
         depth=graph_cuts.depth_of(anatomy, tensor),
         head=replace(decided.head, taps=headed.taps, pool=pool, weights=headed.weights),
-        classes=classes,
+        classes=classes if find_task(decided.task, plugins).names_classes else None,
+        outputs=classes,
         dropped_outputs=tuple(name for name in dropped if name != anatomy.output),
         dropped_inputs=(*model.bound_inputs, *dropped_inputs(model, proto)),
     )

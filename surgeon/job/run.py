@@ -51,10 +51,10 @@ class Job:
         return self.operated.plan
 
     @property
-    def classes(self) -> int:
-        """Outputs of the head."""
-        assert self.plan.classes is not None
-        return self.plan.classes
+    def outputs(self) -> int:
+        """Numbers that the head gives per sample or position."""
+        assert self.plan.outputs is not None
+        return self.plan.outputs
 
     @property
     def drawn(self) -> bool:

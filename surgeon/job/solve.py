@@ -220,7 +220,7 @@ def _solved(job: Job, fitted: _Fitted) -> tuple[HeadSolution, tuple[str, ...]]:
         solve,
         fitted.values,
         job.given.codes[fitted.sample],
-        job.classes,
+        job.outputs,
         views_of=fitted.sample if job.to.training.views > 1 else None,
         groups=job.given.parts.groups_of(fitted.sample),
         held=fitted.held,

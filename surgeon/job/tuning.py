@@ -192,7 +192,7 @@ def _fit(
             part.sets.train,
             part.sets.validation,
             trainable=part.names,
-            objective=objective.of(part.sets.train.targets, job.classes, scratch=settings.scratch),
+            objective=objective.of(part.sets.train.targets, job.outputs, scratch=settings.scratch),
             settings=settings,
             progress=lambda progress: _report(job, progress),
             checkpoint=None

@@ -11,6 +11,7 @@ from __future__ import annotations
 import base64
 import json
 import zlib
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -20,7 +21,6 @@ from surgeon.errors import ModelError
 from surgeon.graph import envelope
 from surgeon.graph.shapes import declared, fixed_batch, input_infos, input_sizes
 from surgeon.graph.weights import hash_tensors, same_values, tuned_names
-from surgeon.records import Plan, ProofCheck, Verdict
 from surgeon.runtime.observe import random_array, relative_error, spread
 from surgeon.runtime.sessions import open_session
 
@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from onnx import ModelProto
 
+    from surgeon.records import Plan
     from surgeon.runtime.sessions import Session
 
 VERSION = 1
@@ -37,6 +38,26 @@ GOLDEN_LIMIT = 1_000_000
 """Bytes all golden inputs may take together, as stored."""
 
 Feeds = dict[str, "NDArray[Any]"]
+
+
+@dataclass(frozen=True)
+class ProofCheck:
+    """One check of a proof. `measured` and `bound` are numbers or hashes, None where absent."""
+
+    name: str
+    passed: bool
+    measured: Any = None
+    bound: Any = None
+    detail: str | None = None
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """Result of `verify`: all checks, and whether every one passed."""
+
+    passed: bool
+    checks: tuple[ProofCheck, ...]
+    providers: tuple[str, ...] = ()
 
 
 def make_proof(

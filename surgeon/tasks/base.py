@@ -105,6 +105,11 @@ class TaskCode(ABC):
     output: ClassVar[str] = "logits"
     objective: ClassVar[str]
 
+    @property
+    def names_classes(self) -> bool:
+        """Whether outputs are scores of classes or labels, which have names."""
+        return self.output == "logits"
+
     @abstractmethod
     def head(self, options: Mapping[str, Any]) -> Head:
         """Return the head that gives the answers where a plan names none."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from surgeon.documents import METRICS as KEYS
+
 HASH = "0" * 64
 
 PLAN = {
@@ -29,7 +31,8 @@ PROOF = {
     "golden": [],
 }
 
-METRICS = {"samples": 20, "quality": 0.9, "accuracy": 0.9, "macro_f1": 0.89, "loss": 0.31}
+FIGURES = {**dict.fromkeys(KEYS), "accuracy": 0.9, "macro_f1": 0.89, "loss": 0.31}
+METRICS = {**FIGURES, "samples": 20, "quality": 0.9}
 
 BODIES = {
     "inspect": {
@@ -185,7 +188,7 @@ BODIES = {
         "samples": 5,
         "skipped": [],
         "labels": ["a", "b"],
-        "metrics": {"accuracy": 0.8, "macro_f1": 0.79, "loss": 0.5, "top5": None},
+        "metrics": {**FIGURES, "top5": None},
         "per_class": [
             {"label": "a", "precision": 1.0, "recall": 0.5, "f1": 0.66, "support": 2},
             {"label": "b", "precision": 0.75, "recall": 1.0, "f1": 0.86, "support": 3},
