@@ -139,6 +139,11 @@ class Model:
         return (self.plan or Plan()).task
 
     @property
+    def decoding(self) -> dict[str, Any]:
+        """What the file stores of its task: thresholds, widths of intervals; see `TaskCode`."""
+        return envelope.get(self.proto, envelope.DECODING) or {}
+
+    @property
     def trainable(self) -> list[str]:
         """Names of the initializers the plan trains."""
         if self.plan is None or isinstance(self.plan.trainable, str):

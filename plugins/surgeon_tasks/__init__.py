@@ -19,3 +19,11 @@ def surgeon_tasks() -> Iterable[Task]:
         "one of several classes per sample",
         "surgeon_tasks.classification:Classification",
     )
+    yield Task(
+        "multi-label",
+        "any of several labels per sample, or none",
+        "surgeon_tasks.multi_label:MultiLabel",
+    )
+    yield Task(
+        "regression", "one or several numbers per sample", "surgeon_tasks.regression:Regression"
+    )

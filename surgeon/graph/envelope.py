@@ -20,14 +20,15 @@ from surgeon.records import Plan
 if TYPE_CHECKING:
     from onnx import ModelProto
 
-PLAN, LABELS, PREPROCESS, PROOF, ADVICE = (
+PLAN, LABELS, PREPROCESS, PROOF, ADVICE, DECODING = (
     "surgeon.plan",
     "surgeon.labels",
     "surgeon.preprocess",
     "surgeon.proof",
     "surgeon.advice",
+    "surgeon.decoding",
 )
-KINDS = {PLAN: dict, LABELS: list, PREPROCESS: dict | str, PROOF: dict}
+KINDS = {PLAN: dict, LABELS: list, PREPROCESS: dict | str, PROOF: dict, DECODING: dict}
 LABEL_KEYS = (LABELS, "labels", "classes", "class_names", "names", "id2label", "label_names")
 """Metadata keys under which exporters leave class names; ours first."""
 

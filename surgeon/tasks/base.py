@@ -13,10 +13,11 @@ from abc import ABC, abstractmethod
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
+import numpy as np
+
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
-    import numpy as np
     from numpy.typing import NDArray
 
     from surgeon.records import DataFinding, Head
@@ -45,6 +46,14 @@ class Targets:
     def __len__(self) -> int:
         """Return n."""
         return len(self.values)
+
+    @property
+    def answered(self) -> Ints:
+        """Positions of the samples that tell anything."""
+        if self.known is None:
+            return np.arange(len(self))
+        told = self.known.any(axis=tuple(range(1, self.known.ndim)))
+        return np.flatnonzero(told)
 
     def __getitem__(self, rows: NDArray[Any] | slice) -> Targets:
         """Return the targets of some samples, by positions, a mask or a slice."""
@@ -90,7 +99,7 @@ class Decoded:
 
 
 class TaskCode(ABC):
-    """One task. Stateless: every method is a function of what it is given.
+    """One task. Every method is a function of what it is given, and of what the file stores.
 
     Attributes:
         quality: name of the figure by which models are chosen; more is better.
@@ -109,6 +118,10 @@ class TaskCode(ABC):
     def names_classes(self) -> bool:
         """Whether outputs are scores of classes or labels, which have names."""
         return self.output == "logits"
+
+    def __init__(self, stored: Mapping[str, Any] | None = None) -> None:
+        """Take what a file stores of the task beside its plan: what `calibrate` gave once."""
+        self.stored: Mapping[str, Any] = stored or {}
 
     @abstractmethod
     def head(self, options: Mapping[str, Any]) -> Head:
@@ -185,6 +198,18 @@ class TaskCode(ABC):
         """Return what `evaluate` adds: `per_class`, `confusion`; empty where they mean nothing.
 
         `metrics` are figures beside those of `score`, `warnings` what people should know.
+        """
+        return {}
+
+    def calibrate(
+        self,
+        decoded: NDArray[np.float64],  # noqa: ARG002 - the general answer
+        targets: Targets,  # noqa: ARG002 - the same
+    ) -> dict[str, Any]:
+        """Return what the file stores of answers to samples that were not learnt from: JSON.
+
+        Thresholds of labels, widths of intervals: whatever telling answers needs. Texts under
+        `notes` are said to people and not stored.
         """
         return {}
 

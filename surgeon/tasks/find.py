@@ -2,21 +2,26 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from surgeon.records import Task
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from surgeon.plugin.manager import Plugins
     from surgeon.tasks.base import TaskCode
 
 
-def find_task(name: str, plugins: Plugins | None = None) -> TaskCode:
+def find_task(
+    name: str, plugins: Plugins | None = None, stored: Mapping[str, Any] | None = None
+) -> TaskCode:
     """Return the code of a task.
 
     Args:
         name: the word behind `--task`.
         plugins: loaded plugins; None loads them.
+        stored: what a file stores of the task; see `TaskCode.calibrate`.
 
     Raises:
         UnknownNameError: there is none of this name.
@@ -27,5 +32,5 @@ def find_task(name: str, plugins: Plugins | None = None) -> TaskCode:
         from surgeon.plugin.manager import load_plugins
 
         plugins = load_plugins()
-    code: TaskCode = plugins.offer(Task, name).load()()
+    code: TaskCode = plugins.offer(Task, name).load()(stored or {})
     return code

@@ -1,4 +1,4 @@
-"""How good predictions of classes are: accuracy, F1 and loss, of all and of each."""
+"""How good predictions are: of classes and labels, of all and of each; strata of samples."""
 
 from __future__ import annotations
 
@@ -59,3 +59,59 @@ def by_class(
             (code, hits / said if said else None, hits / support if support else None, f1, support)
         )
     return rows
+
+
+def average_precision(scores: NDArray[Any], right: NDArray[np.bool_]) -> NDArray[np.float64]:
+    """Return the share of every sample in the average precision of one label, [n]; the sum is it.
+
+    The precision among all samples of at least its score, over the number of positives; 0 for
+    negatives. Equal scores are one step, so that their order does not matter. NaN without any
+    positive.
+
+    Args:
+        scores: [n] more is likelier.
+        right: [n] whether the label is there.
+    """
+    order = np.argsort(-scores, kind="stable")
+    last = np.searchsorted(-scores[order], -scores[order], side="right")  # of equal scores
+    precision = np.cumsum(right[order])[last - 1] / last
+    shares = np.zeros(len(scores))
+    shares[order] = np.where(right[order], precision, 0.0)
+    positives = int(right.sum())
+    return shares / positives if positives else np.full(len(scores), np.nan)
+
+
+def merged(codes: NDArray[np.int64], least: int = 5) -> NDArray[np.int64] | None:
+    """Return strata with those of fewer than `least` samples in one; None where one is left."""
+    names, place, counts = np.unique(codes, return_inverse=True, return_counts=True)
+    kept = np.where(counts >= least, np.arange(len(names)), -1)[place]
+    rest = int((kept < 0).sum())
+    if 0 < rest < least:
+        kept = np.where(kept < 0, int(counts.argmax()), kept)
+    found = np.unique(kept, return_inverse=True)[1].astype(np.int64)
+    return found if len(found) and found.max() > 0 else None
+
+
+def best_threshold(
+    scores: NDArray[np.float64], right: NDArray[np.bool_], fallback: float, few: int
+) -> float:
+    """Return the threshold of best F1, midway between two scores; of equal ones that nearest 0.5.
+
+    `fallback` where fewer than `few` samples have the label, or lack it.
+    """
+    positives = int(right.sum())
+    if min(positives, len(right) - positives) < few:
+        return fallback
+    order = np.argsort(-scores, kind="stable")
+    ranked, hits = scores[order], np.cumsum(right[order])
+    score = 2 * hits / (np.arange(1, len(ranked) + 1) + positives)
+    below = np.append(ranked[1:], 0.0)
+    cuts = np.flatnonzero((ranked > below) & (score >= score[ranked > below].max(initial=0.0)))
+    middle = (ranked[cuts] + below[cuts]) / 2
+    return float(middle[np.abs(middle - 0.5).argmin()]) if len(cuts) else fallback
+
+
+def f1(said: NDArray[np.bool_], right: NDArray[np.bool_]) -> float | None:
+    """Return F1 of one label, or of all together; None where it neither occurs nor is said."""
+    total = int(said.sum()) + int(right.sum())
+    return 2 * int((said & right).sum()) / total if total else None
