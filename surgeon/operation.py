@@ -39,6 +39,7 @@ from surgeon.graph import encodings
 from surgeon.graph.weights import changed_tensors, write_back
 from surgeon.intake import check_views, constant_inputs, find_preprocess
 from surgeon.job import operate as surgery
+from surgeon.job.chosen import chosen_of_tuned
 from surgeon.job.decide import keeps_plan
 from surgeon.job.operate import load_operators
 from surgeon.model import Model, load
@@ -137,13 +138,16 @@ def cases(plugins: Plugins | None = None) -> dict[str, Any]:
 
 
 @explained
-def check(
+def check(  # noqa: PLR0913 - a public verb has its options as keywords
     path: Source,
     *,
     case: str | None = None,
     cut: str | None = None,
     classes: int | None = None,
     init: str | None = None,
+    train: str | Sequence[str] = (),
+    train_from: str | None = None,
+    freeze: str | Sequence[str] = (),
     output: str | None = None,
     plugins: Plugins | None = None,
 ) -> dict[str, Any]:
@@ -174,6 +178,9 @@ def operate(  # noqa: PLR0913 - a public verb has its options as keywords
     output: str | None = None,
     start: str | None = None,
     init: str | None = None,
+    train: str | Sequence[str] = (),
+    train_from: str | None = None,
+    freeze: str | Sequence[str] = (),
     seed: int = 0,
     inputs: Sequence[str] | Mapping[str, Any] = (),
     device: str = "auto",
@@ -235,6 +242,9 @@ def finetune(  # noqa: PLR0913 - a public verb has its options as keywords
     output: str | None = None,
     classes: int | None = None,
     init: str | None = None,
+    train: str | Sequence[str] = (),
+    train_from: str | None = None,
+    freeze: str | Sequence[str] = (),
     epochs: int | None = None,
     budget: float | None = None,
     device: str = "auto",
@@ -295,7 +305,9 @@ def finetune(  # noqa: PLR0913 - a public verb has its options as keywords
     )  # fmt: skip
     check_views(to.training, given.samples)
     advice, operated = None, given.model
-    if not goes_on:
+    if goes_on:
+        operated = chosen_of_tuned(operated, to.surgery)
+    else:
         advice = consult(given, to, plugins=plugins)
         plan, known = (None, None) if advice is None else (advice.plan, advice.evidence)
         operated = surgery.operate_for(given, to, plan=plan, evidence=known, plugins=plugins)

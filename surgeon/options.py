@@ -82,6 +82,9 @@ class Option:
         """
         if self.words:
             return self._word(value)
+        if self.form == "globs":
+            several = isinstance(value, list | tuple | set | frozenset)
+            return tuple(map(self._text, value if several else () if value is None else [value]))
         if value is None:
             return None
         if self.least is not None or self.above is not None:
@@ -162,6 +165,22 @@ class Surgery:
         "Start from the file's weights, from random ones, or try both for a short while and go on "
         "with the better. Default: the case's choice.",
         verbs=(*OPERATES, "advise"), words=("pretrained", "random", "race"),
+    )  # fmt: skip
+    train: str | Sequence[str] = option(
+        (),
+        "Weights that train beside the new head, in place of the case's: names, or patterns such "
+        "as 'layer4.*'; may be repeated.",
+        verbs=OPERATES, metavar="GLOB", form="globs",
+    )  # fmt: skip
+    train_from: str | None = option(
+        None,
+        "Train all weights behind a cut, a tensor or a depth @0 … @1, in place of the case's.",
+        verbs=OPERATES, metavar="TENSOR|@x", form="cut", flags=("--from",),
+    )  # fmt: skip
+    freeze: str | Sequence[str] = option(
+        (),
+        "Weights that stay as they are, of those that would train; may be repeated.",
+        verbs=OPERATES, metavar="GLOB", form="globs",
     )  # fmt: skip
 
 

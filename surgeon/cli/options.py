@@ -45,6 +45,7 @@ FORMS: dict[str, Callable[[], Any]] = {
 """How the text of an option is read, by `Option.form`."""
 MORE: dict[str, dict[str, Any]] = {
     "case": {"shell_complete": _complete_case},
+    **{name: {"multiple": True, "default": None} for name in ("train", "freeze")},
     "inputs": {"multiple": True, "callback": values.unique_names, "default": None},
 }
 """What only the command line knows of an option."""

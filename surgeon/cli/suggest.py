@@ -39,7 +39,7 @@ OPTIONS = {
     "--cache-limit": ("cache cache-size cache-max disk"),
     "--case": ("strategy mode method transfer transfer-learning scenario"),
     "--case small-similar": (
-        "freeze freeze-backbone freeze-layers freeze-base freeze-encoder frozen "
+        "freeze-backbone freeze-base freeze-encoder frozen "
         "feature-extract feature-extraction feature-extractor linear-probe linear-probing "
         "head-only train-head last-layer"
     ),
@@ -64,6 +64,8 @@ OPTIONS = {
         "steps iterations iters num-steps"
     ),
     "--force": ("overwrite overwrite-output overwrite-output-dir exist-ok yes clobber replace"),
+    "--freeze": ("freeze-layers freeze-layer freeze-weights freeze-parameters frozen-layers"),
+    "--from": ("train-from unfreeze-from fine-tune-at freeze-until freeze-to"),
     "--group-column": (
         "group groups group-col groups-column group-by patient-column subject-column"
     ),
@@ -118,6 +120,7 @@ OPTIONS = {
     ),
     "--tokenizer": ("tokenizer-name tokenizer-file tokenizer-path vocab vocabulary"),
     "--traceback": ("debug stacktrace stack-trace trace"),
+    "--train": ("train-layers trainable trainable-layers unfreeze-layers unfrozen-layers"),
     "--validation": (
         "val val-split val-size val-data val-dir val-ratio val-set val-fraction valid "
         "valid-split validation-split validation-data validation-size validation-dir "

@@ -17,6 +17,7 @@ from surgeon.graph.picks import pick_again, picks
 from surgeon.graph.walk import all_graphs, data_inputs
 from surgeon.graph.weights import write_back
 from surgeon.intake import find_preprocess
+from surgeon.job.chosen import choose
 from surgeon.job.decide import (
     decide,
     require_opset,
@@ -84,6 +85,7 @@ def operate(
     operated = model.with_proto(proto, output=None)
     settled = _planned(model, anatomy, decided, tensor, headed, to.classes, proto, plugins)
     settled = replace(settled, trainable=resolve_trainable(settled, operated, model))
+    settled = choose(settled, operated, model, to)
     settled, no_race = settle_start(settled, operated)
     if settled.init == "random" and drawn:
         proto = draw_anew(operated, settled, seed)
@@ -92,7 +94,7 @@ def operate(
     if batch_note is not None:
         proto, batch_note = batch_as_tried(model, proto, batch_note)
     notes = [*model.notes, *filter(None, [batch_note, no_race]), *anatomy.notes]
-    if settled.init == "random" and decided.trainable == "head":
+    if settled.init == "random" and set(settled.trainable) <= set(headed.weights):
         notes.append("--init random: only what is trained starts anew, here the new head alone")
     if settled.dropped_outputs:
         notes.append(f"other outputs were dropped: {', '.join(settled.dropped_outputs)}")

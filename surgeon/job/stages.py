@@ -49,7 +49,7 @@ def train(job: Job) -> Trained:
     done = StageDone("pretrained" if job.operated.tuned else plan.init)
     if not only_solved:
         done = done.worked(_examine_neighbours(job))
-    if stages[0].method != "solve" and plan.head.solves and not job.drawn:
+    if stages[0].method != "solve" and _probes(job):
         done = _candidate(job, done)
     for number, stage in enumerate(stages):
         if stage.method == "solve":
@@ -81,6 +81,12 @@ def train(job: Job) -> Trained:
         guard=None if compared is None else compared.as_dict(),
         race=done.race,
     )
+
+
+def _probes(job: Job) -> bool:
+    """Say whether a solved head is a candidate: it trains, and the weights are as they came."""
+    trains = set(head_weights(job)) <= set(job.operated.trainable)
+    return trains and job.plan.head.solves and not job.drawn
 
 
 def _candidate(job: Job, known: StageDone) -> StageDone:

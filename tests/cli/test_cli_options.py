@@ -17,6 +17,7 @@ def test_finetune_passes_every_option(run, operation, plugins, model, tmp_path):
         *("--cache-limit", "2GB", "--force", "--resume", "--augment", "light", "--views", "3"),
         *("--tokenizer", model, "--max-length", "64", "--audio", "16000,1.5"),
         *("--group-column", "patient"),
+        *("--train", "a.*", "--train", "b", "--from", "@0.7", "--freeze", "*.bias"),
         "--no-golden-samples",
     )
     assert done.code == 0, done.err
@@ -33,6 +34,9 @@ def test_finetune_passes_every_option(run, operation, plugins, model, tmp_path):
         "epochs": 2,
         "budget": 60.0,
         "init": "random",
+        "train": ("a.*", "b"),
+        "train_from": "@0.7",
+        "freeze": ("*.bias",),
         "device": "cuda:1",
         "precision": "bf16",
         "seed": 7,
@@ -67,6 +71,8 @@ def test_finetune_by_default(run, operation, plugins, model, tmp_path):
     settings = operation.settings
     given = {name: value for name, value in settings.items() if value is not None}
     assert {name: given[name] for name in given if name not in {"out", "progress", "plugins"}} == {
+        "train": (),
+        "freeze": (),
         "device": "auto",
         "precision": "float32",
         "seed": 0,
@@ -102,11 +108,13 @@ def test_bytes(run, operation, plugins, model, tmp_path, text, count):
 def test_other_verbs(run, operation, plugins, model, tmp_path):
     manager = {"plugins"}
     run("check", model, "--case", "c", "--cut", "x", "--classes", 2, "--init", "random")
-    assert operation.settings.keys() - manager == {"case", "cut", "output", "classes", "init"}
+    assert operation.settings.keys() - manager == {
+        "case", "cut", "output", "classes", "init", "train", "train_from", "freeze"
+    }  # fmt: skip
     run("operate", model, "--start", "t", "--dry-run")
     assert operation.settings.keys() - manager == {
         *("case", "classes", "cut", "output", "start", "init", "seed", "inputs", "device"),
-        "threads",
+        *("threads", "train", "train_from", "freeze"),
     }
     run("evaluate", model, "d", "--ignore-unknown")
     assert operation.settings.keys() - manager == {
