@@ -63,7 +63,7 @@ ROOMS = (
     Room("version", "the version"),
 )
 FENCED = ("click", "rich", "pluggy", "torch", "kornia", "onnxruntime", "onnx_graphsurgeon")
-PLUGINS = ("surgeon_cases", "surgeon_tasks", "surgeon_heads", "surgeon_multi")
+PLUGINS = ("surgeon_cases", "surgeon_tasks", "surgeon_heads", "surgeon_losses", "surgeon_multi")
 PUBLIC = ("records", "plugin", "errors", "tasks")
 """All that a plugin of ours may know."""
 INDEPENDENT = {"ops": ("graph", "data")}

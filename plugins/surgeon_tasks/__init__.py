@@ -27,3 +27,14 @@ def surgeon_tasks() -> Iterable[Task]:
     yield Task(
         "regression", "one or several numbers per sample", "surgeon_tasks.regression:Regression"
     )
+    yield Task("tokens", "one of several classes per position", "surgeon_tasks.tokens:Tokens")
+    yield Task(
+        "segmentation",
+        "one of several classes per pixel",
+        "surgeon_tasks.segmentation:Segmentation",
+    )
+    yield Task(
+        "embedding",
+        "vectors, near each other within a class",
+        "surgeon_tasks.embedding:Embedding",
+    )

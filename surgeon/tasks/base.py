@@ -75,11 +75,14 @@ class Scores:
         quality: [n] share of each sample in the quality; more is better. Two models are compared
             on the same samples by the differences of these. NaN where the answer is unknown.
         loss: [n] of each sample, in nats where answers are probabilities; NaN likewise.
+        details: what `evaluate` adds where it is known by now, as `TaskCode.details` says it: a
+            task whose answers do not fit into memory tells it here.
     """
 
     figures: Mapping[str, float | None]
     quality: NDArray[np.float64]
     loss: NDArray[np.float64]
+    details: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

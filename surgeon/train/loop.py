@@ -18,6 +18,7 @@ from contextlib import nullcontext
 from typing import TYPE_CHECKING
 
 import torch
+from torch import nn
 
 from surgeon.errors import DataError, SurgeonError, UsageError
 from surgeon.train.clock import Clock, now
@@ -42,8 +43,6 @@ from surgeon.train.step import Step, StopError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
-
-    from torch import nn
 
     from surgeon.train.objective import Objective
 
@@ -92,8 +91,9 @@ def fit(
     check(settings)
     device = choose(settings.device)
     check_precision(settings.precision, device)
-    parameters = Parameters(module, trainable, device)
     objective.to(device)
+    own = dict(objective.named_parameters()) if isinstance(objective, nn.Module) else {}
+    parameters = Parameters(module, trainable, device, own)
     run = _Fit(parameters, train, validation, objective, settings, device, progress, checkpoint)
     cuda = [device.index or 0] if device.type == "cuda" else []
     memory = nullcontext() if settings.memory != "normal" else kept_memory(device)

@@ -21,6 +21,10 @@ Trainable = Sequence[str] | Mapping[str, Sequence[str]]
 an adapter (a torch parametrization) stands there."""
 
 
+BESIDE = "objective/"
+"""How names of what learns beside the module begin."""
+
+
 class Parameters:
     """What learns in a module, on its device; everything else is frozen.
 
@@ -31,7 +35,22 @@ class Parameters:
         initializers: of the graph, by name of the parameter that learns for it.
     """
 
-    def __init__(self, module: nn.Module, trainable: Trainable, device: torch.device) -> None:
+    def __init__(
+        self,
+        module: nn.Module,
+        trainable: Trainable,
+        device: torch.device,
+        beside: Mapping[str, nn.Parameter] | None = None,
+    ) -> None:
+        """Freeze all of a module that does not learn.
+
+        Args:
+            module: whose.
+            trainable: what learns.
+            device: to train on.
+            beside: what learns beside the module, on that device: weights of an objective's own,
+                which no file ever gets.
+        """
         named = trainable if isinstance(trainable, Mapping) else {one: [one] for one in trainable}
         self.initializers = {one: name for name, ones in named.items() for one in ones}
         known = dict(module.named_parameters())
@@ -47,6 +66,7 @@ class Parameters:
         self._lay_out(torch.channels_last)
         known = dict(module.named_parameters())
         self.learning = {name: known[name] for name in known if name in self.initializers}
+        self.learning |= {f"{BESIDE}{name}": one for name, one in (beside or {}).items()}
         self.masters = {
             name: p if p.dtype in {torch.float32, torch.float64} else p.detach().float()
             for name, p in self.learning.items()

@@ -1,0 +1,115 @@
+"""What tasks have in common whose answers are one class per place: tokens of a text, pixels.
+
+What must not enter: what the places are.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from surgeon.errors import DataError
+from surgeon.tasks.base import Targets
+from surgeon.tasks.labels import listed, sort_labels
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from numpy.typing import NDArray
+
+NONE = -100
+"""Code of a place whose class is not told."""
+
+
+def told(values: NDArray[Any]) -> NDArray[np.bool_]:
+    """Return [n] whether a sample has any place whose class is told."""
+    return np.asarray((values >= 0).any(axis=tuple(range(1, values.ndim))), np.bool_)
+
+
+def with_known(values: NDArray[Any], names: Sequence[str], groups: Any = None) -> Targets:
+    """Return targets; samples without any class told are not known."""
+    known = told(values)
+    return Targets(values, tuple(names), None if known.all() else known, groups)
+
+
+def check_places(targets: Targets, what: str) -> None:
+    """Refuse what nothing can be learnt from: no sample, no class that is told, one class only.
+
+    Raises:
+        DataError: says which.
+    """
+    if not len(targets):
+        raise DataError("there is no sample to train on", remedy="give data with labelled samples")
+    codes = np.unique(targets.values[targets.values >= 0])
+    if not len(codes):
+        raise DataError(f"no {what} of any sample has a label", remedy=f"label some {what}s")
+    if len(codes) == 1:
+        raise DataError(
+            f"every {what} has the same label {targets.names[codes[0]]!r}",
+            remedy=f"give {what}s of at least two labels",
+        )
+
+
+def onto_places(targets: Targets, names: Sequence[str], what: str, *, ignore: bool) -> Targets:
+    """Map classes to the places of their names among those of a file.
+
+    Args:
+        targets: of the data.
+        names: of the file.
+        what: the places are called.
+        ignore: whether a class that the file lacks is as good as none.
+
+    Raises:
+        DataError: classes that the file lacks, unless `ignore`; or none that it knows.
+    """
+    place = {name: code for code, name in enumerate(names)}
+    table = np.array([*(place.get(name, NONE) for name in targets.names), NONE], np.int64)
+    values = table[np.where(targets.values < 0, len(targets.names), targets.values)]
+    counts = np.bincount(targets.values[targets.values >= 0], minlength=len(targets.names))
+    lacking = [targets.names[code] for code in np.flatnonzero((table[:-1] < 0) & (counts > 0))]
+    if lacking and not (ignore and (values >= 0).any()):
+        number = int(counts[table[:-1] < 0].sum())
+        raise DataError(
+            f"{number:,} {what}s have labels the file does not know: "
+            f"{listed(sort_labels(lacking))}",
+            remedy=f"it knows {listed(list(names))}; --ignore-unknown passes over the others",
+        )
+    return with_known(values.astype(targets.values.dtype), names, targets.groups)
+
+
+def distributions(raw: NDArray[Any], activation: str | None, axis: int) -> NDArray[np.float64]:
+    """Return probabilities over the classes that lie on an axis; an activation is not repeated."""
+    values = np.asarray(raw, np.float64)
+    if activation in ("Softmax", "Sigmoid"):
+        return values
+    if activation == "LogSoftmax":
+        return np.exp(values)
+    exponents = np.exp(values - values.max(axis=axis, keepdims=True))
+    result: NDArray[np.float64] = exponents / exponents.sum(axis=axis, keepdims=True)
+    return result
+
+
+def ratio_of_sums(
+    hits: NDArray[Any], sizes: NDArray[Any], judged: NDArray[np.bool_]
+) -> tuple[float | None, NDArray[np.float64]]:
+    """Return the mean over columns of Σ hits ÷ Σ sizes, and each sample's share in it.
+
+    Shares average to the figure, and spread as it does to first order (linearisation of a ratio
+    estimator; Cochran, "Sampling Techniques", 1977, chapter 6), so that figures of whole sets, as
+    F1 and intersection over union are, can be compared sample by sample.
+
+    Args:
+        hits: [n, columns] counts of each sample.
+        sizes: [n, columns] what they are of; a column without any is left out.
+        judged: [n] samples that count; the share of the others is NaN.
+    """
+    shares = np.full(len(hits), np.nan)
+    hits, sizes = hits[judged].astype(np.float64), sizes[judged].astype(np.float64)
+    used = sizes.sum(axis=0) > 0
+    if not used.any():
+        return None, shares
+    hits, sizes = hits[:, used], sizes[:, used]
+    each = hits.sum(axis=0) / sizes.sum(axis=0)
+    shares[judged] = each.mean() + ((hits - each * sizes) / sizes.mean(axis=0)).mean(axis=1)
+    return float(each.mean()), shares
