@@ -35,6 +35,7 @@ def show(screen: Screen, body: Mapping[str, Any]) -> None:
             "file": body["path"],
             "size": size(body["bytes"]),
             "sha256": body["sha256"],
+            "kind": f"{body['kind']}: {body['reason']}",
             "producer": body["producer"],
             "opsets": ", ".join(f"{d or 'ai.onnx'} {v}" for d, v in body["opsets"].items()),
             "nodes": body["nodes"],

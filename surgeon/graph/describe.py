@@ -6,6 +6,7 @@ from collections import Counter
 from typing import TYPE_CHECKING, Any
 
 from surgeon.graph import envelope
+from surgeon.graph.kind import find_kind
 from surgeon.graph.schema import opsets, type_name
 from surgeon.graph.shapes import declared, input_infos
 from surgeon.graph.walk import all_graphs
@@ -47,7 +48,11 @@ def describe(stored: ModelProto, anatomy: Anatomy) -> dict[str, Any]:
             }
         )
     head = anatomy.head
+    labels = envelope.labels(stored, head.classes if head else None)
+    found = find_kind(anatomy, None if labels is None else len(labels))
     return {
+        "kind": found.name,
+        "reason": found.reason,
         "ir_version": stored.ir_version,
         "producer": " ".join(filter(None, [stored.producer_name, stored.producer_version])) or None,
         "opsets": {key or "ai.onnx": version for key, version in opsets(stored).items()},
@@ -67,7 +72,7 @@ def describe(stored: ModelProto, anatomy: Anatomy) -> dict[str, Any]:
             "classes": head.classes,
             "activation": head.activation,
         },
-        "labels": envelope.labels(stored, head.classes if head else None),
+        "labels": labels,
         "metadata": envelope.metadata(stored),
         "surgeon": _ours(stored),
     }

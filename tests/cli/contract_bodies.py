@@ -37,6 +37,8 @@ METRICS = {**FIGURES, "samples": 20, "quality": 0.9}
 BODIES = {
     "inspect": {
         "path": "m.onnx",
+        "kind": "classifier",
+        "reason": "y is a choice of classes, by Softmax",
         "bytes": 1234,
         "sha256": HASH,
         "ir_version": 8,
