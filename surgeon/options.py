@@ -155,6 +155,12 @@ class Surgery:
     classes: int | None = option(
         None, "Outputs of the new head.", verbs=OPERATES, metavar="N", least=1
     )
+    head: str | None = option(
+        None,
+        "Kind of the new head, with its settings, how it pools (pool=mean, max, gem, cls, first, "
+        "last or flatten) and what it reads besides (taps=@0.3+@0.6). Default: the task's.",
+        verbs=(*OPERATES, "advise"), metavar="KIND[:key=value,…]", form="text",
+    )  # fmt: skip
     start: str | None = option(
         None,
         "Let the graph begin at this tensor; the nodes before it are dropped.",

@@ -79,21 +79,19 @@ class Head:
     """The new head to append: pool where the value has more than two axes → Flatten → Gemm.
 
     Attributes:
-        kind: name of the head (`gemm`); plugins may offer others through `surgeon_heads`.
+        kind: name of the head (`gemm`), as `surgeon_heads` offer it.
         pool: how the axes that are neither batch nor channel collapse: `mean`, `max`, `first`,
-            `last`, or `flatten` (kept, all values enter the Gemm). A plan says `token` afterwards
-            where the mean gave way to the token that the old head's scores were picked from.
-        taps: values in front of the cut that the Gemm reads too, each pooled alike, by ascending
-            depth, the cut last: tensor names or `@x`, which the core resolves to names. Those as
+            `last`, `cls` (first), `gem` (generalised mean), or `flatten` (kept, all enter). A plan
+            says `token` afterwards where the old head's token took the place of `mean` or `cls`.
+        taps: values in front of the cut that the head reads too: tensor names or `@x`. Those as
             deep as the cut or deeper are left out, so that `--cut` shortens any plan.
         options: settings of its kind, by name.
-        weights: names of the initializers it trains, in the order of its kind (weight, bias),
-            filled in where it is built.
+        weights: names of the initializers it trains, those of its last layer (weight, bias) last.
         solves: whether its optimum is found without steps, filled in likewise.
     """
 
     kind: str = "gemm"
-    pool: Literal["mean", "max", "first", "last", "flatten", "token"] = "mean"
+    pool: Literal["mean", "max", "first", "last", "flatten", "cls", "gem", "token"] = "mean"
     taps: tuple[str, ...] = ()
     options: Mapping[str, Any] = field(default_factory=dict)
     weights: tuple[str, ...] = ()
@@ -365,16 +363,18 @@ class HeadKind(Offer):
     """A new head; the code is `(graph, value, outputs, random, *, …) -> Built`.
 
     `graph` is an onnx-graphsurgeon Graph to append nodes to, `value` its Variable [n, features],
-    `random` the numpy Generator that first weights are drawn with.
+    [n, length, features] or [n, channels, height, width], `random` draws first weights (numpy).
+    More positional parameters go by name: `mask` ([n, length] or None), `taps`, `size` (H, W).
 
     Attributes:
         keeps: axes of the value that are not pooled: (), ("length",), ("height", "width").
-        solves: whether it is linear in its weights, weight [outputs, features] and bias [outputs],
-            so that the optimum is found without steps.
+        solves: whether it is linear, weight [outputs, features] and bias [outputs], so no steps.
+        pools: whether it pools the kept axes itself.
     """
 
     keeps: tuple[str, ...] = ()
     solves: bool = False
+    pools: bool = False
 
 
 @dataclass(frozen=True)

@@ -68,7 +68,7 @@ PUBLIC = ("records", "plugin", "errors", "tasks")
 """All that a plugin of ours may know."""
 INDEPENDENT = {"ops": ("graph", "data")}
 """Rooms that do not see rooms below them."""
-ALONE = {"onnx_graphsurgeon": "surgeon.graph.nodes"}
+ALONE = {"onnx_graphsurgeon": "surgeon.graph.builder"}
 """Libraries that one file alone imports."""
 
 

@@ -47,6 +47,7 @@ def advise(  # noqa: PLR0913 - a public verb has its options as keywords
     data: Any,
     *,
     output: str | None = None,
+    head: str | None = None,
     init: str | None = None,
     seed: int = 0,
     validation: float | str = 0.2,
@@ -229,7 +230,7 @@ def _plan(
     cut = to.cut or (judged.early.cut.tensor if advised else None)
     start = to.init or ("pretrained" if advised and judged.learnt_from < RACE_FROM else None)
     case = best_case(evidence, plugins) if to.case is None else to.case
-    asked = Surgery(case=case, classes=count, cut=cut, init=start)
+    asked = Surgery(case=case, classes=count, cut=cut, init=start, head=to.head)
     plan = decide(given.model, anatomy, asked, evidence, plugins)
     tensor = graph_cuts.resolve(anatomy, plan.cut, default=anatomy.late)
     depth = graph_cuts.depth_of(anatomy, tensor)

@@ -15,6 +15,8 @@ from surgeon.errors import (
     UsageError,
 )
 from surgeon.graph import cuts as graph_cuts
+from surgeon.graph.nodes import HeadCode
+from surgeon.graph.pools import POOLS, keeps_axes
 from surgeon.graph.schema import opsets
 from surgeon.graph.taps import choose_cuts
 from surgeon.options import words
@@ -36,7 +38,7 @@ from surgeon.records import (
 
 if TYPE_CHECKING:
     import os
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     import onnx
 
@@ -45,6 +47,7 @@ if TYPE_CHECKING:
     from surgeon.options import Surgery
     from surgeon.plugin.manager import Plugins
     from surgeon.records import CutPoint
+    from surgeon.tasks.base import TaskCode
 
     Source = str | os.PathLike[str] | onnx.ModelProto | Model
     Report = Callable[..., None]
@@ -89,9 +92,11 @@ def decide(
             remedy="this is an error in the plugin that offers it",
         ) from error
     _check_plan(plan, case)
+    head = plan.head if to.head is None else asked_head(to.head, plan.head)
     return replace(
-        plan, case=plan.case or case, cut=wanted or plan.cut, init=context.init or plan.init
-    )
+        plan, case=plan.case or case, cut=wanted or plan.cut, init=context.init or plan.init,
+        head=head,
+    )  # fmt: skip
 
 
 def _taps(anatomy: Anatomy) -> tuple[CutPoint, ...]:
@@ -124,8 +129,8 @@ def _check_plan(plan: Any, case: str) -> None:
         raise refuse(f"init {plan.init!r}, not one of {', '.join(words('init'))}")
     if not isinstance(plan.head, Head):
         raise refuse(f"the head {plan.head!r}, not a Head")
-    if plan.head.pool not in ("mean", "max", "first", "last", "flatten"):
-        raise refuse(f"the pool {plan.head.pool!r}, not mean, max, first, last or flatten")
+    if plan.head.pool not in POOLS:
+        raise refuse(f"the pool {plan.head.pool!r}, not one of {', '.join(POOLS)}")
     if not isinstance(plan.head.taps, tuple | list) or not all(
         isinstance(tap, str) for tap in plan.head.taps
     ):
@@ -190,32 +195,87 @@ def resolve_taps(anatomy: Anatomy, plan: Plan, cut: str) -> tuple[str, ...]:
     return tuple(taps)
 
 
-def settle_head(plan: Plan, plugins: Plugins) -> tuple[Plan, Callable[..., Built]]:
-    """Find the code of a plan's head; one that no solver knows is trained by steps on its features.
+def settle_head(
+    plan: Plan, asked: str | None, task: TaskCode, plugins: Plugins
+) -> tuple[Plan, HeadCode]:
+    """Find the code of a head: the user's, the plan's, or the one that its task's answers need.
+
+    One that no solver knows is trained by steps on its features.
 
     Returns:
         The plan, the head's settings as its code takes them, and the code.
 
     Raises:
         UnknownNameError: there is no such kind of head.
-        UnsupportedError: it reads other features than pooled ones.
-        UsageError: a setting that it does not take.
+        UsageError: a setting that it does not take, or answers of another form than the task's.
     """
-    found = plugins.offer(HeadKind, plan.head.kind)
-    if found.offer.keeps:
-        raise UnsupportedError(
-            f"the head {plan.head.kind!r} keeps {' and '.join(found.offer.keeps)} of its features",
-            where="plan.head",
-            remedy="heads read one pooled vector per sample; choose another kind",
+    own = task.head({})
+    head = (
+        plan.head
+        if plan.head.kind != Head().kind
+        else replace(plan.head, kind=own.kind, options={**own.options, **plan.head.options})
+    )
+    head = head if asked is None else asked_head(asked, plan.head)
+    found, wanted = (plugins.offer(HeadKind, kind).offer for kind in (head.kind, own.kind))
+    if _gives(found) != _gives(wanted):
+        fitting = [
+            name
+            for name, one in plugins.offers(HeadKind).items()
+            if _gives(one.offer) == _gives(wanted)
+        ]
+        raise UsageError(
+            f"the head {head.kind!r} gives {_said(_gives(found))}, and the task {plan.task!r} "
+            f"{_said(_gives(wanted))}",
+            where="--head" if asked else "plan.head",
+            remedy=f"a head of {', '.join(fitting)}, or another --task",
         )
-    build: Callable[..., Built] = found.load()
-    options = settings.typed(build, plan.head.options, f"head {plan.head.kind}")
-    head = replace(plan.head, options=options, solves=found.offer.solves)
+    build: Callable[..., Built] = plugins.offer(HeadKind, head.kind).load()
+    options = settings.typed(build, head.options, f"head {head.kind}")
+    head = replace(head, options=options, solves=found.solves)
     stages = plan.stages
-    if not found.offer.solves:
+    if not found.solves:
         stages = stages or (SOLVE_HEAD, *(() if plan.trainable == "head" else (TRAIN_ALL,)))
         stages = tuple(replace(stage, method="adamw") for stage in stages)
-    return replace(plan, head=head, stages=stages), build
+    code = HeadCode(build, tuple(found.keeps), found.pools, task.output)
+    return replace(plan, head=head, stages=stages), code
+
+
+def asked_head(text: str, planned: Head) -> Head:
+    """Read `KIND:key=value,…`; the pool and the taps of the plan stay where none are named.
+
+    Raises:
+        UsageError: it is of another form, or a pool that there is not.
+    """
+    kind, given = settings.parse(text, "--head")
+    pool, taps = given.pop("pool", planned.pool), given.pop("taps", None)
+    if pool not in POOLS:
+        raise UsageError(
+            f"there is no pool {pool!r}", where=f"--head {text}", remedy=", ".join(POOLS)
+        )
+    read = planned.taps if taps is None else tuple(filter(None, taps.split("+")))
+    return Head(kind, pool, () if taps == "none" else read, given)  # type: ignore[arg-type] # one of POOLS
+
+
+def _gives(kind: HeadKind) -> tuple[str, ...]:
+    """Return the axes of the answers of a kind of head, beside the batch and the outputs."""
+    return () if kind.pools else tuple(kind.keeps)
+
+
+def _said(axes: Sequence[str]) -> str:
+    return f"one answer per place of {' and '.join(axes)}" if axes else "one answer per sample"
+
+
+def cut_with_axes(anatomy: Anatomy, tensor: str, keeps: Sequence[str]) -> str:
+    """Return the cut a head reads: where the axes it keeps are pooled already, one before that."""
+    if not keeps or keeps_axes(anatomy.shapes, tensor, keeps):
+        return tensor
+    end = graph_cuts.depth_of(anatomy, tensor)
+    having = [
+        one.tensor
+        for one in anatomy.cuts
+        if one.depth <= end and keeps_axes(anatomy.shapes, one.tensor, keeps)
+    ]
+    return having[-1] if having else tensor
 
 
 def settle_start(plan: Plan, operated: Model) -> tuple[Plan, str | None]:

@@ -19,6 +19,7 @@ from surgeon.graph.weights import write_back
 from surgeon.intake import find_preprocess
 from surgeon.job.chosen import choose
 from surgeon.job.decide import (
+    cut_with_axes,
     decide,
     require_opset,
     resolve_taps,
@@ -31,17 +32,17 @@ from surgeon.records import Evidence, Plan
 from surgeon.tasks.find import find_task
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Sequence
 
     import onnx
 
     from surgeon.graph.cuts import Anatomy
+    from surgeon.graph.nodes import HeadCode
     from surgeon.graph.shapes import Observe, Shapes
     from surgeon.intake import Divided
     from surgeon.model import Model
     from surgeon.options import Options, Surgery
     from surgeon.plugin.manager import Plugins
-    from surgeon.records import Built
 
 
 def operate(
@@ -75,10 +76,12 @@ def operate(
     if not anatomy.shapes.dtype(anatomy.end):
         require_opset(model)  # types of the oldest operators cannot be inferred
     decided = plan or decide(model, anatomy, to, evidence, plugins)
-    decided, build = settle_head(decided, plugins)
+    decided, code = settle_head(decided, to.head, find_task(decided.task, plugins), plugins)
     _require_types(model, anatomy, decided)
     tensor = graph_cuts.resolve(anatomy, decided.cut, default=anatomy.late)
-    headed = _with_head(model, anatomy, decided, tensor, build, to.classes, seed)
+    if to.cut is None or plan is not None:  # what was measured read pooled values
+        tensor = cut_with_axes(anatomy, tensor, code.keeps)
+    headed = _with_head(model, anatomy, decided, tensor, code, to.classes, seed)
     proto = headed.proto
     if to.start is not None:
         proto = graph_cuts.start_at(proto, to.start, anatomy.shapes)
@@ -170,8 +173,8 @@ def _with_head(
     anatomy: Anatomy,
     decided: Plan,
     tensor: str,
-    build: Callable[..., Built],
-    classes: int,
+    code: HeadCode,
+    outputs: int,
     seed: int,
 ) -> Headed:
     """Cut at a tensor and append the head."""
@@ -179,13 +182,13 @@ def _with_head(
 
     taps = resolve_taps(anatomy, decided, tensor)
     observe = observer(dict(model.constants))
-    part = truncate(anatomy, [*taps, tensor], decided.head.pool, observe)
+    part = truncate(anatomy, [*taps, tensor], "" if code.keeps else decided.head.pool, observe)
     truncated, values, shapes = part.model, list(part.values), part.shapes
     for place, value in enumerate(values):
         if shapes.dtype(value) in INTEGERS:
             truncated, values[place], shapes = dequantize(truncated, anatomy.model, value, shapes)
     proto, weights, added = add_head(
-        truncated, shapes, values, classes, decided.head, build, seed=seed,
+        truncated, shapes, values, outputs, decided.head, code, seed=seed,
         inputs=anatomy.model.graph.input,
     )  # fmt: skip
     return Headed(proto, weights, taps, part, len(added))
@@ -254,7 +257,7 @@ def truncate(anatomy: Anatomy, values: Sequence[str], pool: str, observe: Observ
     """
     *taps, cut = values
     notes: tuple[str, ...] = ()
-    if cut == anatomy.end and pool == "mean" and picks(anatomy):
+    if cut == anatomy.end and pool in ("mean", "cls") and picks(anatomy):
         again = pick_again(anatomy, values, observe=observe)
         if again is not None:
             model, value, shapes = again

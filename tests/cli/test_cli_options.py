@@ -11,6 +11,7 @@ def test_finetune_passes_every_option(run, operation, plugins, model, tmp_path):
     done = run(
         *("finetune", model, "photos", "-o", tmp_path / "o.onnx", "--case", "auto"),
         *("--cut", "@0.5", "--classes", "4", "--epochs", "2", "--budget", "60", "--init", "random"),
+        *("--head", "gemm:pool=gem"),
         *("--device", "cuda:1", "--precision", "bf16", "--seed", "7", "--batch", "16"),
         *("--lr", "1e-3", "--validation", "0.3", "--preprocess", "imagenet", "--size", "96x64"),
         *("--label-column", "y", "--input", "a=1", "--input", "b=[1, 2.5]", "--threads", "2"),
@@ -37,6 +38,7 @@ def test_finetune_passes_every_option(run, operation, plugins, model, tmp_path):
         "train": ("a.*", "b"),
         "train_from": "@0.7",
         "freeze": ("*.bias",),
+        "head": "gemm:pool=gem",
         "device": "cuda:1",
         "precision": "bf16",
         "seed": 7,
@@ -109,12 +111,12 @@ def test_other_verbs(run, operation, plugins, model, tmp_path):
     manager = {"plugins"}
     run("check", model, "--case", "c", "--cut", "x", "--classes", 2, "--init", "random")
     assert operation.settings.keys() - manager == {
-        "case", "cut", "output", "classes", "init", "train", "train_from", "freeze"
+        "case", "cut", "output", "classes", "init", "train", "train_from", "freeze", "head"
     }  # fmt: skip
     run("operate", model, "--start", "t", "--dry-run")
     assert operation.settings.keys() - manager == {
         *("case", "classes", "cut", "output", "start", "init", "seed", "inputs", "device"),
-        *("threads", "train", "train_from", "freeze"),
+        *("threads", "head", "train", "train_from", "freeze"),
     }
     run("evaluate", model, "d", "--ignore-unknown")
     assert operation.settings.keys() - manager == {

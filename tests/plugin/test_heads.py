@@ -10,7 +10,7 @@ import two_layers
 from onnx import numpy_helper
 
 import surgeon
-from surgeon.errors import UnknownNameError, UnsupportedError, UsageError
+from surgeon.errors import UnknownNameError, UsageError
 from surgeon.plugin.manager import load_plugins
 from surgeon.records import HeadKind
 
@@ -105,8 +105,9 @@ def test_it_is_trained_by_steps_proven_and_gone_on_with(plugins, tmp_path):
 def test_what_cannot_be_built_is_refused(plugins, monkeypatch):
     with pytest.raises(UnknownNameError, match="unheard-of"):
         surgeon.operate(nw.mlp(), case="unheard-of", classes=2, plugins=plugins)
-    with pytest.raises(UnsupportedError, match="length"):
+    with pytest.raises(UsageError, match="one answer per place of length") as caught:
         surgeon.operate(nw.mlp(), case="per-token", classes=2, plugins=plugins)
+    assert "gemm" in caught.value.remedy
     monkeypatch.setattr(two_layers, "OPTIONS", {"width": 3})
     with pytest.raises(UsageError, match="width") as caught:
         surgeon.operate(nw.mlp(), case="two-layers", classes=2, plugins=plugins)
