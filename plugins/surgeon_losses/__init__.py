@@ -10,6 +10,9 @@ from surgeon.records import Loss
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
+CLASSES = ("classification", "ordinal")
+PLACES = ("tokens", "segmentation")
+
 
 @hookimpl
 def surgeon_losses() -> Iterable[Loss]:
@@ -25,4 +28,24 @@ def surgeon_losses() -> Iterable[Loss]:
     yield Loss(
         "arcface", "a direction per class, with a margin between them",
         "surgeon_losses.embedding:ArcFace", ("embedding",),
+    )  # fmt: skip
+    yield Loss(
+        "focal", "hard samples count more: gamma=2", "surgeon_losses.plain:focal",
+        (*CLASSES, *PLACES, "multi-label"),
+    )  # fmt: skip
+    yield Loss(
+        "smoothing", "labels are right with probability 1 − amount: amount=0.1",
+        "surgeon_losses.plain:smoothing", (*CLASSES, *PLACES),
+    )  # fmt: skip
+    yield Loss(
+        "weighted", "classes count alike, or as told: weights=balanced, weights=cat:3|dog:1",
+        "surgeon_losses.weighted:Weighted", CLASSES,
+    )  # fmt: skip
+    yield Loss(
+        "huber", "far numbers count less: delta=1, in standard deviations",
+        "surgeon_losses.plain:huber", ("regression",),
+    )  # fmt: skip
+    yield Loss(
+        "ordinal", "far classes are more wrong than near ones: weight=1",
+        "surgeon_losses.plain:ordinal", CLASSES,
     )  # fmt: skip

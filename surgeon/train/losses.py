@@ -1,0 +1,125 @@
+"""The loss that people name in place of a task's own: found, set and put into its objective."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+from typing import TYPE_CHECKING, Any, cast
+
+from torch import Tensor, nn
+
+from surgeon.errors import UsageError
+from surgeon.plugin.manager import loaded_plugins
+from surgeon.plugin.settings import parse, typed
+from surgeon.records import Loss
+from surgeon.train.objective import UNKNOWN
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    import numpy.typing as npt
+
+    from surgeon.plugin.manager import Plugins
+    from surgeon.train.objective import Objective
+
+
+class OtherLoss(nn.Module):
+    """A task's objective with another loss of each sample; judged as the task says."""
+
+    def __init__(
+        self, base: Objective, each: Callable[[Tensor, Tensor], Tensor], told: str
+    ) -> None:
+        """Take whose judgement stays, the loss `(outputs, targets) -> [n]`, and how it was told."""
+        super().__init__()
+        self.base, self.each, self.told = base, each, told
+        self.target = base.target
+
+    def extra_repr(self) -> str:
+        """Tell every setting."""
+        return self.told
+
+    def total(self, targets: npt.NDArray[Any]) -> float:
+        """Return how many samples tell anything."""
+        known = (targets == targets) & (targets != UNKNOWN)  # noqa: PLR0124 - NaN is unequal to itself
+        return float(max(int(known.reshape(len(known), -1).any(axis=1).sum()), 1))
+
+    def loss(self, outputs: Tensor, targets: Tensor) -> Tensor:
+        """Return the sum over samples."""
+        if targets.is_floating_point():
+            outputs = outputs.reshape(targets.shape)
+        each = self.each(outputs, targets)
+        if each.shape != targets.shape[:1]:
+            raise UsageError(
+                f"the loss gives shape {list(each.shape)} for {len(targets)} samples, not [n]",
+                where=f"--loss {self.told}",
+                remedy="its code is (outputs, targets) -> [n] tensor",
+            )
+        return each.sum()
+
+    def judge(self, outputs: Tensor, targets: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Return what the task's objective judges."""
+        return self.base.judge(outputs, targets)
+
+
+def check_loss(text: str, task: str, plugins: Plugins | None) -> tuple[Any, dict[str, Any]]:
+    """Return the code of a loss and its settings, before anything is computed.
+
+    Args:
+        text: `name:key=value,key=value`.
+        task: name of the task that it is for.
+        plugins: loaded plugins; None loads them.
+
+    Raises:
+        UsageError: there is no such loss or setting, or it does not fit the task.
+    """
+    name, given = parse(text, "--loss")
+    offered = loaded_plugins(plugins)
+    found = offered.offer(Loss, name)
+    if found.offer.tasks and task not in found.offer.tasks:
+        losses = {name: one.offer.tasks for name, one in offered.offers(Loss).items()}
+        fit = [name for name, tasks in losses.items() if not tasks or task in tasks]
+        raise UsageError(
+            f"the loss {name!r} is for {', '.join(found.offer.tasks)}, the task is {task!r}",
+            where="--loss",
+            remedy=f"one of {', '.join(fit)}" if fit else "leave it out",
+        )
+    code = found.load()
+    return code, typed(code, given, f"--loss {name}")
+
+
+def with_loss(
+    base: Objective,
+    text: str,
+    task: str,
+    targets: npt.NDArray[Any],
+    outputs: int,
+    *,
+    names: Sequence[str] = (),
+    scratch: bool = False,
+    plugins: Plugins | None = None,
+) -> Objective:
+    """Return the objective of a task with the loss that people named.
+
+    A loss is a function of each sample, or the class of a whole objective where it depends on all
+    training samples or has weights of its own.
+
+    Args:
+        base: the task's own objective.
+        text: `name:key=value,key=value`.
+        task: its name.
+        targets: [n, …] of the training samples.
+        outputs: of the head.
+        names: of the outputs.
+        scratch: whether weights start at random.
+        plugins: loaded plugins; None loads them.
+
+    Raises:
+        UsageError: see `check_loss`.
+    """
+    code, settings = check_loss(text, task, plugins)
+    if hasattr(code, "of"):
+        if "names" in inspect.signature(code.of).parameters:
+            settings["names"] = tuple(names)
+        whole: Objective = code.of(targets, outputs, scratch=scratch, **settings)
+        return whole
+    return cast("Objective", OtherLoss(base, functools.partial(code, **settings), text))
