@@ -146,12 +146,12 @@ def looked_at(folder: Path) -> set[int]:
     """Return the numbers of the pictures in the parts that advice may look at."""
     import surgeon
     import surgeon_models
-    from surgeon.intake import find_preprocess, label_codes, open_samples, split_samples
+    from surgeon.intake import divide, find_preprocess, open_samples
+    from surgeon.targets import ask_for
 
     model = surgeon.load(surgeon_models.get(MODEL))
     samples = open_samples(folder, model, find_preprocess(model), None, {}, 0.2)
-    codes = label_codes(samples, samples.classes)
-    parts = split_samples(samples, codes, 0.2, 0, samples.classes)
+    parts = divide(samples, ask_for("classification", samples, None), 0.2, 0)
     return {int(Path(str(samples.names[int(row)])).stem) for row in parts.train}
 
 

@@ -234,10 +234,13 @@ def train_frozen(backbone, folder: Path, arguments: argparse.Namespace) -> dict:
     """Train a linear head behind a frozen backbone for one epoch over some pictures."""
     import torch
 
+    from surgeon.targets import ask_for
+
     if arguments.by_cpu:
         torch.set_num_threads(1)
     samples = open_pictures(folder)
-    codes = torch.tensor([samples.classes.index(label) for label in samples.labels])
+    right = ask_for("classification", samples, None).targets
+    codes = torch.from_numpy(right.values)
     chosen = np.random.default_rng(0).permutation(samples.n)[: arguments.subset + BATCH]
     parts = [chosen[first : first + BATCH] for first in range(0, len(chosen), BATCH)]
 
@@ -252,7 +255,7 @@ def train_frozen(backbone, folder: Path, arguments: argparse.Namespace) -> dict:
     backbone.eval().requires_grad_(False)
     with torch.no_grad():
         width = backbone(torch.zeros(1, 3, *SIZE)).flatten(1).shape[1]
-    head = torch.nn.Linear(width, len(samples.classes))
+    head = torch.nn.Linear(width, len(right.names))
     optimizer = torch.optim.AdamW(head.parameters(), lr=1e-3)
     begun, begun_cpu, seen = 0.0, 0.0, 0
     loader = torch.utils.data.DataLoader(Loaded(), batch_size=None, num_workers=1)

@@ -175,7 +175,7 @@ def compute_features(name: str, model: str) -> tuple[np.ndarray, np.ndarray]:
             Request(cache_dir=Path(scratch)),
         )
         values = np.array(features.array(front.tensors[0].name)).reshape(features.n, -1)
-        return values, np.array([int(samples.labels[row]) for row in features.rows])
+        return values, np.array([int(samples.answers[row]) for row in features.rows])
 
 
 def as_pictures(data: object) -> tuple[np.ndarray, np.ndarray]:

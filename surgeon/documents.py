@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from collections import Counter
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -252,16 +251,15 @@ def told_metrics(figures: Mapping[str, Any] | None) -> dict[str, Any] | None:
 def counts(given: Divided) -> dict[str, Any]:
     """Count what could be read: the parts add up to `samples`, and so do the classes."""
     samples, parts = given.samples, given.parts
-    told = samples.labels or []
     usable = np.ones(samples.n, bool)
     usable[samples.failed] = False
-    of_class = Counter(label for label, kept in zip(told, usable.tolist(), strict=False) if kept)
+    of_class = given.task.counts(given.targets[usable])
     return {
         "samples": int(usable.sum()),
         "train": int(usable[parts.train].sum()),
         "validation": int(usable[parts.validation].sum()),
         "test": 0 if parts.test is None else int(usable[parts.test].sum()),
-        "classes": {label: of_class[label] for label in given.labels},
+        "classes": dict(zip(given.labels, of_class.tolist(), strict=True)),
         "groups": samples.group_count,
         "skipped": skipped(samples),
     }

@@ -17,7 +17,6 @@ import numpy as np
 import onnx
 
 from surgeon.errors import (
-    DataError,
     SurgeonError,
     UsageError,
 )
@@ -32,7 +31,7 @@ from surgeon.records import (
     Medium,
     Preprocess,
 )
-from surgeon.tasks.labels import onto
+from surgeon.targets import Asked, ask, ask_for, onto_file, onto_plan, require_learnt
 
 if TYPE_CHECKING:
     import os
@@ -48,10 +47,11 @@ if TYPE_CHECKING:
     from surgeon.probe.detected import Detected
     from surgeon.records import DataFinding, TensorInfo
     from surgeon.runtime.places import Device
+    from surgeon.tasks.base import Targets, TaskCode
 
     Source = str | os.PathLike[str] | onnx.ModelProto | Model
     Report = Callable[..., None]
-    Labelling = Callable[[Model, Samples], list[str]]
+    Naming = Callable[[Model, TaskCode, Targets], Targets]
     Detecting = Callable[..., Detected | None]
 
 AS_THE_FILE_SAYS = Reading()
@@ -92,37 +92,79 @@ class Intake:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Divided(Intake):
-    """Labelled samples, coded and divided.
+class Answered(Intake):
+    """Samples with their answers.
 
     Attributes:
-        labels: names of the outputs, in their order.
-        codes: the place of every sample's label among them, [n].
+        task_name: the word behind `--task`.
+        task: what an answer is.
+        targets: the answers of all samples, in the outputs' order.
+    """
+
+    task_name: str
+    task: TaskCode
+    targets: Targets
+
+    @property
+    def labels(self) -> list[str]:
+        """Names of the outputs, in their order; empty where they have none."""
+        return list(self.targets.names)
+
+    @property
+    def outputs(self) -> int:
+        """How many numbers the head gives per sample or position."""
+        return self.task.outputs(self.targets)
+
+    @property
+    def strata(self) -> NDArray[np.int64]:
+        """Codes whose shares every part and fold keeps, [n]; one for all where it is no matter."""
+        return strata_of(self.task, self.targets)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Divided(Answered):
+    """Samples with their answers, divided.
+
+    Attributes:
         parts: which samples are learnt from, which validate, which are held back.
         seed: that divided them.
         detected: how the preprocessing was measured, where nothing said it.
         seconds: of opening the data.
     """
 
-    labels: list[str]
-    codes: NDArray[np.int64]
     parts: Splits
     seed: int
     detected: Detected | None = None
     seconds: float = 0.0
 
     @classmethod
-    def of(
-        cls, model: Model, samples: Samples, labels: list[str], to: Options, **known: Any
-    ) -> Divided:
-        """Code the labels of opened samples and divide them."""
-        codes = label_codes(samples, labels)
+    def of(cls, model: Model, samples: Samples, asked: Asked, to: Options, **known: Any) -> Divided:
+        """Divide opened samples whose answers are in the outputs' order."""
         seed = to.training.seed
-        parts = split_samples(samples, codes, to.training.validation, seed, labels)
         return cls(
-            model=model, samples=samples, labels=labels, codes=codes, parts=parts, seed=seed,
-            threads=to.place.threads, **known,
+            model=model, samples=samples, task_name=asked.name, task=asked.task,
+            targets=asked.targets, parts=divide(samples, asked, to.training.validation, seed),
+            seed=seed, threads=to.place.threads, **known,
         )  # fmt: skip
+
+    def under(self, name: str, to: Options, plugins: Plugins | None) -> Divided:
+        """Return the same under the task that a case's plan names.
+
+        Raises:
+            UsageError: another one was asked for.
+            DataError: the answers are none of that task.
+        """
+        if name == self.task_name:
+            return self
+        if to.reading.task == self.task_name:
+            raise UsageError(
+                f"--task is {self.task_name!r}, the plan of the case is for {name!r}",
+                where="--task",
+                remedy="leave it out, or choose another case",
+            )
+        asked = ask_for(name, self.samples, plugins)
+        asked.task.check(asked.targets)
+        return replace(self, task_name=name, task=asked.task, targets=asked.targets)
 
     def kept_together(self, near: Sequence[tuple[int, ...]]) -> Divided:
         """Return the same, with sets of samples that show the same thing on one side each."""
@@ -134,7 +176,7 @@ class Divided(Intake):
         """Find what needs no model: see `data.examine`."""
         from surgeon.data.examine import examine_samples
 
-        return examine_samples(self.samples, self.codes, self.labels, self.parts, self.seed)
+        return examine_samples(self.samples, self.strata, self.labels, self.parts, self.seed)
 
 
 def open(  # noqa: A001 - read as intake.open
@@ -142,8 +184,8 @@ def open(  # noqa: A001 - read as intake.open
     data: Any,
     to: Options,
     *,
-    labels: Labelling,
     as_planned: bool = False,
+    names: Naming | None = None,
     detect: Detecting | None = None,
     progress: Report | None = None,
     plugins: Plugins | None = None,
@@ -154,9 +196,10 @@ def open(  # noqa: A001 - read as intake.open
         model: as it was loaded.
         data: folder, table, data set, `.npz`, or `{name: array}`.
         to: how to read and divide them, and where to compute.
-        labels: gives the names of the outputs; it refuses data that do not fit.
         as_planned: whether the model has the plan that is gone on with: then no constant input
-            changes its graph.
+            changes its graph, and its outputs are those of the answers.
+        names: says the answers in the outputs of a model that learnt them already; such answers
+            need not be good for training.
         detect: measures the preprocessing where nothing says it; None = that is an error.
         progress: called as `progress(stage, done, total, **figures)`.
         plugins: loaded plugins; None loads them.
@@ -171,7 +214,10 @@ def open(  # noqa: A001 - read as intake.open
     pre, constants = find_preprocess(model, to.reading), constant_inputs(model, to.reading.inputs)
     model, detected = model.knowing(constants), None
     if pre is None and detect is not None:
-        detected = detect(model, data, to, constants=constants, device=device, progress=progress)
+        detected = detect(
+            model, data, to, constants=constants, device=device, progress=progress,
+            plugins=plugins,
+        )  # fmt: skip
         pre = None if detected is None else detected.preprocess
     if isinstance(pre, Preprocess):
         model = resized(model, pre)
@@ -184,19 +230,24 @@ def open(  # noqa: A001 - read as intake.open
     samples = open_samples(
         data, model, pre, reading.label_column, left, validation, reading.group_column
     )
-    named = labels(model, samples)
+    asked = ask(samples, model, reading, planned=as_planned, plugins=plugins)
+    if names is None:
+        asked.task.check(asked.targets)
     first = samples.load(0)
     seconds = time.perf_counter() - opening
     model = model.sized_like(first) if isinstance(first, dict) else model
+    if names is not None or as_planned:
+        said = (names or onto_plan)(model, asked.task, asked.targets)
+        asked = replace(asked, targets=said)
     return Divided.of(
-        model, samples, named, to, preprocess=samples.encoding or pre, constants=left,
+        model, samples, asked, to, preprocess=samples.encoding or pre, constants=left,
         device=device, progress=progress, detected=detected, seconds=seconds,
     )  # fmt: skip
 
 
 def open_labelled(
     model: Model, data: Any, to: Options, *, progress: Report | None, plugins: Plugins | None
-) -> Intake:
+) -> Answered:
     """Open labelled data for a file that is judged by them as it is."""
     from surgeon.data.read import open_data
     from surgeon.runtime.places import choose_device
@@ -208,8 +259,11 @@ def open_labelled(
         data, model.inputs, preprocess=pre, label_column=to.reading.label_column,
         constants=constants,
     )  # fmt: skip
-    return Intake(
+    asked = ask(samples, model, to.reading, planned=True, plugins=plugins)
+    targets = onto_file(model, asked.task, asked.targets, ignore_unknown=to.reading.ignore_unknown)
+    return Answered(
         model=model, samples=samples, preprocess=pre, constants=constants,
+        task_name=asked.name, task=asked.task, targets=targets,
         device=choose_device(to.place.device), threads=to.place.threads, progress=progress,
     )  # fmt: skip
 
@@ -456,76 +510,28 @@ def without(data: Any, names: set[str]) -> Any:
     return data
 
 
-def labels_to_learn(_: Model, samples: Samples) -> list[str]:
-    """Return the labels of data that a new head learns."""
-    from surgeon.tasks.labels import check_trainable
-
-    check_trainable(samples.labels or [])
-    return list(samples.classes)
-
-
-def labels_to_go_on(model: Model, samples: Samples) -> list[str]:
-    """Return the labels of a file whose plan is trained on, checked against the data's."""
-    from surgeon.tasks.labels import check_trainable
-
-    assert model.plan is not None
-    check_trainable(samples.labels or [])
-    labels = model.labels
-    if labels is None:
-        if model.plan.classes != len(samples.classes):
-            raise DataError(
-                f"the file's head has {model.plan.classes} outputs, the data has "
-                f"{len(samples.classes)} labels",
-                where=model.where,
-                remedy="operate on the original with --case, or give the data it was made for",
-            )
-        return list(samples.classes)
-    known = set(labels)
-    unknown = [label for label in samples.classes if label not in known]
-    if unknown:
-        raise DataError(
-            f"{len(unknown)} labels of the data are not known to the file: "
-            f"{', '.join(map(repr, unknown[:5]))}",
-            where=model.where,
-            remedy=f"it knows {', '.join(map(repr, labels[:10]))}; with --case it gets a new head",
-        )
-    return labels
-
-
-def required_labels(model: Model) -> list[str]:
-    """Return the labels of a file.
+def divide(samples: Samples, asked: Asked, validation: float | str, seed: int) -> Splits:
+    """Divide the samples: the data's own split wins, else by fraction and seed.
 
     Raises:
-        DataError: it has none.
+        DataError: nothing is left to validate, or a class without a sample to train on.
     """
-    if model.labels is None:
-        raise DataError(
-            "the file carries no labels, so that data cannot be mapped to its outputs",
-            where=model.where,
-            remedy="evaluate a file written by `surgeon finetune`",
-        )
-    return model.labels
-
-
-def label_codes(samples: Samples, labels: Sequence[str]) -> NDArray[np.int64]:
-    """Return the position of every label among the labels in their order, [n]."""
-    assert samples.targets is not None
-    return onto(samples.targets, labels).values
-
-
-def split_samples(
-    samples: Samples, codes: NDArray[np.int64], validation: float | str, seed: int,
-    labels: Sequence[str],
-) -> Splits:  # fmt: skip
-    """Divide the samples: the data's own split wins, else by fraction and seed."""
     from surgeon.data import splits
 
     fraction = float(validation) if _is_number(validation) else 0.2
     named = not isinstance(validation, float | int) and not _is_number(validation)
-    return splits.split_samples(
-        samples, codes, fraction=fraction, seed=seed, classes=labels,
+    parts = splits.split_samples(
+        samples, strata_of(asked.task, asked.targets), fraction=fraction, seed=seed,
         hold_test=samples.n >= splits.TEST_FROM if named else None,
     )  # fmt: skip
+    require_learnt(asked.task, asked.targets, asked.targets[parts.train])
+    return parts
+
+
+def strata_of(task: TaskCode, targets: Targets) -> NDArray[np.int64]:
+    """Return codes whose shares every part keeps, [n]; one for all where it is no matter."""
+    found = task.strata(targets)
+    return np.zeros(len(targets), np.int64) if found is None else found
 
 
 def _is_number(text: Any) -> bool:

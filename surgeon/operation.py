@@ -268,6 +268,7 @@ def finetune(  # noqa: PLR0913 - a public verb has its options as keywords
     max_length: int | None = None,
     audio: Any = None,
     label_column: str | None = None,
+    task: str = "auto",
     group_column: str | None = None,
     inputs: Sequence[str] | Mapping[str, Any] = (),
     threads: int | None = None,
@@ -303,7 +304,6 @@ def finetune(  # noqa: PLR0913 - a public verb has its options as keywords
     goes_on = keeps_plan(model, case)
     given = intake.open(
         model, data, to, as_planned=goes_on, progress=progress, plugins=plugins,
-        labels=intake.labels_to_go_on if goes_on else intake.labels_to_learn,
         detect=detect_preprocess if case == "auto" else None,
     )  # fmt: skip
     check_views(to.training, given.samples)
@@ -315,8 +315,8 @@ def finetune(  # noqa: PLR0913 - a public verb has its options as keywords
         plan, known = (None, None) if advice is None else (advice.plan, advice.evidence)
         operated = surgery.operate_for(given, to, plan=plan, evidence=known, plugins=plugins)
         given = given.kept_together(() if advice is None else advice.near)
-    task = find_task(operated.task, plugins)
-    job = Job(operated, given, to, task, None if advice is None else advice.expected, goes_on)
+    given = given.under(operated.task, to, plugins)
+    job = Job(operated, given, to, given.task, None if advice is None else advice.expected, goes_on)
     found = given.examined() if advice is None else advice.findings
     body = planned_body(job, found, advice)
     require_steady(operated.proto, operated.inputs, given.first)
@@ -402,6 +402,7 @@ def evaluate(  # noqa: PLR0913 - a public verb has its options as keywords
     max_length: int | None = None,
     audio: Any = None,
     label_column: str | None = None,
+    task: str = "auto",
     inputs: Sequence[str] | Mapping[str, Any] = (),
     batch: int | None = None,
     device: str = "auto",
@@ -423,16 +424,14 @@ def evaluate(  # noqa: PLR0913 - a public verb has its options as keywords
     model = load(path).with_output(output)
     answering(model)
     given = intake.open_labelled(model, data, to, progress=progress, plugins=plugins)
-    task, labels = find_task(model.task, plugins), intake.required_labels(model)
-    targets = task.read(given.samples.labels or [], str(data)[:200])
-    targets = task.onto(targets, labels, ignore_unknown=ignore_unknown)
+    labels, targets = given.labels, given.targets
     chosen = np.arange(len(targets)) if targets.known is None else np.flatnonzero(targets.known)
     ran = run_samples(given, batch, chosen)
-    said, targets = ran.say(task, labels), targets[ran.rows]
+    said, targets = ran.say(given.task, labels), targets[ran.rows]
     notes = [*ran.notes, *said.notes]
     if len(ran.rows):
         notes += judged(said, labels, model)
-    body = evaluated_body(given, labels, task, said, targets)
+    body = evaluated_body(given, labels, given.task, said, targets)
     body["warnings"] += [*notes, *body.pop("more")]
     return body | {"providers": list(ran.providers), "seconds": time.perf_counter() - started}
 

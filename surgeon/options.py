@@ -308,6 +308,12 @@ class Reading:
     label_column: str | None = option(
         None, "Column of a table that holds the labels.", verbs=LABELLED, metavar="NAME"
     )
+    task: str = option(
+        "auto",
+        "What the answers are: classification, or what a plugin adds. auto: as the file was made, "
+        "else as the form of the answers says.",
+        verbs=LABELLED, form="text", metavar="NAME",
+    )  # fmt: skip
     group_column: str | None = option(
         None,
         "Column of a table that says which samples belong together (a patient, a recording): "

@@ -10,6 +10,7 @@ What must not enter: training, and surgery.
 
 from __future__ import annotations
 
+import functools
 import time
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
@@ -31,9 +32,9 @@ if TYPE_CHECKING:
 
     import onnx
 
-    from surgeon.data.samples import Samples
     from surgeon.job.run import Job
     from surgeon.plugin.manager import Plugins
+    from surgeon.tasks.base import Targets, TaskCode
 
     Source = str | os.PathLike[str] | onnx.ModelProto | Model
 
@@ -54,6 +55,7 @@ def prove(  # noqa: PLR0913 - a public verb has its options as keywords
     max_length: int | None = None,
     audio: Any = None,
     label_column: str | None = None,
+    task: str = "auto",
     group_column: str | None = None,
     inputs: Sequence[str] | Mapping[str, Any] = (),
     validation: float | str = 0.2,
@@ -90,21 +92,21 @@ def prove(  # noqa: PLR0913 - a public verb has its options as keywords
         DataError: the data's labels are not the model's outputs.
     """
     from surgeon.job.run import Job
-    from surgeon.tasks.find import find_task
 
     clock = Clock(time.perf_counter())
     to = Options.of(locals())
     model, changed, notes = _trained(load(model), source)
 
-    def named(model: Model, samples: Samples) -> list[str]:
-        first = samples.load(0)
-        sized = model.sized_like(first) if isinstance(first, dict) else model
-        return _labels(sized, samples, labels)
-
     given = intake.open(
-        model, data, to, labels=named, as_planned=True, progress=progress, plugins=plugins
+        model,
+        data,
+        to,
+        names=functools.partial(_named, labels),
+        as_planned=True,
+        progress=progress,
+        plugins=plugins,
     )
-    job = Job(given.model, given, to, find_task(given.model.task, plugins))
+    job = Job(given.model, given, to, given.task)
     body = start_body(job.operated, given, to)
     load_operators(job.operated.proto, plugins)
     told = [*body["warnings"], *notes, *skip_notes(given.samples)]
@@ -239,15 +241,15 @@ def _check_changed(model: Model, changed: list[str] | None) -> None:
     )
 
 
-def _labels(model: Model, samples: Samples, given: Sequence[str] | None) -> list[str]:
-    """Return the names of the outputs, in order, checked against data and graph.
+def _named(given: Sequence[str] | None, model: Model, task: TaskCode, targets: Targets) -> Targets:
+    """Say the answers in the outputs of a model, their names checked against data and graph.
 
     Raises:
         DataError: labels of the data are not among them, or their number is not the outputs'.
     """
     names = [str(name) for name in given] if given is not None else model.labels
-    names = list(samples.classes) if names is None else names
-    unknown = [label for label in samples.classes if label not in names]
+    names = list(targets.names) if names is None else names
+    unknown = [label for label in targets.names if label not in names]
     if unknown:
         raise DataError(
             f"{len(unknown)} labels of the data are not the model's: "
@@ -256,7 +258,7 @@ def _labels(model: Model, samples: Samples, given: Sequence[str] | None) -> list
             remedy=f"it knows {', '.join(map(repr, names[:10]))}; labels= names its outputs",
         )
     outputs = _outputs(model)
-    if outputs is not None and outputs != len(names):
+    if names and outputs not in (None, len(names)):
         raise DataError(
             f"the model has {outputs} outputs, there are {len(names)} labels",
             where=model.where,
@@ -264,7 +266,7 @@ def _labels(model: Model, samples: Samples, given: Sequence[str] | None) -> list
         )
     if len(set(names)) != len(names):
         raise UsageError("a label is named twice", where="labels", remedy="name each output once")
-    return names
+    return task.onto(targets, names, ignore_unknown=False) if names else targets
 
 
 def _outputs(model: Model) -> int | None:

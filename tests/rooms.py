@@ -37,6 +37,7 @@ ROOMS = (
     Room("job", "one tuning: decided, frozen part run, stages, race, guard, proof", ("torch",)),
     Room("answering", "a classifier's answers to samples, by ONNX Runtime"),
     Room("intake", "preprocessing found, samples opened and divided"),
+    Room("targets", "the task of a run settled, answers of samples read by it"),
     Room("outcome", "what operations return"),
     Room("resumption", "what an interrupted run left, and whether it may be replaced"),
     Room("model", "a graph, its origin, its plan"),

@@ -21,6 +21,7 @@ from surgeon.data.splits import split_samples
 from surgeon.errors import CheckError, OutputError
 from surgeon.model import load
 from surgeon.runtime.sessions import open_session
+from surgeon.targets import ask_for
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -207,14 +208,12 @@ def _held_out(pictures: Path, outcome: Outcome) -> tuple[str, str]:
     """Return path and class of a picture of the test split."""
     model = outcome.model
     samples: Samples = open_data(str(pictures), model.inputs, preprocess=model.preprocess)
-    labels = samples.labels or []
-    index = {label: code for code, label in enumerate(samples.classes)}
-    codes = np.asarray([index[label] for label in labels], np.int64)
-    parts = split_samples(samples, codes, seed=0)
+    right = ask_for(model.task, samples, None).targets
+    parts = split_samples(samples, right.values, seed=0)
     if parts.test is None or len(parts.test) != outcome.metrics["test"]["samples"]:
         raise CheckError("the test split cannot be found again", where=str(pictures))
     middle = int(parts.test[len(parts.test) // 2])
-    return str(samples.names[middle]), labels[middle]
+    return str(samples.names[middle]), right.names[right.values[middle]]
 
 
 def _notes(body: dict[str, Any], outcome: Outcome) -> list[str]:

@@ -10,7 +10,14 @@ from surgeon.errors import DataError
 from surgeon.records import Head
 from surgeon.tasks import answers, metrics
 from surgeon.tasks.base import Decoded, Scores, Targets, TaskCode
-from surgeon.tasks.labels import check_trainable, code_labels, label_text, not_one_class, onto
+from surgeon.tasks.labels import (
+    check_trainable,
+    code_labels,
+    label_text,
+    not_one_class,
+    one_column,
+    onto,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
@@ -35,13 +42,14 @@ class Classification(TaskCode):
         """Return the linear head."""
         return Head()
 
-    def read(self, column: Sequence[Any] | NDArray[Any], where: str) -> Targets:
+    def read(self, column: Any, where: str) -> Targets:
         """Read one name or whole number per sample; see `sort_labels` for their order."""
+        column = one_column(column, where)
         if isinstance(column, np.ndarray):
             if column.ndim != 1:
                 told = not_one_class(column)
                 raise DataError(
-                    f"they have shape {list(column.shape)}, not [n]: {told}", where=where
+                    f"the labels have shape {list(column.shape)}, not [n]: {told}", where=where
                 )
             column = column.tolist()
         labels = [label_text(value, f"{where}[{row}]") for row, value in enumerate(column)]
@@ -58,6 +66,10 @@ class Classification(TaskCode):
     def outputs(self, targets: Targets) -> int:
         """Return the number of classes."""
         return len(targets.names)
+
+    def counts(self, targets: Targets) -> Ints:
+        """Return how many samples each class has."""
+        return np.bincount(targets.values[_known(targets)], minlength=len(targets.names))
 
     def strata(self, targets: Targets) -> Ints | None:
         """Return the classes."""

@@ -9,7 +9,7 @@ import numpy as np
 from surgeon.errors import DataError
 from surgeon.records import Head
 from surgeon.tasks.base import Decoded, Scores, Targets, TaskCode
-from surgeon.tasks.labels import code_labels, label_text
+from surgeon.tasks.labels import code_labels, label_text, one_column
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -38,8 +38,9 @@ class Embedding(TaskCode):
         """Return a linear layer whose output has length one."""
         return Head("embed", options=dict(options))
 
-    def read(self, column: Sequence[Any] | NDArray[Any], where: str) -> Targets:
+    def read(self, column: Any, where: str) -> Targets:
         """Read one class or group per sample, by its name or number."""
+        column = one_column(column, where)
         if isinstance(column, np.ndarray) and column.ndim != 1:
             raise DataError(
                 f"they have shape {list(column.shape)}, not [n]",

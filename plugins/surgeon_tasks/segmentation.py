@@ -9,7 +9,7 @@ import numpy as np
 from surgeon.errors import DataError
 from surgeon.records import Head
 from surgeon.tasks.base import Decoded, Scores, Targets, TaskCode
-from surgeon.tasks.labels import sort_labels
+from surgeon.tasks.labels import one_column, sort_labels
 from surgeon_tasks import places
 
 if TYPE_CHECKING:
@@ -37,9 +37,9 @@ class Segmentation(TaskCode):
         """Return a linear layer at every pixel, its scores brought to the size of the input."""
         return Head("conv")
 
-    def read(self, column: Sequence[Any] | NDArray[Any], where: str) -> Targets:
+    def read(self, column: Any, where: str) -> Targets:
         """Read a mask of integers per sample, all of one size; 255 and −100 are none."""
-        masks = [_mask(one, f"{where}[{row}]") for row, one in enumerate(column)]
+        masks = [_mask(one, f"{where}[{row}]") for row, one in enumerate(one_column(column, where))]
         for row, one in enumerate(masks):
             if one.shape != masks[0].shape:
                 raise DataError(

@@ -10,7 +10,7 @@ from surgeon.errors import DataError
 from surgeon.records import Head
 from surgeon.tasks import metrics
 from surgeon.tasks.base import Decoded, Scores, Targets, TaskCode
-from surgeon.tasks.labels import label_text, sort_labels
+from surgeon.tasks.labels import label_text, one_column, sort_labels
 from surgeon_tasks import places
 from surgeon_tasks.spans import find_spans, matches, scheme_of
 
@@ -33,9 +33,9 @@ class Tokens(TaskCode):
         """Return a linear layer at every position."""
         return Head("linear")
 
-    def read(self, column: Sequence[Any] | NDArray[Any], where: str) -> Targets:
+    def read(self, column: Any, where: str) -> Targets:
         """Read a list of labels per sample, one for each position; None, "" or −100 is none."""
-        rows = [_labels(row, f"{where}[{at}]") for at, row in enumerate(column)]
+        rows = [_labels(row, f"{where}[{at}]") for at, row in enumerate(one_column(column, where))]
         names = sort_labels({label for row in rows for label in row if label is not None})
         place: dict[str | None, int] = {name: code for code, name in enumerate(names)}
         values = np.full((len(rows), max(map(len, rows), default=0)), places.NONE, np.int64)

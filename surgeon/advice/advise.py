@@ -18,7 +18,7 @@ from surgeon.advice.rules import RACE_FROM, Judged, best_case, judge, reasons, t
 from surgeon.graph import cuts as graph_cuts
 from surgeon.graph.picks import picks
 from surgeon.graph.taps import add_taps
-from surgeon.job.decide import decide, measures
+from surgeon.job.decide import decide, for_task, measures
 from surgeon.model import load
 from surgeon.options import Options, Surgery, explained
 from surgeon.records import Evidence, Measurement, Plan
@@ -57,6 +57,7 @@ def advise(  # noqa: PLR0913 - a public verb has its options as keywords
     max_length: int | None = None,
     audio: Any = None,
     label_column: str | None = None,
+    task: str = "auto",
     group_column: str | None = None,
     inputs: Sequence[str] | Mapping[str, Any] = (),
     device: str = "auto",
@@ -83,9 +84,8 @@ def advise(  # noqa: PLR0913 - a public verb has its options as keywords
     model = load(model).with_output(output)
     loaded = time.perf_counter() - started
     given = intake.open(
-        model, data, to, labels=intake.labels_to_learn, detect=detect_preprocess,
-        progress=progress, plugins=plugins,
-    )  # fmt: skip
+        model, data, to, detect=detect_preprocess, progress=progress, plugins=plugins
+    )
     found = choose(given, to.surgery, thorough=True, plugins=plugins)
     detected = given.detected
     times = {"preprocess": 0.0 if detected is None else detected.seconds, "data": given.seconds}
@@ -144,7 +144,7 @@ def choose(
     from surgeon.runtime.features import Request
 
     clock = _Clock()
-    model, samples, labels, codes = given.model, given.samples, given.labels, given.codes
+    model, samples, labels, codes = given.model, given.samples, given.labels, given.strata
     anatomy = model.anatomy()
     clock.stop("model")
     compared = to_compare(samples, given.parts, codes, given.seed)
@@ -208,7 +208,7 @@ def evidence_of(given: Divided, measured: Measured, judged: Judged) -> Evidence:
     """Return what a case is told of a pass over the data."""
     return Evidence(
         samples=given.samples.n,
-        classes=len(given.labels),
+        classes=given.outputs,
         measurements=tuple(
             Measurement(p.cut.tensor, p.cut.depth, p.quality, p.error, p.logme)
             for p in measured.probes
@@ -224,14 +224,14 @@ def _plan(
     given: Divided, to: Surgery, evidence: Evidence, judged: Judged, plugins: Plugins | None
 ) -> Plan:
     """Ask the case that is advised, or the one that was asked for, for its plan."""
-    anatomy, advised, count = given.model.anatomy(), to.case is None, len(given.labels)
+    anatomy, advised, count = given.model.anatomy(), to.case is None, given.outputs
     # Where the probes say, whatever is trained: on data unlike the original the layers behind it
     # are a worse start than none.
     cut = to.cut or (judged.early.cut.tensor if advised else None)
     start = to.init or ("pretrained" if advised and judged.learnt_from < RACE_FROM else None)
     case = best_case(evidence, plugins) if to.case is None else to.case
     asked = Surgery(case=case, classes=count, cut=cut, init=start, head=to.head)
-    plan = decide(given.model, anatomy, asked, evidence, plugins)
+    plan = for_task(decide(given.model, anatomy, asked, evidence, plugins), given.task_name)
     tensor = graph_cuts.resolve(anatomy, plan.cut, default=anatomy.late)
     depth = graph_cuts.depth_of(anatomy, tensor)
     return replace(plan, cut=tensor, depth=depth, classes=count, outputs=count)

@@ -27,8 +27,9 @@ from surgeon.graph.apart import doubtful_nodes
 from surgeon.graph.moments import add_moments
 from surgeon.graph.stated import LIMITS, read_intake
 from surgeon.graph.taps import add_taps, late_cut
-from surgeon.intake import label_codes, open_samples, resized, split_samples
+from surgeon.intake import divide, open_samples, resized, strata_of
 from surgeon.probe.detected import Detected
+from surgeon.targets import ask
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -39,6 +40,7 @@ if TYPE_CHECKING:
     from surgeon.graph.stated import Intake
     from surgeon.model import Model
     from surgeon.options import Options
+    from surgeon.plugin.manager import Plugins
     from surgeon.probe.evidence import Probe
     from surgeon.records import Preprocess
 
@@ -96,6 +98,7 @@ def detect_preprocess(
     device: Any = "auto",
     most: int = SAMPLES,
     progress: Report | None = None,
+    plugins: Plugins | None = None,
 ) -> Detected | None:
     """Find how pictures become inputs, on at most 256 of them; None where data are no pictures.
 
@@ -107,6 +110,7 @@ def detect_preprocess(
         device: where candidates run.
         most: pictures to look at.
         progress: called as `progress("preprocessing", done, total)`.
+        plugins: loaded plugins; None loads them.
 
     Raises:
         UsageError: the size of the pictures is not known.
@@ -115,7 +119,6 @@ def detect_preprocess(
     from surgeon.data.media.pictures import image_input
     from surgeon.data.read import needs_preprocess
     from surgeon.probe.evidence import stratified
-    from surgeon.tasks.labels import check_trainable
 
     fixed = dict(constants or {})
     seed, validation = to.training.seed, to.training.validation
@@ -142,9 +145,10 @@ def detect_preprocess(
             data, sized, how, to.reading.label_column, fixed, validation, to.reading.group_column
         )
         if codes is None or chosen is None:
-            check_trainable(samples.labels or [])
-            codes = label_codes(samples, samples.classes)
-            parts = split_samples(samples, codes, validation, seed, samples.classes)
+            asked = ask(samples, model, to.reading, planned=False, plugins=plugins)
+            asked.task.check(asked.targets)
+            codes = strata_of(asked.task, asked.targets)
+            parts = divide(samples, asked, validation, seed)
             chosen = stratified(parts.train, codes, most, seed)
         trials.append(bench.try_out(name, how, samples, chosen, codes, parts.groups))
         if progress is not None:

@@ -190,7 +190,7 @@ def open_data(
         samples = from_table(table, given, label_column, group_column, labelled=labelled)
     if not labelled and kind != "samples":
         samples.failure_bound = 1.0  # each is told about by itself; nothing is learnt from them
-    if labelled and samples.labels is None:
+    if labelled and samples.answers is None:
         remedy = "add an array called labels, one for each sample"
         where = shown(str(data)[:200]) if kind != "samples" else None
         raise DataError("the data has no labels", where=where, remedy=remedy)
@@ -258,7 +258,7 @@ def _open_files(
         listing = folder.list_files(path, medium)
     names = [shown(str(item)) for item in listing.paths]
     given = Given(
-        inputs, names, listing.labels if labelled else None, listing.split,
+        inputs, names, listing.labels if labelled else None, listing.split, where=shown(str(path)),
         ignored=listing.ignored, sources=listing.paths, constants=constants, rule=preprocess,
     )  # fmt: skip
     samples = make(medium, given, shown(str(path)))

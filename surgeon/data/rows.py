@@ -16,10 +16,10 @@ from surgeon.data.media.registry import PICTURES, SOUNDS, TEXTS, code_of, make, 
 from surgeon.errors import DataError, UsageError
 from surgeon.graph.reading import shown
 from surgeon.records import TextEncoding
-from surgeon.tasks.labels import group_text, label_text
+from surgeon.tasks.labels import group_text
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Sequence
     from pathlib import Path
 
     from numpy.typing import NDArray
@@ -50,19 +50,23 @@ def from_table(
             label = tables.choose_label(table, None)
         except UsageError:
             label = None  # without labels every column may be a value
-    labels = None
+    answers = None
     if label is not None and (labelled or label_column is not None):
-        labels = _texts(table, label, label_text)
+        answers = table.columns[label]
     groups = None
     if group_column is not None:
         tables.require(table, group_column)
-        groups = _texts(table, group_column, group_text)
+        groups = _texts(table, group_column)
     taken = [name for name in (label, group_column) if name is not None]
     split, split_column = tables.take_split(table, taken)
     if split_column is not None:
         taken.append(split_column)
     names = [f"row {row + 1}" for row in range(table.rows)]
-    given = replace(given, names=names, labels=labels, split=split, groups=groups)
+    given = replace(
+        given, names=names, answers=answers, split=split, groups=groups,
+        where=f"{table.where}, column {label!r}",
+        answer_at=lambda index: f"{table.where}, row {index + 1}, column {label!r}",
+    )  # fmt: skip
     medium = _column_medium(table, given, taken)
     if medium is None:
         return _values(table, given, taken, labelled=labelled)
@@ -78,10 +82,10 @@ def from_table(
     return make(medium, replace(given, names=names, sources=sources), table.where)
 
 
-def _texts(table: tables.Table, column: str, told: Callable[[Any, str], str]) -> list[str]:
-    """Return the cells of a column as text, as labels or groups are written."""
+def _texts(table: tables.Table, column: str) -> list[str]:
+    """Return the cells of a column as names of groups."""
     return [
-        told(value, f"{table.where}, row {row}, column {column!r}")
+        group_text(value, f"{table.where}, row {row}, column {column!r}")
         for row, value in enumerate(table.columns[column], 1)
     ]
 

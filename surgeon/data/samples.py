@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import threading
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -19,14 +19,15 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 import numpy as np
 
 from surgeon.errors import DataError
-from surgeon.tasks.labels import code_groups, code_labels
+from surgeon.tasks.labels import code_groups, plain_texts
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Sequence
 
     from numpy.typing import NDArray
 
     from surgeon.records import Encoding, Preprocess, TensorInfo
+    from surgeon.tasks.base import Answers, Column
 
 FAILURE_BOUND = 0.05  # more unreadable samples than this share of all is an error
 LOOKED_AT = 200  # samples more that are opened to say how many of them cannot be read
@@ -41,7 +42,8 @@ class Given:
     Attributes:
         inputs: the graph inputs to feed, in graph-input order.
         names: one name per sample: its path, or its row.
-        labels: one label per sample as text, or None where there are none.
+        answers: what the data say of each sample, as they say it (n texts, numbers or lists; an
+            array [n, …]; or a column of each name), or None where there are none.
         split: [n] of `train`, `validation`, `test`, or None where the data does not say.
         groups: [n] names of what samples belong to and are not to be torn from (a patient, a
             recording); None for a sample by itself, and in all where the data does not say.
@@ -49,17 +51,21 @@ class Given:
         sources: where the content of each sample lies, for media of files.
         constants: values of other graph inputs, the same for every sample.
         rule: how content becomes values, where the medium needs one.
+        where: what messages call the data, where not by the samples' names.
+        answer_at: says where a sample's answer stands, for messages; None = its name does.
     """
 
     inputs: Sequence[TensorInfo]
     names: Sequence[str]
-    labels: Sequence[str] | None = None
+    answers: Answers | None = None
     split: Sequence[str] | NDArray[Any] | None = None
     groups: Sequence[str | None] | None = None
     ignored: int = 0
     sources: Sequence[Source] = ()
     constants: Mapping[str, NDArray[Any]] = field(default_factory=dict)
     rule: Preprocess | Encoding | None = None
+    where: str | None = None
+    answer_at: Callable[[int], str] | None = None
 
 
 @dataclass(frozen=True)
@@ -92,7 +98,7 @@ class Samples(ABC):
     Attributes:
         inputs: the graph inputs it feeds, in graph-input order.
         names: one name per sample: its path, or its row.
-        targets: the answers and the groups, coded once; None where there are no labels.
+        answers: what the data say of each sample, see `Given`; no task has read them.
         split: [n] of `train`, `validation`, `test`, or None where the data does not say.
         groups: [n] names of what samples belong to, see `Given`.
         ignored: hidden files and files that are no pictures, passed over.
@@ -114,12 +120,14 @@ class Samples(ABC):
     def __init__(self, given: Given) -> None:
         self.inputs = tuple(given.inputs)
         self.names = given.names
-        self.targets = None if given.labels is None else code_labels(given.labels, given.groups)
+        self.answers = given.answers
+        self.where = given.where
         self.split: NDArray[np.str_] | None = (
             None if given.split is None else np.asarray(given.split, str)
         )
         self.groups = None if given.groups is None else list(given.groups)
         self.ignored = given.ignored
+        self._answer_at = given.answer_at
         self._failed: dict[int, str] = {}
         self._lock = threading.Lock()
         self._counting = False
@@ -132,17 +140,9 @@ class Samples(ABC):
     def __len__(self) -> int:
         return self.n
 
-    @property
-    def labels(self) -> list[str] | None:
-        """One label per sample as text, or None where there are none."""
-        if self.targets is None:
-            return None
-        return [self.targets.names[code] for code in self.targets.values.tolist()]
-
-    @property
-    def classes(self) -> list[str]:
-        """The distinct labels in their order; empty without labels."""
-        return [] if self.targets is None else list(self.targets.names)
+    def answer_at(self, index: int) -> str:
+        """Say where the answer of a sample stands, for messages."""
+        return str(self.names[index]) if self._answer_at is None else self._answer_at(index)
 
     @property
     def group_count(self) -> int | None:
@@ -176,9 +176,10 @@ class Samples(ABC):
 
     @cached_property
     def sha256(self) -> str:
-        """Hash of content, labels, split and groups, in order; names and places do not enter."""
+        """Hash of content, answers, split and groups, in order; names and places do not enter."""
         total = hashlib.sha256(self.content_sha256().encode())
-        for column in (self.labels, None if self.split is None else self.split.tolist()):
+        told = None if self.answers is None else plain_texts(self.answers)
+        for column in (told, None if self.split is None else self.split.tolist()):
             total.update(b"\0none" if column is None else "\0".join(["", *column]).encode())
         if self.groups is not None:
             total.update("\0".join(["", *(group or "" for group in self.groups)]).encode())
@@ -296,9 +297,9 @@ class JoinedSamples(Samples):
                 remedy="give both as pictures, or both as values",
             )
         train.match(validation)
-        labels = None
-        if train.labels is not None and validation.labels is not None:
-            labels = [*train.labels, *validation.labels]
+        answers = None
+        if train.answers is not None and validation.answers is not None:
+            answers = join_answers(train.answers, validation.answers)
         own = ["train"] * train.n if train.split is None else train.split.tolist()
         groups = None
         if train.groups is not None or validation.groups is not None:
@@ -307,10 +308,15 @@ class JoinedSamples(Samples):
             Given(
                 inputs=train.inputs,
                 names=[*train.names, *validation.names],
-                labels=labels,
+                answers=answers,
                 split=[*own, *["validation"] * validation.n],
                 groups=groups,
                 ignored=train.ignored + validation.ignored,
+                answer_at=lambda index: (
+                    train.answer_at(index)
+                    if index < train.n
+                    else validation.answer_at(index - train.n)
+                ),
             )
         )
         self.remarks = tuple(dict.fromkeys([*train.remarks, *validation.remarks]))
@@ -387,6 +393,30 @@ class JoinedSamples(Samples):
 
     def _offset(self, part: Samples) -> int:
         return next(offset for offset, own in self._parts if own is part)
+
+
+def join_answers(one: Answers, other: Answers) -> Answers:
+    """Return the answers of two sources, one behind the other.
+
+    Raises:
+        DataError: they do not have the same columns.
+    """
+    if isinstance(one, Mapping) or isinstance(other, Mapping):
+        if not isinstance(one, Mapping) or not isinstance(other, Mapping) or set(one) != set(other):
+            raise DataError(
+                "training and validation data do not have the same label columns",
+                remedy="name the same columns of both with --label-column",
+            )
+        return {name: _behind(column, other[name]) for name, column in one.items()}
+    return _behind(one, other)
+
+
+def _behind(one: Column, other: Column) -> Column:
+    if isinstance(one, np.ndarray) and isinstance(other, np.ndarray):
+        texts = (one.dtype.kind in "US") == (other.dtype.kind in "US")
+        if texts and one.shape[1:] == other.shape[1:]:
+            return np.concatenate([one, other])
+    return [*one, *other]
 
 
 def _join(arrays: list[NDArray[Any]], axis: int | None, order: NDArray[np.int64]) -> NDArray[Any]:

@@ -69,9 +69,9 @@ def split(
     seed: int = 0,
     given: NDArray[np.str_] | Sequence[str] | None = None,
     usable: NDArray[np.bool_] | None = None,
-    classes: Sequence[str] | None = None,
     hold_test: bool | None = None,
     groups: Ints | None = None,
+    every: bool = True,
 ) -> Splits:
     """Divide samples into train, validation and test, stratified; no group is torn apart.
 
@@ -82,10 +82,10 @@ def split(
         given: the data's own `split` [n]; it wins, over groups too. Train, validation and test not
             in it are taken from its training samples: validation always; test only if `hold_test`.
         usable: samples to divide, [n]; the others (unreadable ones) are in no part.
-        classes: names for messages.
         hold_test: whether to take a test split; None = from 500 samples on, if `given` is None.
         groups: code of what each sample belongs to, [n]; None = each sample by itself. Groups are
             taken whole, so that parts are only about as large as was asked for.
+        every: whether each class must have a sample that trains.
 
     Raises:
         UsageError: `fraction` is not within 0..1 (exclusive).
@@ -110,7 +110,16 @@ def split(
     train, validation, test = (
         np.flatnonzero(parts == name) for name in ("train", "validation", "test")
     )
-    _check(codes, mask, train, validation, classes)
+    if every:
+        missing = sorted(set(codes[mask].tolist()) - set(codes[train].tolist()))
+        if missing:
+            raise DataError(
+                f"{len(missing)} classes have no sample to train on: {missing[:5]}",
+                remedy="put samples of every class into the training split",
+            )
+    if not len(validation):
+        message = "no sample is left for validation"
+        raise DataError(message, remedy="give more samples, or --validation PATH")
     cross = given is None and not len(test)
     return Splits(train, validation, test if len(test) else None, cross, own, groups)
 
@@ -122,18 +131,18 @@ def split_samples(
     fraction: float = 0.2,
     seed: int = 0,
     hold_test: bool | None = None,
-    classes: Sequence[str] | None = None,
 ) -> Splits:
     """Divide samples by what they say of themselves: own split, groups, exact copies.
 
     The data's groups are never torn apart. Exact copies are kept together, too, unless that leaves
-    less than half of what was to judge, or a class unjudged (a finding then names them).
+    less than half of what was to judge, or a class unjudged (a finding then names them). That every
+    class has a sample that trains is for the caller to see to, who knows whether they are classes.
 
     Raises:
         DataError: see `split`.
     """
     asked: dict[str, Any] = {
-        "fraction": fraction, "seed": seed, "given": samples.split, "classes": classes,
+        "fraction": fraction, "seed": seed, "given": samples.split, "every": False,
         "hold_test": hold_test,
     }  # fmt: skip
     own = code_groups(samples.groups)
@@ -389,20 +398,3 @@ def _move_one(parts: NDArray[np.str_], train: Ints, kin: _Kin, name: str) -> Non
         if left[kin.codes[own]].all():
             parts[train[own]] = name
             return
-
-
-def _check(
-    codes: Ints,
-    mask: NDArray[np.bool_],
-    train: Ints,
-    validation: Ints,
-    classes: Sequence[str] | None,
-) -> None:
-    missing = sorted(set(codes[mask].tolist()) - set(codes[train].tolist()))
-    if missing:
-        named = ", ".join(repr(classes[code]) if classes else str(code) for code in missing[:5])
-        message = f"{len(missing)} classes have no sample to train on: {named}"
-        raise DataError(message, remedy="put samples of every class into the training split")
-    if not len(validation):
-        message = "no sample is left for validation"
-        raise DataError(message, remedy="give more samples, or --validation PATH")

@@ -99,6 +99,11 @@ def decide(
     )  # fmt: skip
 
 
+def for_task(plan: Plan, task: str) -> Plan:
+    """Return the plan for a task, unless its case named one itself."""
+    return replace(plan, task=task) if plan.task == Plan().task else plan
+
+
 def _taps(anatomy: Anatomy) -> tuple[CutPoint, ...]:
     try:
         return tuple(choose_cuts(anatomy))

@@ -13,7 +13,6 @@ import numpy as np
 from surgeon.errors import CheckError
 from surgeon.job.run import runtime_device
 from surgeon.runtime.stream import Runner
-from surgeon.tasks.base import Targets
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
@@ -47,7 +46,7 @@ def score(
         job: what is trained on what.
         outputs: of the new head beside the samples they are of, some at a time.
     """
-    parts = ((decode(job, values), Targets(job.given.codes[rows])) for values, rows in outputs)
+    parts = ((decode(job, values), job.given.targets[rows]) for values, rows in outputs)
     first = next(parts, None)
     if first is None:
         return None

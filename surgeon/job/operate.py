@@ -21,6 +21,7 @@ from surgeon.job.chosen import choose
 from surgeon.job.decide import (
     cut_with_axes,
     decide,
+    for_task,
     require_opset,
     resolve_taps,
     resolve_trainable,
@@ -53,6 +54,7 @@ def operate(
     plan: Plan | None = None,
     evidence: Evidence | None = None,
     drawn: bool = True,
+    task: str | None = None,
     plugins: Plugins | None = None,
 ) -> Model:
     """Cut a network and append a new head, as a case decides.
@@ -64,6 +66,7 @@ def operate(
         plan: what the case decided, where it was asked before.
         evidence: what is known about the data, for the case.
         drawn: False leaves the pretrained weights where the start is random, for training to draw.
+        task: what the answers are; None = as the case says.
         plugins: loaded plugins; None loads them.
 
     Returns:
@@ -76,6 +79,7 @@ def operate(
     if not anatomy.shapes.dtype(anatomy.end):
         require_opset(model)  # types of the oldest operators cannot be inferred
     decided = plan or decide(model, anatomy, to, evidence, plugins)
+    decided = decided if task is None else for_task(decided, task)
     decided, code = settle_head(decided, to.head, find_task(decided.task, plugins), plugins)
     _require_types(model, anatomy, decided)
     tensor = graph_cuts.resolve(anatomy, decided.cut, default=anatomy.late)
@@ -132,7 +136,7 @@ def operate_for(
     Raises:
         UsageError: another number of classes was asked for than the data have.
     """
-    asked, count = to.surgery, len(given.labels)
+    asked, count = to.surgery, given.outputs
     if asked.classes not in (None, count):
         raise UsageError(
             f"--classes is {asked.classes}, the data has {count} labels",
@@ -145,6 +149,7 @@ def operate_for(
     return operate(
         given.model, asked, seed=given.seed, plan=plan, drawn=False, plugins=plugins,
         evidence=evidence or Evidence(samples=given.samples.n, classes=count),
+        task=given.task_name,
     )  # fmt: skip
 
 

@@ -153,7 +153,7 @@ def _sets(job: Job, front: Frontier, inputs: Sequence[str], *, widen: bool) -> S
     if strength == "auto":  # nothing is asked for by name, so that nothing need be installed
         strength = "light" if installed("kornia") else "none"
     train, validation = (
-        batches.PictureBatches(pictures, readable[part], job.given.codes, inputs, applied)
+        batches.PictureBatches(pictures, readable[part], job.given.targets.values, inputs, applied)
         for part, applied in (("train", strength), ("validation", "none"))
     )
     return Sets(train, validation if validation.n else None, readable["validation"])
@@ -168,7 +168,7 @@ def _value_sets(
 ) -> Sets:
     """Return batches of values that are loaded as they are, with the samples they are of."""
     train, validation = (
-        batches.ValueBatches(load, job.given.codes[samples], inputs, widen=widen)
+        batches.ValueBatches(load, job.given.targets.values[samples], inputs, widen=widen)
         for load, samples in (values["train"], values["validation"])
     )
     return Sets(train, validation if validation.n else None, values["validation"][1])

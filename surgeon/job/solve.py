@@ -178,7 +178,7 @@ def _scores(
 ) -> tuple[dict[str, Any], dict[str, Any] | None]:
     """Return metrics by part, and the cross-validated ones of the training samples."""
     samples = {part: features.rows[rows] for part, rows in parts.items()}
-    codes = {part: job.given.codes[rows] for part, rows in samples.items()}
+    codes = {part: job.given.targets.values[rows] for part, rows in samples.items()}
     scores = {
         part: score(job, _outputs(values[parts[part]], samples[part], solution))
         for part in ("validation", "test", "train")
@@ -219,7 +219,7 @@ def _solved(job: Job, fitted: _Fitted) -> tuple[HeadSolution, tuple[str, ...]]:
     solved = functools.partial(
         solve,
         fitted.values,
-        job.given.codes[fitted.sample],
+        job.given.targets.values[fitted.sample],
         job.outputs,
         views_of=fitted.sample if job.to.training.views > 1 else None,
         groups=job.given.parts.groups_of(fitted.sample),

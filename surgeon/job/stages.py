@@ -24,7 +24,6 @@ from surgeon.job.tuning import fit_stage, race_stage
 from surgeon.probe import guard
 from surgeon.records import SOLVE_HEAD, TRAIN_ALL, Stage
 from surgeon.runtime import neighbours
-from surgeon.tasks.base import Targets
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -169,7 +168,7 @@ def _compared(
     """Compare a network with the probe by its outputs for some of the probe's samples."""
     known = np.searchsorted(probe.rows, rows)
     before, after = (
-        job.task.score([(decode(job, outputs), Targets(job.given.codes[rows]))])
+        job.task.score([(decode(job, outputs), job.given.targets[rows])])
         for outputs in (probe.logits[known], logits)
     )
     return guard.compare(before, after, job.task.quality, expected=job.expected)

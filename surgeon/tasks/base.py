@@ -23,6 +23,8 @@ if TYPE_CHECKING:
     from surgeon.records import DataFinding, Head
 
     Ints = NDArray[np.int64]
+    Column = Sequence[Any] | NDArray[Any]
+    Answers = Column | Mapping[str, Column]
     Link = Literal["softmax", "logistic", "squared"]
 
 
@@ -131,8 +133,13 @@ class TaskCode(ABC):
         """Return the head that gives the answers where a plan names none."""
 
     @abstractmethod
-    def read(self, column: Sequence[Any] | NDArray[Any], where: str) -> Targets:
+    def read(self, column: Any, where: str) -> Targets:
         """Read the answers of all samples as the data tells them.
+
+        Args:
+            column: `Answers`: n texts, numbers or lists, an array [n, …], or a column of each name
+                where people named several.
+            where: where they stand, for messages; `where[3]` is the fourth of them.
 
         Raises:
             DataError: one that is missing or of another form; says where.
@@ -159,6 +166,13 @@ class TaskCode(ABC):
     @abstractmethod
     def outputs(self, targets: Targets) -> int:
         """Return how many numbers the head gives per sample or position."""
+
+    def counts(self, targets: Targets) -> Ints:  # noqa: ARG002 - the general answer
+        """Return how many samples each of `targets.names` occurs in, [outputs].
+
+        A name that has samples must have one in training. Empty where names are no such thing.
+        """
+        return np.zeros(0, np.int64)
 
     def strata(self, targets: Targets) -> Ints | None:  # noqa: ARG002 - the general answer
         """Return [n] codes whose shares every part of a split keeps; None = no matter."""

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
 import unicodedata
 from collections import Counter
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -62,6 +64,45 @@ def label_text(value: Any, where: str) -> str:
     return shown(str(value))
 
 
+def one_column(column: Any, where: str) -> Any:
+    """Return the answers, if they are one column.
+
+    Raises:
+        DataError: people named several.
+    """
+    if isinstance(column, Mapping):
+        raise DataError(
+            f"there are {len(column)} label columns ({listed(list(column))}), one is learnt",
+            where=where,
+            remedy="name one of them; several are for --task multi-label or --task regression",
+        )
+    return column
+
+
+def plain_texts(answers: Any) -> list[str]:
+    """Return a text for each sample that says its answer, whatever it is: for a hash.
+
+    One name or number is said as `label_text` does.
+    """
+    if isinstance(answers, Mapping):
+        columns = [plain_texts(column) for _, column in sorted(answers.items())]
+        return ["\0".join(row) for row in zip(*columns, strict=True)]
+    if isinstance(answers, np.ndarray) and answers.ndim == 1:
+        answers = answers.tolist()
+    return [_plain_text(value) for value in answers]
+
+
+def _plain_text(value: Any) -> str:
+    if isinstance(value, np.ndarray):
+        if value.ndim == 0 or value.dtype == object:
+            return _plain_text(value.tolist())
+        return f"{value.dtype.str}{value.shape}{hashlib.sha256(value.tobytes()).hexdigest()}"
+    try:
+        return label_text(value, "")
+    except DataError:
+        return repr(value)
+
+
 def group_text(value: Any, where: str) -> str:
     """Return the name of what a sample belongs to as text, as labels are.
 
@@ -92,12 +133,12 @@ def code_groups(groups: Sequence[str | None] | None) -> NDArray[np.int64] | None
     )
 
 
-def code_labels(labels: Sequence[str], groups: Sequence[str | None] | None = None) -> Targets:
-    """Return labels as places among the distinct ones in their order, and groups as codes."""
+def code_labels(labels: Sequence[str]) -> Targets:
+    """Return labels as places among the distinct ones in their order."""
     names = tuple(sort_labels(labels))
     place = {name: code for code, name in enumerate(names)}
     codes = np.asarray([place[label] for label in labels], np.int64)
-    return Targets(codes, names, groups=code_groups(groups))
+    return Targets(codes, names)
 
 
 def onto(targets: Targets, names: Sequence[str], *, ignore_unknown: bool = False) -> Targets:
@@ -106,6 +147,11 @@ def onto(targets: Targets, names: Sequence[str], *, ignore_unknown: bool = False
     Raises:
         DataError: labels that are not among the names, unless `ignore_unknown`; or none that is.
     """
+    if not names:
+        raise DataError(
+            "the file carries no labels, so that data cannot be mapped to its outputs",
+            remedy="evaluate a file written by `surgeon finetune`",
+        )
     place = {name: code for code, name in enumerate(names)}
     codes = np.asarray([place.get(name, -1) for name in targets.names], np.int64)
     codes = codes[targets.values] if len(targets) else targets.values

@@ -6,6 +6,8 @@ import pytest
 from surgeon.data import open_data, parse_constants
 from surgeon.errors import DataError, UsageError
 from surgeon.records import TensorInfo
+from surgeon.targets import ask_for
+from surgeon.tasks.labels import plain_texts, sort_labels
 
 X = TensorInfo("x", "float", ("N", 3), 0)
 IDS = TensorInfo("ids", "int32", ("N", "t"), 0)
@@ -38,15 +40,15 @@ def test_npz_feeds_inputs_in_graph_order_along_each_batch_axis(tmp_path):
     assert feeds["h"][1, 0].tolist() == [24, 25, 26, 27]
     assert feeds["flag"].item() is True
     assert feeds["length"].tolist() == [7, 7]
-    assert samples.labels == ["3", "20", "3", "100"]
-    assert samples.classes == ["3", "20", "100"]
+    assert plain_texts(samples.answers) == ["3", "20", "3", "100"]
+    assert sort_labels(plain_texts(samples.answers)) == ["3", "20", "100"]
     assert samples.split.tolist() == ["train", "train", "validation", "test"]
     assert (samples.is_images, samples.skipped, samples.names[1]) == (False, [], "row 1")
 
 
 def test_dictionary_in_the_same_convention():
     samples = open_data({"x": np.zeros((2, 3), np.float32), "labels": ["b", "a"]}, [X])
-    assert samples.classes == ["a", "b"]
+    assert sort_labels(plain_texts(samples.answers)) == ["a", "b"]
 
 
 def test_inputs_called_labels_and_split():
@@ -122,17 +124,18 @@ def test_labels_and_split_are_checked():
     x = np.zeros((2, 3), np.float32)
     for extra, words in (
         ({}, "no labels"),
-        ({"labels": [[0], [1]]}, "labels has shape"),
-        ({"labels": [0.0, np.nan]}, "NaN"),
+        ({"labels": [[0], [1]]}, "have shape"),
+        ({"labels": [0.0, np.nan]}, "missing"),
         ({"labels": ["a", ""]}, "label is missing"),
         ({"labels": [0, 1], "split": ["train", "val"]}, r"split\[1\] is 'val'"),
         ({"labels": [0, 1], "split": ["train"]}, "numbers of samples differ"),
     ):
         with pytest.raises(DataError, match=words):
-            open_data({"x": x, **extra}, [X])
-    assert open_data({"x": x}, [X], labelled=False).labels is None
-    assert open_data({"x": x, "labels": np.array([1.0, 0.0])}, [X]).labels == ["1", "0"]
-    assert open_data({"x": x, "labels": np.array([b"u", b"v"])}, [X]).labels == ["u", "v"]
+            ask_for("classification", open_data({"x": x, **extra}, [X]), None)
+    assert open_data({"x": x}, [X], labelled=False).answers is None
+    for labels, texts in (([1.0, 0.0], ["1", "0"]), ([b"u", b"v"], ["u", "v"])):
+        samples = open_data({"x": x, "labels": np.array(labels)}, [X])
+        assert plain_texts(samples.answers) == texts
 
 
 def test_no_samples():

@@ -15,6 +15,7 @@ from surgeon.data.samples import JoinedSamples
 from surgeon.data.splits import deal, folds, keep_together, split_samples, stratified_folds
 from surgeon.errors import DataError, UsageError
 from surgeon.records import TensorInfo
+from surgeon.targets import ask_for
 from surgeon.tasks.labels import code_groups
 
 ROW = TensorInfo("x", "float", ("N", 3), 0)
@@ -122,8 +123,8 @@ def rows(n: int = 24, **more) -> dict:
 
 
 def divided(samples: Samples, **asked):
-    codes = np.array([samples.classes.index(label) for label in samples.labels])
-    return split_samples(samples, codes, classes=samples.classes, **asked), codes
+    codes = ask_for("classification", samples, None).targets.values
+    return split_samples(samples, codes, **asked), codes
 
 
 def test_arrays_tell_groups_and_an_input_of_that_name_takes_the_prefix(tmp_path):
@@ -173,7 +174,7 @@ def test_groups_that_the_datas_own_split_tears_are_found():
     own = ["train"] * 12 + ["validation"] * 12
     samples = open_data(rows(groups=np.arange(24) // 5, split=own), [ROW])
     parts, codes = divided(samples)
-    found = examine_samples(samples, codes, samples.classes, parts, 0)
+    found = examine_samples(samples, codes, ["0", "1"], parts, 0)
     (torn,) = [one for one in found if one.kind == "torn-groups"]
     assert torn.level == "warning"
     assert torn.groups == (tuple(f"row {i}" for i in range(10, 15)),)
@@ -182,7 +183,7 @@ def test_groups_that_the_datas_own_split_tears_are_found():
     kinds = {
         one.kind
         for one in examine_samples(
-            drawn, codes, drawn.classes, split(codes, groups=None), 0
+            drawn, codes, ["0", "1"], split(codes, groups=None), 0
         )
     }  # fmt: skip
     assert "single-group" in kinds
@@ -199,7 +200,7 @@ def test_exact_copies_are_one_group():
     for one in range(10):
         assert (one in parts.train) == (one + 30 in parts.train)
     assert not [
-        f for f in examine_samples(samples, codes, samples.classes, parts, 0) if f.kind == "leak"
+        f for f in examine_samples(samples, codes, ["0", "1"], parts, 0) if f.kind == "leak"
     ]
     joined = open_data(data | {"groups": np.arange(60) // 2}, [ROW])
     parts, _ = divided(joined)
@@ -213,7 +214,7 @@ def test_copies_that_leave_nothing_to_judge_by_are_told_instead():
     samples = open_data(data, [ROW])
     parts, codes = divided(samples)
     assert parts.validation.tolist() == split(codes).validation.tolist()
-    kinds = {f.kind for f in examine_samples(samples, codes, samples.classes, parts, 0)}
+    kinds = {f.kind for f in examine_samples(samples, codes, ["0", "1"], parts, 0)}
     assert "leak" in kinds
 
 

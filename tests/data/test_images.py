@@ -237,7 +237,7 @@ def test_reading_from_threads_gives_the_same(pictures, image_input, raw):
 def test_open_inputs_takes_files_and_folders(pictures, image_input, raw, draw):
     single = draw(pictures.parent / "single.png")
     samples = open_inputs([single, pictures], [image_input], preprocess=raw)
-    assert (samples.n, samples.labels, samples.names[0]) == (13, None, str(single))
+    assert (samples.n, samples.answers, samples.names[0]) == (13, None, str(single))
     with pytest.raises(DataError):
         open_inputs([], [image_input], preprocess=raw)
     with pytest.raises(DataError, match="no such"):

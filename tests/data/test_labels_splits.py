@@ -84,8 +84,8 @@ def test_unreadable_samples_are_in_no_part():
 def test_bad_splits():
     with pytest.raises(UsageError):
         split(np.arange(10) % 2, fraction=1.5)
-    with pytest.raises(DataError, match="'b'"):
-        split(np.array([0, 0, 1]), given=["train", "validation", "validation"], classes=["a", "b"])
+    with pytest.raises(DataError, match=r"\[1\]"):
+        split(np.array([0, 0, 1]), given=["train", "validation", "validation"])
     with pytest.raises(DataError, match="validation"):
         split(np.array([0, 1]))
 

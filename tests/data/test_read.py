@@ -10,6 +10,8 @@ from surgeon.data import JoinedSamples, data_kind, open_data
 from surgeon.data.read import needs_preprocess
 from surgeon.errors import DataError, UsageError
 from surgeon.records import TensorInfo
+from surgeon.targets import ask_for
+from surgeon.tasks.labels import plain_texts, sort_labels
 
 FEATURES = TensorInfo("x", "float", ("N", 3), 0)
 
@@ -21,8 +23,8 @@ def test_folder_labels_order_and_ignored(pictures, image_input, raw):
     (pictures / ".git").mkdir()
     (pictures / ".git" / "a.png").write_bytes(b"x")
     samples = open_data(pictures, [image_input], preprocess=raw)
-    assert samples.classes == ["2", "10"]
-    assert samples.labels == ["10"] * 6 + ["2"] * 6
+    assert sort_labels(plain_texts(samples.answers)) == ["2", "10"]
+    assert plain_texts(samples.answers) == ["10"] * 6 + ["2"] * 6
     assert samples.ignored == 3
     assert (samples.n, samples.split, samples.is_images) == (12, None, True)
     assert samples.names[0] == str(pictures / "10" / "0.png")
@@ -32,7 +34,7 @@ def test_labels_that_are_not_all_integers_go_by_code_point(tmp_path, image_input
     for label in ("b", "10", "2", "É", "B"):
         draw(tmp_path / "d" / label / "0.png")
     samples = open_data(tmp_path / "d", [image_input], preprocess=raw)
-    assert samples.classes == ["10", "2", "B", "b", "É"]
+    assert sort_labels(plain_texts(samples.answers)) == ["10", "2", "B", "b", "É"]
 
 
 def test_nested_pictures_belong_to_their_class_and_links_do_not_loop(
@@ -40,7 +42,7 @@ def test_nested_pictures_belong_to_their_class_and_links_do_not_loop(
 ):
     draw(pictures / "2" / "deep" / "er" / "9.PNG")
     (pictures / "2" / "deep" / "loop").symlink_to(pictures / "2")
-    assert open_data(pictures, [image_input], preprocess=raw).labels.count("2") == 7
+    assert open_data(pictures, [image_input], preprocess=raw).answers.count("2") == 7
 
 
 def test_train_and_val_folders_are_splits(tmp_path, image_input, raw, draw):
@@ -48,7 +50,7 @@ def test_train_and_val_folders_are_splits(tmp_path, image_input, raw, draw):
         for label in "ab":
             draw(tmp_path / "d" / part / label / "0.png")
     samples = open_data(tmp_path / "d", [image_input], preprocess=raw)
-    assert samples.classes == ["a", "b"]
+    assert sort_labels(plain_texts(samples.answers)) == ["a", "b"]
     assert samples.split.tolist() == ["train", "train", "validation", "validation"]
 
 
@@ -71,7 +73,7 @@ def test_tables_of_paths(suffix, pictures, image_input, raw):
     assert data_kind(path) == "table"
     assert needs_preprocess(path, [image_input])
     samples = open_data(path, [image_input], preprocess=raw, label_column="kind")
-    assert samples.classes == ["2", "10"]
+    assert sort_labels(plain_texts(samples.answers)) == ["2", "10"]
     folder = open_data(pictures, [image_input], preprocess=raw)
     np.testing.assert_array_equal(samples.batch([3])["x"], folder.batch([6])["x"])
     assert samples.names[0] == str(pictures / "10" / "0.png")
@@ -85,7 +87,7 @@ def test_tables_of_numbers(suffix, tmp_path):
     samples = open_data(path, [FEATURES])
     assert samples.batch([4])["x"].tolist() == [[4, 2, -4]]
     assert samples.batch([4])["x"].dtype == np.float32
-    assert (samples.classes, samples.names[0]) == (["a", "b"], "row 1")
+    assert (sort_labels(plain_texts(samples.answers)), samples.names[0]) == (["a", "b"], "row 1")
 
 
 def test_a_column_of_lists_feeds_the_input(tmp_path):
@@ -115,7 +117,9 @@ def test_a_split_column_is_the_split(tmp_path):
 )
 def test_bad_tables(rows, words, tmp_path):
     with pytest.raises((DataError, UsageError), match=words):
-        open_data(write_table(tmp_path / "t.csv", rows), [FEATURES])
+        ask_for(
+            "classification", open_data(write_table(tmp_path / "t.csv", rows), [FEATURES]), None
+        )
 
 
 def test_a_label_column_that_is_not_there_lists_the_others(tmp_path):
@@ -157,7 +161,7 @@ def test_datasets_directory_with_pictures(tmp_path, pictures, image_input, raw):
     parts.save_to_disk(tmp_path / "saved")
     assert data_kind(tmp_path / "saved") == "dataset"
     samples = open_data(tmp_path / "saved", [image_input], preprocess=raw)
-    assert samples.classes == ["ten", "two"]
+    assert sort_labels(plain_texts(samples.answers)) == ["ten", "two"]
     assert samples.split.tolist() == ["train"] * 12 + ["test"] * 2
     folder = open_data(pictures, [image_input], preprocess=raw)
     np.testing.assert_array_equal(samples.batch(range(12))["x"], folder.batch(range(12))["x"])

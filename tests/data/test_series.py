@@ -37,7 +37,7 @@ def folder(request, tmp_path):
 def test_the_shape_decides_which_way_round_a_series_goes(folder):
     assert not needs_preprocess(folder, [FIRST])
     samples = open_data(folder, [FIRST])
-    assert samples.labels == ["a", "a", "b", "b"]
+    assert samples.answers == ["a", "a", "b", "b"]
     wanted = np.stack([series(0), series(2)]).astype(np.float32)
     np.testing.assert_array_equal(samples.batch([0, 1])["x"], wanted)
     turned = open_data(folder, [LAST]).batch([0, 1])["x"]

@@ -116,7 +116,7 @@ def test_a_folder_is_cut_padded_and_resampled(info, tmp_path):
     write(tmp_path / "d" / "a" / "short.wav", tone(seconds=0.02))
     write(tmp_path / "d" / "b" / "fast.wav", tone(rate=16_000, seconds=0.05), rate=16_000)
     samples = open_data(tmp_path / "d", [info], preprocess=RULE)
-    assert samples.labels == ["a", "a", "b"]
+    assert samples.answers == ["a", "a", "b"]
     values = samples.batch(range(3))["x"]
     assert values.shape == ((3, 1, 400) if len(info.shape) == 3 else (3, 400))
     assert values.dtype == np.float32

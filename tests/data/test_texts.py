@@ -13,6 +13,7 @@ from surgeon.data.read import needs_preprocess
 from surgeon.errors import DataError, UsageError
 from surgeon.graph.encodings import as_document, parse_option, parse_text
 from surgeon.records import TensorInfo
+from surgeon.tasks.labels import plain_texts, sort_labels
 
 SENTENCES = ("the cat sat on the mat", "a dog ran", "rain fell all day and all night", "the dog")
 IDS = TensorInfo("input_ids", "int64", ("N", "T"), 0)
@@ -61,7 +62,7 @@ def rule_of(tokenizer, **given):
 
 def test_a_folder_becomes_ids_mask_and_types_padded_to_the_longest(folder, rule):
     samples = open_data(folder, BERT, preprocess=rule)
-    assert samples.classes == ["a", "b"]
+    assert sort_labels(plain_texts(samples.answers)) == ["a", "b"]
     assert (samples.n, samples.ignored, samples.is_images) == (4, 1, False)
     feeds = samples.batch(range(4))
     wanted = [train().encode(text).ids for text in (SENTENCES[i] for i in (0, 2, 1, 3))]
@@ -173,7 +174,7 @@ def test_a_table_has_a_text_column(suffix, tmp_path, folder, rule):
         parquet = pytest.importorskip("pyarrow.parquet")
         parquet.write_table(pyarrow.Table.from_pylist(rows), path)
     samples = open_data(path, BERT, preprocess=rule)
-    assert (samples.names[0], samples.labels[:2]) == ("row 1", ["a", "b"])
+    assert (samples.names[0], plain_texts(samples.answers)[:2]) == ("row 1", ["a", "b"])
     from_folder = open_data(folder, BERT, preprocess=rule)
     np.testing.assert_array_equal(
         samples.batch([0])["input_ids"], from_folder.batch([0])["input_ids"]
@@ -196,7 +197,7 @@ def test_a_data_set_of_texts(rule):
     datasets = pytest.importorskip("datasets")
     data = datasets.Dataset.from_dict({"text": list(SENTENCES), "label": [0, 1, 0, 1]})
     samples = open_data(data, BERT, preprocess=rule)
-    assert (samples.n, samples.classes) == (4, ["0", "1"])
+    assert (samples.n, sort_labels(plain_texts(samples.answers))) == (4, ["0", "1"])
     with pytest.raises(UsageError, match="tokens") as caught:
         open_data(data, BERT)
     assert "--tokenizer" in caught.value.remedy

@@ -56,7 +56,7 @@ def test_a_medium_of_a_plugin_is_opened_by_its_ending(points):
     folder, kind = points(3), offered()
     samples = open_data(folder, [ROW])
     assert type(samples) is kind
-    assert samples.labels == ["a", "a", "a", "b", "b", "b"]
+    assert samples.answers == ["a", "a", "a", "b", "b", "b"]
     assert samples.ignored == 1
     assert samples.read([1, 3]).feeds["x"].shape == (2, 3)
     (folder / "b" / "01.xyz").write_text("one")

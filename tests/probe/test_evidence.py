@@ -32,7 +32,7 @@ def opened(model, n=24, classes=3):
     free = model.anatomy().model
     data = nw.feeds(free, batch=n, seed=1) | {"labels": np.arange(n) % classes}
     samples = open_data(data, model.inputs)
-    return samples, np.asarray([int(label) for label in samples.labels], np.int64)
+    return samples, np.asarray([int(label) for label in samples.answers], np.int64)
 
 
 # ── the pass ─────────────────────────────────────────────────────────────────────────────────────

@@ -15,6 +15,7 @@ from surgeon.data.examine import label_findings
 from surgeon.data.folder import list_classes
 from surgeon.errors import DataError
 from surgeon.records import TensorInfo
+from surgeon.targets import ask_for
 from surgeon.tasks.labels import alike, check_trainable, joined
 
 X = TensorInfo("x", "float", ("N", 3), 0)
@@ -178,14 +179,16 @@ def test_whole_numbers_and_versions_by_name_are_classes():
 )
 def test_labels_of_more_axes_say_what_they_look_like(labels, said):
     with pytest.raises(DataError, match=said):
-        open_data({"x": np.zeros((3, 3), "f4"), "labels": labels}, [X])
+        ask_for(
+            "classification", open_data({"x": np.zeros((3, 3), "f4"), "labels": labels}, [X]), None
+        )
 
 
 def test_a_list_as_a_label_is_several(tmp_path):
     rows = [{"x": [1.0, 2.0, 3.0], "label": ["a", "b"]}] * 2
     (tmp_path / "t.jsonl").write_text("\n".join(map(json.dumps, rows)))
     with pytest.raises(DataError, match="one class per sample"):
-        open_data(tmp_path / "t.jsonl", [X])
+        ask_for("classification", open_data(tmp_path / "t.jsonl", [X]), None)
 
 
 def test_class_names_in_a_parquet_schema_are_read(tmp_path):
@@ -197,13 +200,13 @@ def test_class_names_in_a_parquet_schema_are_read(tmp_path):
     table = pa.table({"x": [[1.0, 2.0, 3.0]] * 4, "label": [0, 1, 1, 0]})
     told = table.replace_schema_metadata({"huggingface": json.dumps(about)})
     pq.write_table(told, tmp_path / "t.parquet")
-    assert open_data(tmp_path / "t.parquet", [X]).labels == ["cat", "dog", "dog", "cat"]
+    assert open_data(tmp_path / "t.parquet", [X]).answers == ["cat", "dog", "dog", "cat"]
     pq.write_table(table, tmp_path / "t.parquet")
-    assert open_data(tmp_path / "t.parquet", [X]).labels == ["0", "1", "1", "0"]
+    assert open_data(tmp_path / "t.parquet", [X]).answers == [0, 1, 1, 0]
     pq.write_table(
         table.replace_schema_metadata({"huggingface": "[" * 5000}), tmp_path / "t.parquet"
     )
-    assert open_data(tmp_path / "t.parquet", [X]).classes == ["0", "1"]
+    assert open_data(tmp_path / "t.parquet", [X]).answers == [0, 1, 1, 0]
 
 
 def test_what_was_understood_stands_in_the_documents(tmp_path):

@@ -16,6 +16,7 @@ from surgeon.model import load
 from surgeon.options import Options, Surgery
 from surgeon.probe import evidence
 from surgeon.runtime.places import Device
+from surgeon.targets import ask_for
 
 
 class Looked(Exception):  # noqa: N818 - ends the work where all is known
@@ -35,8 +36,8 @@ def folder(root, each=20):
 def parts_of(model, data, validation, seed):
     how = parse_preprocess("raw", model.inputs[0])
     samples = inputs.open_samples(data, model, how, None, {}, validation)
-    codes = inputs.label_codes(samples, samples.classes)
-    return inputs.split_samples(samples, codes, validation, seed, samples.classes), samples, codes
+    asked = ask_for("classification", samples, None)
+    return inputs.divide(samples, asked, validation, seed), samples, asked.targets.values
 
 
 def options(validation):
@@ -44,12 +45,11 @@ def options(validation):
 
 
 def given(model, samples, validation):
-    labels, to = list(samples.classes), options(validation)
     return inputs.Divided.of(
         model,
         samples,
-        labels,
-        to,
+        ask_for("classification", samples, None),
+        options(validation),
         preprocess=None,
         constants={},
         device=Device("cpu"),

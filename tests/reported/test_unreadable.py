@@ -214,8 +214,8 @@ def test_deep_and_odd_lines_of_json(tmp_path):
         "\n".join(json.dumps(row, ensure_ascii="\ud800" in row["label"]) for row in rows)
     )
     samples = open_data(path, [ROW])
-    assert samples.labels[0] == "a\u2028b"
-    assert samples.labels[1].isascii()
+    assert samples.answers[0] == "a\u2028b"
+    assert samples.answers[1].isascii()
     assert samples.sha256
 
 

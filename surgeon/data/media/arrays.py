@@ -25,7 +25,7 @@ from surgeon.data.elements import (
 from surgeon.data.samples import Batch, Failure, Given, Samples
 from surgeon.errors import DataError, EnvironmentLacksError
 from surgeon.graph.reading import misnamed, open_regular, shown
-from surgeon.tasks.labels import group_text, label_text, not_one_class
+from surgeon.tasks.labels import group_text
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -210,10 +210,13 @@ def from_arrays(
             shared.add(info.name)
     columns = {
         name: column
-        for name in (_RESERVED if labelled else _RESERVED[1:])
+        for name in _RESERVED[1:]
         if (column := _column(arrays, name, problems)) is not None
     }
     lengths |= {name: len(column) for name, column in columns.items()}
+    answers = _answers(arrays["labels"], problems) if labelled and "labels" in arrays else None
+    if answers is not None:
+        lengths["labels"] = len(answers)
     if len(set(lengths.values())) > 1:
         told = ", ".join(f"{name} has {count}" for name, count in lengths.items())
         problems.append(f"the numbers of samples differ: {told}")
@@ -233,9 +236,11 @@ def from_arrays(
         named = Given(
             inputs=inputs,
             names=[f"row {index}" for index in range(n)],
-            labels=_told(columns, "labels", label_text, where),
+            answers=answers,
             split=_told(columns, "split", lambda item, _: as_text(item), where),
             groups=_told(columns, "groups", group_text, where),
+            where=f"{where}, labels",
+            answer_at=lambda index: f"{where}, labels[{index}]",
         )
     return ArraySamples(named, values, shared=shared, broken=broken)
 
@@ -330,8 +335,7 @@ def _column(arrays: Mapping[str, Any], name: str, problems: list[str]) -> NDArra
     if column.dtype == object and all_text(column):
         column = column.astype(str)
     if column.ndim != 1:
-        told = f": {not_one_class(column)}" if name == "labels" else ""
-        problems.append(f"{name} has shape {list(column.shape)}, not [n]{told}")
+        problems.append(f"{name} has shape {list(column.shape)}, not [n]")
         return None
     if column.dtype.kind not in "iubfUS":
         problems.append(f"{name} holds {column.dtype}, not numbers or text")
@@ -340,6 +344,21 @@ def _column(arrays: Mapping[str, Any], name: str, problems: list[str]) -> NDArra
         problems.append(f"array {name!r} holds NaN, first at index {first_of(np.isnan(column))}")
         return None
     return column
+
+
+def _answers(labels: Any, problems: list[str]) -> NDArray[Any] | Sequence[Any] | None:
+    """Return labels as an array, or as a list where those of samples differ in length."""
+    try:
+        array = np.asarray(labels)
+    except ValueError:  # lists of several lengths
+        return list(labels)
+    if array.dtype == object and array.ndim == 1:
+        return list(array)
+    if array.ndim == 0 or array.dtype.kind not in "iubfUS":
+        what = "are a single value" if array.ndim == 0 else f"hold {array.dtype}"
+        problems.append(f"labels {what}, not numbers or text of each sample")
+        return None
+    return array
 
 
 def _told(
