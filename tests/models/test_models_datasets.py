@@ -63,6 +63,22 @@ def test_no_two_emoji_are_alike_and_the_ground_is_white():
     assert (corners == 255).all(axis=-1).mean() > 0.9
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["brown", "texture-mosaics"])
+def test_answers_per_place_lie_beside_what_they_are_of(name):
+    entry, found = index.find_data(name), datasets.load(name)
+    assert (len(found[0]), len(found.labels), len(found.classes)) == (
+        entry.samples, entry.samples, entry.classes,
+    )  # fmt: skip
+    if name == "brown":
+        pairs = zip(found.texts, found.labels, strict=True)
+        assert all(len(text.split(" ")) == len(label.split(" ")) for text, label in pairs)
+        assert {part for label in found.labels for part in label.split()} == set(found.classes)
+    else:
+        assert found.images.shape == found.labels.shape
+        assert np.unique(found.labels).tolist() == [0, 1, 2]
+
+
 def test_cached_arrays_are_checked(tmp_path, monkeypatch, caplog):
     monkeypatch.setenv("SURGEON_CACHE", str(tmp_path))
     expected = datasets.digits()
