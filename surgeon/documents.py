@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from surgeon.graph.cuts import Anatomy
     from surgeon.intake import Divided, Intake
     from surgeon.job.deliver import Delivered
-    from surgeon.job.done import Trained
+    from surgeon.job.done import Trained, Work
     from surgeon.job.run import Job
     from surgeon.model import Model
     from surgeon.options import Options
@@ -158,7 +158,10 @@ def start_body(operated: Model, given: Divided, to: Options) -> dict[str, Any]:
 
 def planned_body(job: Job, found: Iterable[DataFinding], advice: Advice | None) -> dict[str, Any]:
     """Return the body of `finetune` with what is said of data and advice."""
+    from surgeon.job.blocks import blocks
+
     body = start_body(job.operated, job.given, job.to)
+    body["blocks"], body["lr_find"] = blocks(job), None
     body["warnings"] += [
         finding.message
         for finding in found
@@ -171,12 +174,23 @@ def planned_body(job: Job, found: Iterable[DataFinding], advice: Advice | None) 
     return body
 
 
-def dry_body(body: dict[str, Any], operated: Model, clock: Clock) -> dict[str, Any]:
-    """Return the body of `finetune` of a run that trains nothing."""
+def dry_body(body: dict[str, Any], job: Job, work: Work, clock: Clock) -> dict[str, Any]:
+    """Return the body of `finetune` of a run that trains nothing, after what was looked for."""
+    operated = job.operated
     front = split_graph(
         operated.proto, operated.trainable, operated.anatomy().shapes, keep_weightless=False
     )
-    return body | {"frontier": frontier_body(front), "seconds": seconds(clock)}
+    told = rate_body(job, work) | {"warnings": [*body["warnings"], *work.notes]}
+    return body | told | {"frontier": frontier_body(front), "seconds": seconds(clock)}
+
+
+def rate_body(job: Job, work: Work) -> dict[str, Any]:
+    """Return what the body says of a rate that was looked for; empty where none was."""
+    from surgeon.job.blocks import blocks
+
+    if work.lr_find is None:
+        return {}
+    return {"lr_find": work.lr_find, "blocks": blocks(job, work.lr_find["chosen"])}
 
 
 def trained_body(
@@ -193,30 +207,34 @@ def trained_body(
         *size_notes(given.preprocess), *work.notes, *delivered.notes,
         *budget_note(job.to.training.budget, clock),
     ]  # fmt: skip
-    return body | {
-        "sha256": delivered.sha256,
-        "plan": body["plan"] | {"init": plan.init},
-        "data": body["data"] | counts(given),
-        "device": trained.device,
-        "providers": list(work.providers or delivered.providers),
-        "frontier": dict(work.frontier),
-        "samples_seen": work.samples_seen,
-        "compiled": work.compiled,
-        "decisions": list(work.decisions),
-        "peak_memory": work.peak_memory,
-        "statistics": list(trained.statistics),
-        "changed": delivered.changed,
-        "metrics": {part: told_metrics(one) for part, one in delivered.metrics.items()},
-        "history": [{"validation_accuracy": None} | row for row in work.history],
-        "delivered": trained.delivered.kind,
-        "guard": trained.guard,
-        "race": trained.race,
-        "stopped": trained.stopped,
-        "resumed": work.resumed,
-        "proof": delivered.proof,
-        "seconds": seconds(clock),
-        "warnings": list(dict.fromkeys(told)),
-    }
+    return (
+        body
+        | rate_body(job, work)
+        | {
+            "sha256": delivered.sha256,
+            "plan": body["plan"] | {"init": plan.init},
+            "data": body["data"] | counts(given),
+            "device": trained.device,
+            "providers": list(work.providers or delivered.providers),
+            "frontier": dict(work.frontier),
+            "samples_seen": work.samples_seen,
+            "compiled": work.compiled,
+            "decisions": list(work.decisions),
+            "peak_memory": work.peak_memory,
+            "statistics": list(trained.statistics),
+            "changed": delivered.changed,
+            "metrics": {part: told_metrics(one) for part, one in delivered.metrics.items()},
+            "history": [{"validation_accuracy": None} | row for row in work.history],
+            "delivered": trained.delivered.kind,
+            "guard": trained.guard,
+            "race": trained.race,
+            "stopped": trained.stopped,
+            "resumed": work.resumed,
+            "proof": delivered.proof,
+            "seconds": seconds(clock),
+            "warnings": list(dict.fromkeys(told)),
+        }
+    )
 
 
 def evaluated_body(

@@ -255,6 +255,7 @@ def finetune(  # noqa: PLR0913 - a public verb has its options as keywords
     seed: int = 0,
     batch: int | None = None,
     lr: float | None = None,
+    lr_find: bool = False,
     validation: float | str = 0.2,
     augment: str = "auto",
     views: int = 1,
@@ -320,10 +321,10 @@ def finetune(  # noqa: PLR0913 - a public verb has its options as keywords
     found = given.examined() if advice is None else advice.findings
     body = planned_body(job, found, advice)
     require_steady(operated.proto, operated.inputs, given.first)
-    if dry_run:
-        return Outcome(operated, {}, [], {}, dry_body(body, operated, clock))
-    body["warnings"] += nothing_to_resume(job.checkpoint, to.delivery)
     load_operators(operated.proto, plugins)
+    if dry_run:
+        return Outcome(operated, {}, [], {}, dry_body(body, job, stages.look_ahead(job), clock))
+    body["warnings"] += nothing_to_resume(job.checkpoint, to.delivery)
     trained = stages.train(job)
     tuned = deliver(job, trained, None if advice is None else advice.brief())
     body = trained_body(body, job, trained, tuned, clock)

@@ -224,6 +224,12 @@ class Training:
         "Peak learning rate of the head. Default: the method's choice.",
         verbs=("finetune",), metavar="RATE", above=0,
     )  # fmt: skip
+    lr_find: bool = option(
+        False,
+        "Try a hundred rising rates before training by steps, and train with one that learns "
+        "fast and does not diverge; with --dry-run only tell it.",
+        verbs=("finetune",),
+    )
     compile: str = option(
         "auto",
         "torch.compile; auto: where a long run gains by it. Only on and off repeat exactly.",

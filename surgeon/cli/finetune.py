@@ -17,7 +17,7 @@ from surgeon.cli.values import check_output
 from surgeon.errors import UsageError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Iterable, Iterator, Mapping
     from pathlib import Path
 
 # What ended the training → exit code, where it is not 0. The best so far was delivered.
@@ -97,7 +97,11 @@ def show(screen: Screen, body: Mapping[str, Any]) -> None:
             "frozen part": _frontier(body["frontier"]),
         }
     )
+    if body["out"] is None or screen.verbose:
+        _blocks(screen, body.get("blocks") or ())
+        _rates(screen, body.get("lr_find"))
     if body["out"] is None:
+        screen.line()
         screen.line("nothing written: a dry run")
         return
     screen.line()
@@ -133,6 +137,44 @@ def show(screen: Screen, body: Mapping[str, Any]) -> None:
             "sha256": body["sha256"],
         }
     )
+
+
+WIDEST = 36
+"""Characters that the names of a block may take, so that a line keeps within 80."""
+
+
+def _blocks(screen: Screen, blocks: Iterable[Mapping[str, Any]]) -> None:
+    """Show what trains and what stays, by depth."""
+    screen.line()
+    screen.table(
+        ("depth", "weights", "", "parameters", "rate"),
+        [
+            (
+                "–".join(dict.fromkeys(f"@{depth:.2f}" for depth in block["depth"])),
+                _short(block["name"], WIDEST),
+                "trained" if block["trained"] else "frozen",
+                many(block["parameters"]),
+                None if block["lr"] is None else f"{block['lr']:.2g}",
+            )
+            for block in blocks
+        ],
+    )
+
+
+def _short(text: str, most: int) -> str:
+    """Leave out the middle of a text that is too long."""
+    return text if len(text) <= most else f"{text[: most // 2 - 1]} … {text[2 - most // 2 :]}"
+
+
+def _rates(screen: Screen, found: Mapping[str, Any] | None) -> None:
+    """Show the curve of a range test at about a dozen rates, and which one was chosen."""
+    if found is None:
+        return
+    screen.line()
+    rows = list(zip(found["rates"], found["smoothed"], strict=True))
+    every = max(len(rows) // 12, 1)
+    screen.table(("rate", "loss"), [(f"{rate:.2g}", loss) for rate, loss in rows[::every]])
+    screen.line(f"learning rate {found['chosen']:.2g}, found in {len(rows)} steps")
 
 
 def _resumed(resumed: Mapping[str, Any] | None) -> str | None:

@@ -79,6 +79,7 @@ OPTIONS = {
         "label label-col labels-column target target-column target-col y y-column "
         "class-column label-field"
     ),
+    "--lr-find": ("lr-finder lr-range-test find-lr auto-lr auto-lr-find range-test"),
     "--lr": (
         "learning-rate learningrate lr0 base-lr init-lr initial-lr max-lr eta step-size rate lrf"
     ),

@@ -121,6 +121,8 @@ class Work:
         decisions: what was chosen by measuring, and the figures it was chosen by.
         resumed: the `resumed` object of the document: the last stage that went on from a
             checkpoint, and after how many epochs; None where none did.
+        lr_find: the `lr_find` object of the document, of the first stage by steps; None where no
+            rate was looked for.
         compiled: whether passes were compiled.
         peak_memory: the most bytes in use, in the last fit.
         notes: what people should know.
@@ -132,6 +134,7 @@ class Work:
     history: tuple[dict[str, Any], ...] = ()
     decisions: tuple[dict[str, Any], ...] = ()
     resumed: dict[str, Any] | None = None
+    lr_find: dict[str, Any] | None = None
     compiled: bool = False
     peak_memory: int | None = None
     samples_seen: int = 0
@@ -148,6 +151,7 @@ class Work:
             history=self.history + later.history,
             decisions=self.decisions + later.decisions,
             resumed=later.resumed or self.resumed,
+            lr_find=self.lr_find or later.lr_find,
             compiled=self.compiled or later.compiled,
             peak_memory=later.peak_memory or self.peak_memory,
             samples_seen=self.samples_seen + later.samples_seen,

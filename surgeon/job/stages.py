@@ -20,7 +20,7 @@ from surgeon.job.measure import decode, open_runner, outputs_at_once, score
 from surgeon.job.part import drawn
 from surgeon.job.run import Job, head_weights, stage_names, torch_device
 from surgeon.job.solve import open_head, solve_head
-from surgeon.job.tuning import fit_stage, race_stage
+from surgeon.job.tuning import fit_stage, race_stage, rate_for
 from surgeon.probe import guard
 from surgeon.records import SOLVE_HEAD, TRAIN_ALL, Stage
 from surgeon.runtime import neighbours
@@ -43,7 +43,7 @@ def train(job: Job) -> Trained:
     plan = job.plan
     device = torch_device(job)  # one that is missing is refused now, not behind the frozen part
     started = time.perf_counter()
-    stages = _stages(job)
+    stages = stages_of(job)
     only_solved = all(stage.method == "solve" for stage in stages)
     done = StageDone("pretrained" if job.operated.tuned else plan.init)
     if not only_solved:
@@ -86,6 +86,21 @@ def _probes(job: Job) -> bool:
     """Say whether a solved head is a candidate: it trains, and the weights are as they came."""
     trains = set(head_weights(job)) <= set(job.operated.trainable)
     return trains and job.plan.head.solves and not job.drawn
+
+
+def look_ahead(job: Job) -> Work:
+    """Find what is found before training, without training: the rate, where it is asked for.
+
+    What the stage by steps would begin with is solved for it.
+    """
+    if not job.to.training.lr_find:
+        return Work()
+    done = StageDone("pretrained" if job.operated.tuned else job.plan.init)
+    for stage in stages_of(job):
+        if stage.method != "solve":
+            return rate_for(job, stage, done.worked(_examine_neighbours(job)))
+        done = _solve_stage(job, stage, done, refit=False)
+    return Work(notes=tuple(_without_effect(job, torch_device(job))))
 
 
 def _candidate(job: Job, known: StageDone) -> StageDone:
@@ -202,6 +217,7 @@ def _without_effect(job: Job, device: torch.device) -> list[str]:
         and device.type == "cpu",
         f"--memory {job.to.training.memory}": job.to.training.memory != "normal",
         "--compile on": job.to.training.compile == "on",
+        "--lr-find": job.to.training.lr_find,
         f"--accumulate {job.to.training.accumulate}": job.to.training.accumulate > 1,
     }
     names = [name for name, is_given in given.items() if is_given]
@@ -254,10 +270,15 @@ def _checkpoint(job: Job, number: int) -> Path | None:
 
 
 def _first_fit(job: Job) -> int:
-    return next(i for i, stage in enumerate(_stages(job)) if stage.method != "solve")
+    return next(i for i, stage in enumerate(stages_of(job)) if stage.method != "solve")
 
 
-def _stages(job: Job) -> tuple[Stage, ...]:
+def stages_of(job: Job) -> tuple[Stage, ...]:
+    """Return the stages in order, those of the plan if they can be meant.
+
+    Raises:
+        UsageError: they cannot.
+    """
     plan = job.plan
     stages: tuple[Stage, ...] = plan.stages
     if not stages:
@@ -277,4 +298,12 @@ def _stages(job: Job) -> tuple[Stage, ...]:
                 remedy="only the head is a convex problem; train the rest by `adamw`",
             )
         stage_names(job, stage)
+    racing = plan.init == "race" and not job.operated.tuned
+    if job.to.training.lr_find and (racing or job.to.training.lr is not None):
+        raise UsageError(
+            "a rate is looked for, and "
+            + ("two starts race, each with its own" if racing else "--lr gives one"),
+            where="--lr-find",
+            remedy="--init pretrained or --init random" if racing else "give one of them",
+        )
     return stages

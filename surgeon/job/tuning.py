@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import importlib
 import time
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from surgeon.graph.cuts import first_use
@@ -16,6 +16,7 @@ from surgeon.job.done import Candidate, StageDone, Work
 from surgeon.job.part import Part, believed, drawn, open_part, scale, trained_tensors
 from surgeon.probe.solver import torch_threads
 from surgeon.train.loop import fit
+from surgeon.train.rates import find_rate
 from surgeon.train.settings import Checkpoint, FitResult, FitSettings, Progress, Row
 
 if TYPE_CHECKING:
@@ -41,15 +42,13 @@ def fit_stage(
 
     A random start begins with the first such stage: its weights are drawn there.
     """
-    candidate, start = known.candidate, known.start
+    start = known.start
     assert start != "race"
-    anew = start == "random" and known.fresh
-    if anew:
-        candidate = replace(candidate, tensors=drawn(job))
-    part = open_part(job, stage, candidate.tensors, alone=known.work.alone)
-    if anew:
-        scale(job, part)
+    candidate, part = _opened(job, stage, known)
+    found = _rate(job, stage, start, part) if job.to.training.lr_find else Work()
     settings = _settings(job, stage, start, _seconds_left(job, started))
+    if found.lr_find is not None:
+        settings = replace(settings, lr=found.lr_find["chosen"])
     fitted, work = _fit(job, part, settings, checkpoint)
     if fitted.improved:
         candidate = _taken(job, part, candidate)
@@ -57,10 +56,53 @@ def fit_stage(
         known,
         fresh=False,
         candidate=candidate,
-        work=known.work + part.work + work,
+        work=known.work + part.work + found + work,
         without_gain=known.without_gain + (() if fitted.improved else (stage.name,)),
         stopped=fitted.stopped,
     )
+
+
+def rate_for(job: Job, stage: Stage, known: StageDone) -> Work:
+    """Look for the rate of a stage, from what the stages before it gave; nothing is trained."""
+    _, part = _opened(job, stage, known)
+    assert known.start != "race"
+    return part.work + _rate(job, stage, known.start, part)
+
+
+def _opened(job: Job, stage: Stage, known: StageDone) -> tuple[Candidate, Part]:
+    """Open what a stage trains, drawn anew where it is the first from a random start."""
+    candidate = known.candidate
+    anew = known.start == "random" and known.fresh
+    if anew:
+        candidate = replace(candidate, tensors=drawn(job))
+    part = open_part(job, stage, candidate.tensors, alone=known.work.alone)
+    if anew:
+        scale(job, part)
+    return candidate, part
+
+
+def _rate(job: Job, stage: Stage, start: race.Start, part: Part) -> Work:
+    """Try rates on the opened part of a stage."""
+    settings, begun = _settings(job, stage, start, None), time.perf_counter()
+    with torch_threads(job.to.place.threads):
+        found = find_rate(
+            part.module,
+            part.sets.train,
+            trainable=part.names,
+            objective=_objective(job, part, settings),
+            settings=settings,
+            progress=lambda done, total: job.given.say("learning rate", done, total),
+        )
+    return Work(
+        lr_find={"stage": stage.name, **asdict(found)}, seconds_train=time.perf_counter() - begun
+    )
+
+
+def _objective(job: Job, part: Part, settings: FitSettings) -> Any:
+    """Return the torch half of the task, made for the samples of a stage."""
+    module, _, name = job.task.objective.partition(":")
+    objective = getattr(importlib.import_module(module), name)
+    return objective.of(part.sets.train.targets, job.outputs, scratch=settings.scratch)
 
 
 def race_stage(
@@ -183,8 +225,6 @@ def _fit(
     start: race.Start | None = None,
 ) -> tuple[FitResult, Work]:
     """Train, and say what was done; rows of a race say which start they belong to."""
-    module, _, name = job.task.objective.partition(":")
-    objective = getattr(importlib.import_module(module), name)
     begun = time.perf_counter()
     with torch_threads(job.to.place.threads):
         fitted = fit(
@@ -192,7 +232,7 @@ def _fit(
             part.sets.train,
             part.sets.validation,
             trainable=part.names,
-            objective=objective.of(part.sets.train.targets, job.outputs, scratch=settings.scratch),
+            objective=_objective(job, part, settings),
             settings=settings,
             progress=lambda progress: _report(job, progress),
             checkpoint=None

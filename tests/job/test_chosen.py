@@ -8,6 +8,7 @@ import pytest
 from networks import Net, conv
 
 import surgeon
+from surgeon.cli import main
 from surgeon.errors import UsageError
 from surgeon.graph.weights import changed_tensors
 
@@ -160,3 +161,73 @@ def test_a_tuned_file_goes_on_with_other_weights_and_proves_them(tmp_path):
     wider = tmp_path / "wider.onnx"
     tune(first, out=wider, case=None, train=["b*", "stem.*"])
     assert surgeon.verify(wider, source=original).passed
+
+
+# ── what is told ─────────────────────────────────────────────────────────────────────────────────
+
+
+def test_blocks_hold_every_weight_once_by_depth():
+    body = tune(train="*.weight", freeze="b1.*", dry_run=True).body
+    blocks = body["blocks"]
+    held = [name for block in blocks for name in block["weights"]]
+    assert sorted(held) == sorted(trained(case="large-similar"))
+    trains = {name for block in blocks if block["trained"] for name in block["weights"]}
+    assert trains == set(body["trainable"])
+    assert sum(b["parameters"] for b in blocks if b["trained"]) == body["trained_parameters"]
+    assert all((block["lr"] is not None) == block["trained"] for block in blocks)
+    rates = [block["lr"] for block in blocks if block["trained"]]
+    assert rates == sorted(rates)
+    assert blocks[-1]["weights"] == HEAD
+    assert body["lr_find"] is None
+
+
+def test_a_head_that_is_solved_has_no_rate():
+    frozen, head = tune(dry_run=True).body["blocks"]
+    assert (frozen["trained"], head["trained"], head["lr"]) == (False, True, None)
+    assert frozen["depth"][0] == 0.0
+
+
+def test_the_rate_that_was_found_is_told_and_trained_with():
+    settings = {"case": "large-similar", "lr_find": True}
+    told = tune(dry_run=True, **settings).body
+    chosen = told["lr_find"]["chosen"]
+    assert told["blocks"][-1]["lr"] == chosen
+    assert told["delivered"] is None
+    body = tune(**settings).body
+    assert body["lr_find"] == told["lr_find"]
+    rates = [row["lr"] for row in body["history"] if row["stage"] == "all"]
+    assert max(rates) <= chosen
+
+
+@pytest.mark.parametrize("settings", [{"lr": 1e-3}, {"case": "large-different", "init": "race"}])
+def test_a_rate_is_looked_for_where_one_is_wanted_only(settings):
+    with pytest.raises(UsageError) as caught:
+        tune(**{"case": "large-similar", "lr_find": True, "dry_run": True, **settings})
+    assert caught.value.where == "--lr-find"
+
+
+def test_a_solved_head_needs_no_rate():
+    for dry_run in (True, False):
+        body = tune(lr_find=True, dry_run=dry_run).body
+        assert any("--lr-find" in one for one in body["warnings"])
+        assert body["lr_find"] is None
+
+
+def test_the_table_keeps_within_80_columns(tmp_path, capsys):
+    long = Net()
+    x = long.input("x", ["N", 3, 8, 8])
+    name = "a_rather_long_prefix_of_a_module.layers.{}.self_attention.output_projection"
+    for number in range(3):
+        into = 6 if number else 3
+        x = long.node("Relu", conv(long, x, name.format(number), 6, into), out=f"out{number}")
+    x = long.node("Flatten", long.node("GlobalAveragePool", x), out="features")
+    long.node("Gemm", x, long.weight("fc.w", 6, 4), long.weight("fc.b", 4), out="y")
+    surgeon.load(long.model("y", shape=["N", 4])).save(tmp_path / "m.onnx")
+    np.savez(tmp_path / "d.npz", **pictures())
+    arguments = ["--case", "large-similar", "--from", "@0.3", "--lr-find", "--device", "cpu"]
+    files = [str(tmp_path / "m.onnx"), str(tmp_path / "d.npz")]
+    assert main(["finetune", *files, *arguments, "--dry-run", "-q"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert max(map(len, lines)) <= 80
+    assert any("frozen" in line for line in lines)
+    assert any(line.startswith("learning rate") for line in lines)
