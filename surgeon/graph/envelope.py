@@ -20,15 +20,18 @@ from surgeon.records import Plan
 if TYPE_CHECKING:
     from onnx import ModelProto
 
-PLAN, LABELS, PREPROCESS, PROOF, ADVICE, DECODING = (
+PLAN, LABELS, PREPROCESS, PROOF, ADVICE, DECODING, STATISTICS = (
     "surgeon.plan",
     "surgeon.labels",
     "surgeon.preprocess",
     "surgeon.proof",
     "surgeon.advice",
     "surgeon.decoding",
+    "surgeon.statistics",
 )
-KINDS = {PLAN: dict, LABELS: list, PREPROCESS: dict | str, PROOF: dict, DECODING: dict}
+KINDS = {
+    PLAN: dict, LABELS: list, PREPROCESS: dict | str, PROOF: dict, DECODING: dict, STATISTICS: dict,
+}  # fmt: skip
 LABEL_KEYS = (LABELS, "labels", "classes", "class_names", "names", "id2label", "label_names")
 """Metadata keys under which exporters leave class names; ours first."""
 
