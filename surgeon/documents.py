@@ -241,8 +241,8 @@ def evaluated_body(
     given: Intake, labels: list[str], task: TaskCode, said: Decoded, targets: Targets
 ) -> dict[str, Any]:
     """Return the body of `evaluate` as far as it follows from answers; `more` are last notes."""
-    details = task.details(said.answers, targets)
     scores = task.score([(said.answers, targets)])
+    details = {**task.details(said.answers, targets), **scores.details}
     return {
         "path": given.model.where,
         "samples": len(targets),

@@ -30,6 +30,7 @@ class Segmentation(TaskCode):
     """
 
     quality: ClassVar[str] = "miou"
+    keeps: ClassVar[tuple[str, ...]] = ("height", "width")
     link: ClassVar[Link | None] = None
     objective: ClassVar[str] = "surgeon.train.positions:EntropyDice"
 

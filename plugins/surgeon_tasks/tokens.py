@@ -19,13 +19,14 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from surgeon.tasks.base import Link
+    from surgeon.tasks.base import Link, Piece
 
 
 class Tokens(TaskCode):
     """Targets are codes [n, length], −100 where none is told; answers [n, length, classes]."""
 
     quality: ClassVar[str] = "span_f1"
+    keeps: ClassVar[tuple[str, ...]] = ("length",)
     link: ClassVar[Link | None] = "softmax"
     objective: ClassVar[str] = "surgeon.train.positions:PositionEntropy"
 
@@ -125,7 +126,7 @@ class Tokens(TaskCode):
             for row in decoded
         ]
 
-    def beside(self, row: dict[str, Any], pieces: Sequence[Any]) -> dict[str, Any]:
+    def beside(self, row: dict[str, Any], pieces: Sequence[Piece | None]) -> dict[str, Any]:
         """Say which piece of the text each label is of; what is no piece of it is left out."""
         told = zip(row["tokens"], pieces, strict=False)
         return {

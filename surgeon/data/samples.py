@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from surgeon.records import Encoding, Preprocess, TensorInfo
-    from surgeon.tasks.base import Answers, Column
+    from surgeon.tasks.base import Answers, Column, Piece
 
 FAILURE_BOUND = 0.05  # more unreadable samples than this share of all is an error
 LOOKED_AT = 200  # samples more that are opened to say how many of them cannot be read
@@ -139,6 +139,13 @@ class Samples(ABC):
 
     def __len__(self) -> int:
         return self.n
+
+    def pieces(self, index: int) -> list[Piece | None] | None:  # noqa: ARG002 - the general answer
+        """Return what of a sample each position of the graph's input stands for.
+
+        None for a position without (padding, special tokens), or for samples of no positions.
+        """
+        return None
 
     def answer_at(self, index: int) -> str:
         """Say where the answer of a sample stands, for messages."""
@@ -366,6 +373,11 @@ class JoinedSamples(Samples):
             for info in self.inputs
         }
         return Batch(kept[order], joined, tuple(failures))
+
+    def pieces(self, index: int) -> list[Piece | None] | None:
+        """Return what the positions of a sample of either part stand for."""
+        offset, part = self._parts[int(index >= self._parts[1][0])]
+        return part.pieces(index - offset)
 
     def images(self, indices: Sequence[int] | NDArray[np.int64]) -> NDArray[np.uint8]:
         """Return pictures of both parts in the order asked for."""

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple
 
 import numpy as np
 
@@ -103,6 +103,14 @@ class Decoded:
     notes: tuple[str, ...] = field(default=())
 
 
+class Piece(NamedTuple):
+    """What of a sample a position stands for: a word of a text, with its place in characters."""
+
+    text: str
+    start: int
+    end: int
+
+
 class TaskCode(ABC):
     """One task. Every method is a function of what it is given, and of what the file stores.
 
@@ -111,12 +119,16 @@ class TaskCode(ABC):
         link: how the head's outputs meet the targets where it can be solved without steps;
             None = the head is trained by steps on cached features.
         output: name of the graph output that the new head makes.
+        keeps: axes of a sample that answers keep, as `HeadKind.keeps` names them: (), ("length",),
+            ("height", "width"). Answers that keep some are judged and told as they come, since all
+            of them may not fit into memory.
         objective: `"module:attribute"` of the torch half, an `Objective` of `surgeon.train`.
     """
 
     quality: ClassVar[str]
     link: ClassVar[Link | None] = None
     output: ClassVar[str] = "logits"
+    keeps: ClassVar[tuple[str, ...]] = ()
     objective: ClassVar[str]
 
     @property
@@ -206,6 +218,26 @@ class TaskCode(ABC):
         self, decoded: NDArray[np.float64], names: Sequence[str] | None
     ) -> list[dict[str, Any]]:
         """Return what `predict` tells of each sample, without its name."""
+
+    def beside(
+        self,
+        row: dict[str, Any],
+        pieces: Sequence[Piece | None],  # noqa: ARG002 - the general answer
+    ) -> dict[str, Any]:
+        """Return a row of `rows` with the pieces of the sample that its positions stand for.
+
+        Args:
+            row: of one sample.
+            pieces: one per position; None where it stands for none (padding, special tokens).
+        """
+        return row
+
+    def masks(
+        self,
+        decoded: NDArray[np.float64],  # noqa: ARG002 - the general answer
+    ) -> NDArray[np.int64] | None:
+        """Return codes [n, height, width] that `predict --masks` writes; None = none."""
+        return None
 
     def details(
         self,

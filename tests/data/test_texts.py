@@ -242,6 +242,28 @@ def test_training_and_validation_texts_share_one_length(folder, tmp_path, rule):
         assert both.encoding.length == length
 
 
+@pytest.mark.parametrize("side", ["left", "right"])
+def test_positions_say_which_word_of_the_text_begins_there(side, tmp_path):
+    tokenizer = Tokenizer(
+        models.WordPiece({"[UNK]": 0, "the": 1, "cat": 2, "##s": 3}, unk_token="[UNK]")
+    )
+    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
+    tokenizer.enable_padding(direction=side)
+    for name, text in (("a", "the  cats"), ("b", "cats cats the cat")):
+        (tmp_path / f"{name}.txt").write_text(text)
+    first = open_inputs([tmp_path], BERT, preprocess=rule_of(tokenizer))
+    found = first.pieces(0)
+    assert len(found) == first.batch([0])["input_ids"].shape[1] == 6
+    assert [piece for piece in found if piece] == [("the", 0, 3), ("cats", 5, 9)]
+    assert [piece is not None for piece in found] == {
+        "right": [True, True, False, False, False, False],
+        "left": [False, False, False, True, True, False],
+    }[side]
+    both = JoinedSamples(first, first)
+    assert both.pieces(2) == found
+    assert both.pieces(3) == first.pieces(1)
+
+
 def test_the_hash_knows_content_tokenizer_and_length(folder, rule):
     first = open_data(folder, BERT, preprocess=rule).content_sha256(np.array([0]))
     assert first == open_data(folder, BERT, preprocess=rule).content_sha256(np.array([0]))

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from surgeon.errors import DataError
-from surgeon.tasks.base import Targets
+from surgeon.tasks.base import Piece, Targets
 from surgeon.tasks.find import find_task
 from surgeon_tasks.places import ratio_of_sums
 from surgeon_tasks.spans import find_spans, scheme_of
@@ -154,6 +154,16 @@ def test_positions_are_told_with_label_and_probability():
     (row,) = TOKENS.rows(decoded.answers, ["a", "b"])
     assert [one["label"] for one in row["tokens"]] == ["b", "a"]
     assert row["tokens"][0]["probability"] == pytest.approx(0.9)
+
+
+def test_labels_are_told_beside_the_words_they_are_of():
+    (row,) = TOKENS.rows(sure(np.array([[0, 1, 0]]), 2, -1), ["a", "b"])
+    found = TOKENS.beside(row, [None, Piece("cats", 5, 9), None])
+    assert [(one["text"], one["start"], one["end"], one["label"]) for one in found["tokens"]] == [
+        ("cats", 5, 9, "b")
+    ]  # fmt: skip
+    assert EMBEDDING.beside({"embedding": []}, []) == {"embedding": []}
+    assert TOKENS.masks(np.zeros((1, 2, 3))) is None
 
 
 @pytest.mark.parametrize(("task", "axis"), [(TOKENS, -1), (SEGMENTATION, 1)])

@@ -22,6 +22,7 @@ from surgeon.errors import DataError, UsageError
 from surgeon.extras import need
 from surgeon.graph.encodings import missing_tokenizer
 from surgeon.records import TensorInfo, TextEncoding, as_json
+from surgeon.tasks.base import Piece
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -106,6 +107,7 @@ class TextSamples(SourceSamples):
         self._cut: list[int] = []
         self._broken: dict[int, str] = {}
         self._tokens = self._tokenize(tokenizer, self._limit)
+        self._tokenizer = tokenizer
         longest = max((len(ids) for ids, _ in self._tokens), default=0)
         self.encoding = encoding
         self._length = 0
@@ -153,6 +155,27 @@ class TextSamples(SourceSamples):
         named = {self._roles[role].name: values for role, values in columns.items()}
         feeds = self._complete(named, len(kept))
         return Batch(np.array(kept, np.int64), feeds, tuple(failures))
+
+    def pieces(self, index: int) -> list[Piece | None] | None:
+        """Return the word of the text that begins at each position; None where none begins.
+
+        Words are those of the tokenizer; places in the text are in characters.
+        """
+        if not len(self._tokens[index][0]):
+            return [None] * self._length
+        text = _decode(self._content(index))
+        encoded = self._tokenizer.encode(text)
+        found: list[Piece | None] = []
+        before = None
+        for word in encoded.word_ids:
+            piece = None
+            if word is not None and word != before:
+                start, end = encoded.word_to_chars(word) or (0, 0)
+                piece = Piece(text[start:end], start, end)
+            found.append(piece)
+            before = word
+        rest: list[Piece | None] = [None] * (self._length - len(found))
+        return [*rest, *found] if self._left else [*found, *rest]
 
     def _rule(self) -> dict[str, Any]:
         return {**as_json(self.encoding), "source": None, "padded": self._length}
