@@ -474,7 +474,7 @@ def open_samples(
     data: Any,
     model: Model,
     pre: Preprocess | Encoding | None,
-    label_column: str | None,
+    label_column: str | Sequence[str] | None,
     constants: Mapping[str, NDArray[Any]],
     validation: float | str,
     group_column: str | None = None,

@@ -312,12 +312,15 @@ class Reading:
         verbs=READS, metavar="RATE,SECONDS", form="audio",
     )  # fmt: skip
     label_column: str | None = option(
-        None, "Column of a table that holds the labels.", verbs=LABELLED, metavar="NAME"
+        None,
+        "Column of a table that holds the labels; a,b names several (0 or 1, or numbers).",
+        verbs=LABELLED,
+        metavar="NAME",
     )
     task: str = option(
         "auto",
-        "What the answers are: classification, or what a plugin adds. auto: as the file was made, "
-        "else as the form of the answers says.",
+        "What the answers are: classification, multi-label, regression, tokens, segmentation, "
+        "embedding, or what a plugin adds. auto: as the file was made, else as their form says.",
         verbs=LABELLED, form="text", metavar="NAME",
     )  # fmt: skip
     group_column: str | None = option(

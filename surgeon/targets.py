@@ -8,14 +8,17 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from surgeon.errors import DataError, UsageError
 from surgeon.records import Plan
 from surgeon.tasks.find import find_task
+from surgeon.tasks.forms import tasks_for
 from surgeon.tasks.labels import code_groups, listed
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from surgeon.data.samples import Samples
     from surgeon.model import Model
     from surgeon.options import Reading
@@ -66,15 +69,40 @@ def ask(
             where=model.where,
             remedy="leave --task out, or operate on the original with --case",
         )
-    name = reading.task
-    if name == AUTO:
-        name = Plan().task if plan is None else plan.task
-    return ask_for(name, samples, plugins)
+    name, stored = reading.task, {}
+    if plan is not None:
+        name, stored = plan.task, model.decoding
+    asked = ask_for(choose(samples) if name == AUTO else name, samples, plugins, stored)
+    if name == AUTO and asked.name != Plan().task:
+        form, _ = tasks_for(samples.answers, words=samples.words is not None)
+        note = f"the task is {asked.name}, as the data hold {form}: --task says another"
+        samples.remarks = tuple(dict.fromkeys([*samples.remarks, note]))
+    return asked
 
 
-def ask_for(name: str, samples: Samples, plugins: Plugins | None) -> Asked:
-    """Read the answers of the samples by the task of this name."""
-    task = find_task(name, plugins)
+def choose(samples: Samples) -> str:
+    """Return the task that answers are for, by their form.
+
+    Raises:
+        UsageError: they could be meant in two ways, or nothing is known of such a form.
+    """
+    form, tasks = tasks_for(samples.answers, words=samples.words is not None)
+    if len(tasks) == 1:
+        return tasks[0]
+    raise UsageError(
+        f"what the answers are is not clear: the data hold {form}",
+        where=samples.where,
+        remedy="say it: " + " or ".join(f"--task {name}" for name in tasks)
+        if tasks
+        else "name the task with --task; `surgeon plugins list` shows what there is",
+    )
+
+
+def ask_for(
+    name: str, samples: Samples, plugins: Plugins | None, stored: Mapping[str, Any] | None = None
+) -> Asked:
+    """Read the answers of the samples by the task of this name; `stored` as in `find_task`."""
+    task = find_task(name, plugins, stored)
     return Asked(name, task, read_answers(task, samples))
 
 

@@ -13,7 +13,7 @@ import numpy as np
 
 from surgeon.data.ahead import work_ahead
 from surgeon.records import DataFinding
-from surgeon.tasks.labels import ONE_CLASS, alike, joined
+from surgeon.tasks.labels import alike, joined
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -129,9 +129,11 @@ def label_findings(labels: Sequence[str]) -> list[DataFinding]:
             DataFinding(
                 "warning",
                 "joined-labels",
-                f"{len(several)} labels look like several labels per sample, joined by {mark!r}, "
-                f"and {ONE_CLASS}: each combination is a class of its own: {_list(several)}",
-                "give one label per sample",
+                f"{len(several)} labels look like several labels per sample, joined by {mark!r}: "
+                f"each combination is a class of its own: {_list(several)}",
+                "--task multi-label learns them, written label|label"
+                if mark == "|"
+                else "write them label|label, and give --task multi-label",
             )
         )
     return found

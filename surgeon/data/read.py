@@ -143,7 +143,7 @@ def open_data(
     inputs: Sequence[TensorInfo],
     *,
     preprocess: Preprocess | Encoding | None = None,
-    label_column: str | None = None,
+    label_column: str | Sequence[str] | None = None,
     group_column: str | None = None,
     constants: Mapping[str, NDArray[Any]] | None = None,
     labelled: bool = True,

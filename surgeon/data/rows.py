@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 from collections.abc import Mapping
 from dataclasses import replace
@@ -26,12 +27,13 @@ if TYPE_CHECKING:
 
     from surgeon.data.samples import Given, Samples, Source
     from surgeon.records import Medium, TensorInfo
+    from surgeon.tasks.base import Answers
 
 
 def from_table(
     table: tables.Table,
     given: Given,
-    label_column: str | None,
+    label_column: str | Sequence[str] | None,
     group_column: str | None,
     *,
     labelled: bool,
@@ -42,30 +44,33 @@ def from_table(
         UsageError: a column must be named.
         DataError: cells that are no labels, no groups or no numbers.
     """
-    label: str | None = None
+    named: list[str] = []
     if labelled or label_column is not None:
-        label = tables.choose_label(table, label_column)
+        named = tables.choose_labels(table, label_column)
     else:
-        try:
-            label = tables.choose_label(table, None)
-        except UsageError:
-            label = None  # without labels every column may be a value
-    answers = None
-    if label is not None and (labelled or label_column is not None):
-        answers = table.columns[label]
+        with contextlib.suppress(UsageError):  # without labels every column may be a value
+            named = tables.choose_labels(table, None)
+    answers: Answers | None = None
+    if labelled or label_column is not None:
+        columns = {name: table.columns[name] for name in named}
+        answers = columns if len(named) > 1 else columns[named[0]]
+    label = ", ".join(map(repr, named))
+    word = "column" if len(named) < 2 else "columns"
     groups = None
     if group_column is not None:
         tables.require(table, group_column)
         groups = _texts(table, group_column)
-    taken = [name for name in (label, group_column) if name is not None]
+    taken = [*named, *([] if group_column is None else [group_column])]
     split, split_column = tables.take_split(table, taken)
     if split_column is not None:
         taken.append(split_column)
     names = [f"row {row + 1}" for row in range(table.rows)]
     given = replace(
         given, names=names, answers=answers, split=split, groups=groups,
-        where=f"{table.where}, column {label!r}",
-        answer_at=lambda index: f"{table.where}, row {index + 1}, column {label!r}",
+        where=f"{table.where}, {word} {label}",
+        answer_at=lambda index: (
+            f"{table.where}, row {index + 1}" + (f", column {label}" if len(named) == 1 else "")
+        ),
     )  # fmt: skip
     medium = _column_medium(table, given, taken)
     if medium is None:

@@ -107,6 +107,7 @@ class Samples(ABC):
         is_images: whether samples are pictures (and may be augmented).
         failure_bound: share of unreadable samples past which reading raises.
         remarks: what the user should be told of how the data were understood.
+        words: of each sample, where the data tell texts as lists of words; else None.
         passed_over: `(path, reason)` of files that are no samples, where each is to be named.
     """
 
@@ -115,6 +116,7 @@ class Samples(ABC):
     encoding: Encoding | None = None
     failure_bound: float = FAILURE_BOUND
     remarks: tuple[str, ...] = ()
+    words: Sequence[Sequence[str]] | None = None
     passed_over: tuple[tuple[str, str], ...] = ()
 
     def __init__(self, given: Given) -> None:

@@ -180,15 +180,27 @@ def require(table: Table, column: str) -> None:
         )
 
 
-def choose_label(table: Table, label_column: str | None) -> str:
-    """Return the name of the label column: `--label-column`, or the only one of a usual name.
+def choose_labels(table: Table, label_column: str | Sequence[str] | None) -> list[str]:
+    """Return the names of the label columns: `--label-column`, or the only one of a usual name.
+
+    `a,b` names two, unless one column is called so.
 
     Raises:
-        UsageError: it cannot be told, or the named one is not there.
+        UsageError: it cannot be told, or a named one is not there, or twice.
     """
     if label_column is not None:
-        require(table, label_column)
-        return label_column
+        names = [label_column] if isinstance(label_column, str) else list(map(str, label_column))
+        if len(names) == 1 and names[0] not in table.columns and "," in names[0]:
+            names = [name.strip() for name in names[0].split(",")]
+        for name in names:
+            require(table, name)
+        if len(set(names)) < len(names) or not names:
+            raise UsageError(
+                f"{', '.join(names) or 'nothing'} names no columns, each once",
+                where="--label-column",
+                remedy="name each column once",
+            )
+        return names
     found = [name for name in table.columns if name.lower() in _LABEL_NAMES]
     if len(found) != 1:
         raise UsageError(
@@ -196,7 +208,7 @@ def choose_label(table: Table, label_column: str | None) -> str:
             where=f"{table.where}, columns {', '.join(table.columns)}",
             remedy="name it with --label-column",
         )
-    return found[0]
+    return found
 
 
 def choose_picture(table: Table, without: Sequence[str], what: str = "pictures") -> str:

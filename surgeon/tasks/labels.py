@@ -23,7 +23,8 @@ if TYPE_CHECKING:
 _INTEGER = re.compile(r"[+-]?[0-9]{1,4000}")  # Python reads integers of no more than 4,300
 _NUMBER = re.compile(r"[+-]?([0-9]+(\.[0-9]*)?|\.[0-9]+)([eE][+-]?[0-9]{1,3})?")
 _SHOWN = 5
-ONE_CLASS = "this version learns one class per sample"
+ONE_CLASS = "classification learns one class per sample"
+REGRESSION = "numbers to predict are --task regression"
 
 
 def sort_labels(labels: Iterable[str]) -> list[str]:
@@ -50,9 +51,10 @@ def label_text(value: Any, where: str) -> str:
         value = value.decode("utf-8", errors="backslashreplace")
     if isinstance(value, list | tuple | dict | np.ndarray):
         raise DataError(
-            f"a label is a {type(value).__name__}: {ONE_CLASS}",
+            f"a label is a {type(value).__name__}, not one name or number",
             where=where,
-            remedy="give one name or number, or the right column with --label-column",
+            remedy="give one, or the right column with --label-column; lists of labels are --task "
+            "multi-label or --task tokens",
         )
     if isinstance(value, float) and value.is_integer():
         value = int(value)
@@ -169,18 +171,16 @@ def onto(targets: Targets, names: Sequence[str], *, ignore_unknown: bool = False
 def not_one_class(labels: NDArray[Any]) -> str:
     """Say what labels of more than one axis look like."""
     if labels.ndim != 2 or not labels.size:
-        return f"they look like masks or tokens; {ONE_CLASS}"
+        return f"{ONE_CLASS}; masks are --task segmentation"
     if labels.shape[1] == 1:
         return "give them as labels.ravel()"
     if labels.dtype.kind in "biuf" and np.isin(labels, (0, 1)).all():
         if (np.count_nonzero(labels, axis=1) == 1).all():
             return "they look like one-hot rows: give labels.argmax(axis=1)"
-        return f"they look like several labels for a sample; {ONE_CLASS}"
-    if labels.dtype.kind == "f" and ((labels >= 0) & (labels <= 1)).all():
-        return f"they look like probabilities; {ONE_CLASS}"
+        return f"{ONE_CLASS}; several labels for each are --task multi-label"
     if labels.dtype.kind == "f":
-        return f"they look like numbers (regression); {ONE_CLASS}"
-    return f"they look like several labels for a sample; {ONE_CLASS}"
+        return f"{ONE_CLASS}; {REGRESSION}"
+    return f"{ONE_CLASS}; several are --task multi-label, one per token --task tokens"
 
 
 def check_trainable(labels: Sequence[str]) -> None:
@@ -197,8 +197,8 @@ def check_trainable(labels: Sequence[str]) -> None:
     if broken and all(_NUMBER.fullmatch(label) for label in counts):
         raise DataError(
             f"the labels are {len(counts)} numbers, {len(broken)} of them with a fraction "
-            f"({listed(broken[:3])}): these look like numbers to predict (regression); {ONE_CLASS}",
-            remedy="give classes as names or whole numbers",
+            f"({listed(broken[:3])}), and {ONE_CLASS}",
+            remedy=f"give classes as names or whole numbers; {REGRESSION}",
         )
     if len(counts) == 1:
         message = f"all {len(labels)} samples have the same label {next(iter(counts))!r}"
@@ -206,9 +206,10 @@ def check_trainable(labels: Sequence[str]) -> None:
     lonely = [label for label in sort_labels(counts) if counts[label] == 1]
     if lonely:
         message = f"{len(lonely)} of {len(counts)} classes have a single sample: {listed(lonely)}"
+        remedy = "give at least two samples of each class, or drop these"
         if 2 * len(lonely) > len(counts) > 10 and all(map(_INTEGER.fullmatch, counts)):
-            message += f"; these look like numbers to predict (regression), and {ONE_CLASS}"
-        raise DataError(message, remedy="give at least two samples of each class, or drop these")
+            remedy += f"; {REGRESSION}"
+        raise DataError(message, remedy=remedy)
 
 
 def alike(labels: Iterable[str]) -> list[list[str]]:

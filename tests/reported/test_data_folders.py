@@ -139,7 +139,7 @@ def test_labels_that_are_several_are_said(mark):
     several = [f"a{mark}b", f"b{mark}c", f"a{mark} c"]
     assert joined(["a", *several]) == (mark, sorted(several))
     (finding,) = label_findings(["a", *several])
-    assert "one class per sample" in finding.message
+    assert "--task multi-label" in finding.remedy
 
 
 def test_labels_with_a_comma_are_no_several():
@@ -171,7 +171,7 @@ def test_whole_numbers_and_versions_by_name_are_classes():
         (np.eye(3, dtype=int), "one-hot"),
         (np.array([[1, 1, 0], [0, 1, 0], [0, 0, 0]]), "several labels"),
         (np.array([[True, True], [False, True], [False, False]]), "several labels"),
-        (np.array([["a", "b"]] * 3), "several labels"),
+        (np.array([["a", "b"]] * 3), "multi-label"),
         (np.array([[1.5, -2.0]] * 3), "regression"),
         (np.zeros((3, 1), int), "ravel"),
         (np.zeros((3, 4, 4), int), "masks"),
@@ -187,7 +187,7 @@ def test_labels_of_more_axes_say_what_they_look_like(labels, said):
 def test_a_list_as_a_label_is_several(tmp_path):
     rows = [{"x": [1.0, 2.0, 3.0], "label": ["a", "b"]}] * 2
     (tmp_path / "t.jsonl").write_text("\n".join(map(json.dumps, rows)))
-    with pytest.raises(DataError, match="one class per sample"):
+    with pytest.raises(DataError, match="multi-label"):
         ask_for("classification", open_data(tmp_path / "t.jsonl", [X]), None)
 
 
