@@ -101,7 +101,7 @@ def test_only_what_no_other_candidate_beats_in_everything_is_pareto():
     probes = [probe(0.2, 700), probe(0.5, 900, seed=1), probe(1.0, 880, seed=2)]
     quick, slow = {"t0.2": 0.1, "t0.5": 0.2, "t1.0": 0.3}, {"t0.2": 0.1, "t0.5": 0.3, "t1.0": 0.2}
     for latencies, wanted in ((quick, [True, True, False]), (slow, [True, True, True])):
-        found = advice._candidates(probes, probes[1], Plan(cut="t0.5", classes=10), latencies)
+        found = advice._candidates(probes, probes[1], Plan(cut="t0.5", outputs=10), latencies)
         assert [item.pareto for item in found] == wanted
         assert [item.chosen for item in found] == [False, True, False]
         assert {item.size for item in found} == {40 + 4 * 10 * 9}

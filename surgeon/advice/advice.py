@@ -20,6 +20,7 @@ from surgeon.records import (
     Preprocess,
     as_json,
 )
+from surgeon.tasks.figures import written
 
 if TYPE_CHECKING:
     from surgeon.probe.detected import Detected
@@ -32,7 +33,7 @@ class Candidate:
     Attributes:
         cut: where.
         features: numbers in the pooled value.
-        accuracy: cross-validated accuracy of the probe, with its standard error.
+        accuracy: cross-validated quality of the probe, the accuracy of classes.
         error: that standard error.
         train_accuracy: on the samples it was fitted to.
         logme: log maximum evidence per sample and class, nats.
@@ -89,6 +90,7 @@ class Advice:
         warnings: what the user should be told.
         findings: what was found in the data.
         near: sets of samples, by index, that show the same thing: no split tears them apart.
+        quality: name of the figure that candidates are compared by, `accuracy` in their rows.
     """
 
     plan: Plan
@@ -107,10 +109,14 @@ class Advice:
     warnings: tuple[str, ...] = ()
     findings: tuple[DataFinding, ...] = ()
     near: tuple[tuple[int, ...], ...] = field(default=(), repr=False)
+    quality: str = "accuracy"
 
     def __repr__(self) -> str:
         """Return the case, why, and what was measured, in a few lines."""
-        at = [f"@{item.cut.depth:.2f} {100 * item.accuracy:.1f} %" for item in self.candidates]
+        at = [
+            f"@{item.cut.depth:.2f} {written(self.quality, item.accuracy)}"
+            for item in self.candidates
+        ]
         return shown.block(
             f"surgeon.Advice {self.plan.case}",
             {
@@ -136,7 +142,7 @@ class Advice:
 
     @property
     def expected(self) -> float | None:
-        """Cross-validated accuracy of the probe where the plan cuts, or None: not looked at."""
+        """Cross-validated quality of the probe where the plan cuts, or None: not looked at."""
         chosen = (item.accuracy for item in self.candidates if item.chosen)
         return next(chosen, None)
 
@@ -147,6 +153,7 @@ class Advice:
             "cut": self.plan.cut,
             "depth": self.plan.depth,
             "why": list(self.why),
+            "quality": self.quality,
             "evidence": self.evidence.as_dict(),
             "samples_needed": self.samples_needed,
             "candidates": [item.as_dict() for item in self.candidates],

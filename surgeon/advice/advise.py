@@ -27,9 +27,7 @@ if TYPE_CHECKING:
     import os
     from collections.abc import Callable, Mapping, Sequence
 
-    import numpy as np
     import onnx
-    from numpy.typing import NDArray
 
     from surgeon.intake import Divided
     from surgeon.model import Model
@@ -150,7 +148,9 @@ def choose(
     compared = to_compare(samples, given.parts, codes, given.seed)
     measured = measuring.measure(
         anatomy, samples,
-        measuring.Looked(given.parts.train, codes, compared, given.parts.groups),
+        measuring.Looked.of(
+            given.parts.train, given.task, given.targets, compared, given.parts.groups
+        ),
         Request(device=given.device, threads=given.threads, where=model.where),
         seed=given.seed, progress=given.progress,
     )  # fmt: skip
@@ -164,7 +164,8 @@ def choose(
     )
     given.say("faults of the data", 1, 1)
     clock.stop("findings")
-    judged = judge(measured, len(labels), len(parts.train) + len(parts.validation))
+    several = len(labels) or max(len(measured.classes), 1)
+    judged = judge(measured, several, len(parts.train) + len(parts.validation))
     evidence = evidence_of(given, measured, judged)
     plan = _plan(given, to, evidence, judged, plugins)
     clock.stop()
@@ -176,7 +177,8 @@ def choose(
         why=reasons(plan, evidence, measured.probes, judged),
         candidates=_candidates(measured.probes, judged.best, plan, latencies),
         samples_needed=judged.needed,
-        per_class=_per_class(judged.best, measured.codes, [labels[at] for at in measured.classes]),
+        per_class=_per_class(judged.best, measured, labels),
+        quality=measured.quality,
         looked_at=len(measured.rows),
         labels=tuple(labels),
         path=model.where,
@@ -288,9 +290,10 @@ def _latencies(given: Divided, measured: Measured) -> dict[str, float]:
     return found
 
 
-def _per_class(best: Probe, codes: NDArray[np.int64], labels: Sequence[str]) -> dict[str, float]:
+def _per_class(best: Probe, measured: Measured, labels: Sequence[str]) -> dict[str, float]:
+    codes = measured.codes
     return {
-        label: float(best.correct[codes == code].mean())
-        for code, label in enumerate(labels)
+        labels[place]: float(best.correct[codes == code].mean())
+        for code, place in enumerate(measured.classes if labels else ())
         if (codes == code).any()
     }

@@ -19,11 +19,10 @@ from surgeon.records import (
     Evidence,
     Plan,
 )
+from surgeon.tasks.figures import known
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
-
-    from numpy.typing import NDArray
 
     from surgeon.plugin.manager import Plugins
     from surgeon.probe.evidence import Measured, Probe
@@ -55,6 +54,8 @@ class Judged:
         removed: see `removed_by_doubling`.
         needed: see `samples_needed`.
         learnt_from: samples of the data that training may learn from.
+        quality: name of the figure that probes are judged by.
+        kind: of linear model that they are.
     """
 
     best: Probe
@@ -64,6 +65,8 @@ class Judged:
     removed: float
     needed: int | None
     learnt_from: int
+    quality: str = "accuracy"
+    kind: str = "classifier"
 
     @property
     def large(self) -> float:
@@ -76,10 +79,13 @@ def judge(measured: Measured, classes: int, learnt_from: int) -> Judged:
     best, at, similar = compare(measured.probes)
     early = measured.probes[at]
     removed = removed_by_doubling(measured.curve)
-    if not _learns(best, measured.codes):
+    if not _learns(best, measured.baseline):
         removed = UNKNOWN_REMOVED
     needed = samples_needed(early.cut.parameters, classes, removed, 1 - best.quality)
-    return Judged(best, early, similar, early.cut.parameters, removed, needed, learnt_from)
+    return Judged(
+        best, early, similar, early.cut.parameters, removed, needed, learnt_from,
+        measured.quality, "classifier" if len(measured.classes) else "model",
+    )  # fmt: skip
 
 
 def compare(probes: Sequence[Probe]) -> tuple[Probe, int, float | None]:
@@ -175,10 +181,9 @@ def best_case(evidence: Evidence, plugins: Plugins | None) -> str:
     return max(suits, key=lambda name: -1.0 if isnan(suits[name]) else suits[name])
 
 
-def _learns(best: Probe, codes: NDArray[np.int64]) -> bool:
-    """Say whether a probe is clearly better than naming the commonest class every time."""
-    commonest = float(np.bincount(codes).max()) / len(codes)
-    return best.quality > commonest + 2 * best.error
+def _learns(best: Probe, baseline: float) -> bool:
+    """Say whether a probe is clearly better than giving the likeliest answer every time."""
+    return best.quality > baseline + 2 * best.error
 
 
 def reasons(
@@ -187,32 +192,32 @@ def reasons(
     """Say in three lines what was found and what follows."""
     large = (evidence.large or 0.0) > 0.5
     if judged.needed is None:
-        wanted = "a linear classifier leaves nothing to gain"
+        wanted = f"a linear {judged.kind} leaves nothing to gain"
     else:
         wanted = (
             f"training {judged.parameters:,} parameters wants about {judged.needed:,} (twice the "
-            f"data would remove {100 * judged.removed:.0f} % of a linear classifier's error)"
+            f"data would remove {100 * judged.removed:.0f} % of a linear {judged.kind}'s error)"
         )
     first = (
         f"{'large' if large else 'small'}: {judged.learnt_from:,} samples to learn from; {wanted}"
     )
     late = probes[-1]
+
+    def figure(item: Probe) -> str:
+        return f"{known(judged.quality, item.quality, item.error)} at @{item.cut.depth:.2f}"
+
     if evidence.similar is None:
         second = "similar: there is a single cut to look at, and nothing to compare it with"
     elif evidence.similar > 0.5:
         rival = max(probes[:-1], key=lambda item: item.quality)
-        second = f"similar: the last features are the best: {_figure(late)}, {_figure(rival)}"
+        second = f"similar: the last features are the best: {figure(late)}, {figure(rival)}"
     elif ties(late, judged.best):
         rival = next(item for item in probes if ties(item, judged.best))
-        second = f"different: earlier features are as good: {_figure(rival)}, {_figure(late)}"
+        second = f"different: earlier features are as good: {figure(rival)}, {figure(late)}"
     else:
-        second = f"different: earlier features are better: {_figure(judged.best)}, {_figure(late)}"
+        second = f"different: earlier features are better: {figure(judged.best)}, {figure(late)}"
     kept = next((p.cut for p in probes if p.cut.tensor == plan.cut), None)
     work = "" if kept is None else f", {kept.macs / max(late.cut.macs, 1):.0%} of the multiply-adds"
     trains = "everything" if plan.trainable == "all" else "a new head"
     third = f"so {plan.case}: cut at {plan.cut} (@{plan.depth:.2f}{work}), train {trains}"
     return first, second, third
-
-
-def _figure(item: Probe) -> str:
-    return f"{100 * item.quality:.1f} ± {100 * item.error:.1f} % at @{item.cut.depth:.2f}"

@@ -15,6 +15,7 @@ from surgeon.cli.session import Answer, Session
 from surgeon.cli.values import check_output
 from surgeon.errors import UsageError
 from surgeon.extras import need
+from surgeon.tasks.figures import error_of, said, written
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -76,14 +77,15 @@ def show(screen: Screen, body: Mapping[str, Any]) -> None:
     for line in body["why"]:
         screen.line(line)
     screen.line()
+    quality = body["quality"]
     whole = max((row["macs"] for row in body["candidates"]), default=0) or 1
     screen.table(
-        ("depth", "accuracy", "error", "multiply-adds", "latency", "size", "tensor", ""),
+        ("depth", said(quality), "error", "multiply-adds", "latency", "size", "tensor", ""),
         [
             (
                 f"@{row['depth']:.4f}",
-                percent(row["accuracy"]),
-                f"± {100 * row['accuracy_error']:.1f}",
+                written(quality, row["accuracy"]),
+                error_of(quality, row["accuracy_error"]),
                 f"{many(row['macs'])} ({row['macs'] / whole:.0%})",
                 None if row["latency"] is None else f"{1000 * row['latency']:.2f} ms",
                 size(row["size"]),
@@ -104,7 +106,7 @@ def show(screen: Screen, body: Mapping[str, Any]) -> None:
         {
             "looked at": f"{body['data']['looked_at']} of {body['data']['samples']} samples",
             "learning curve": ", ".join(
-                f"{count}: {percent(share)}" for count, share, _ in _curve(body)
+                f"{count}: {written(quality, share)}" for count, share, _ in _curve(body)
             )
             or None,
             "LEEP": (body["evidence"] or {}).get("leep"),
@@ -184,7 +186,7 @@ def _curve(body: Mapping[str, Any]) -> list[Any]:
 
 def _marks(row: Mapping[str, Any]) -> str:
     """Say what a candidate is: chosen, as good as the best, worth a look for what it costs."""
-    words = [word for word, said in (("chosen", row["chosen"]), ("as good", row["tie"])) if said]
+    words = [word for word, is_so in (("chosen", row["chosen"]), ("as good", row["tie"])) if is_so]
     return ", ".join([*words[:1], *(["Pareto"] if row["pareto"] else [])])
 
 
@@ -197,7 +199,7 @@ def draw(body: Mapping[str, Any], path: Path) -> None:
     figure = need("matplotlib.figure", "--plot").Figure(figsize=(10.0, 4.4), layout="constrained")
     left, right = figure.subplots(1, 2, sharey=True)
     rows = body["candidates"]
-    _draw_depth(left, rows)
+    _draw_depth(left, rows, body["quality"])
     _draw_cost(right, rows)
     chosen = next((row for row in rows if row["chosen"]), None)
     where = "" if chosen is None else f", cut at {chosen['tensor']} (@{chosen['depth']:.2f})"
@@ -205,7 +207,7 @@ def draw(body: Mapping[str, Any], path: Path) -> None:
     figure.savefig(path)
 
 
-def _draw_depth(axes: Axes, rows: Sequence[Mapping[str, Any]]) -> None:
+def _draw_depth(axes: Axes, rows: Sequence[Mapping[str, Any]], quality: str) -> None:
     """Draw accuracy over depth, with error bars; what ties with the best is filled."""
     depths = [row["depth"] for row in rows]
     accuracies = [100 * row["accuracy"] for row in rows]
@@ -222,7 +224,8 @@ def _draw_depth(axes: Axes, rows: Sequence[Mapping[str, Any]]) -> None:
         if row["chosen"]:
             axes.axvline(row["depth"], linestyle="--", color=CHOSEN, zorder=1, label="chosen cut")
     axes.set_xlabel("depth of the cut (share of the multiply-adds)")
-    axes.set_ylabel("accuracy of a linear classifier, %")
+    kind = "classifier" if quality == "accuracy" else "model"
+    axes.set_ylabel(f"{said(quality)} of a linear {kind}, %")
     axes.legend(loc="lower right", fontsize="small")
 
 

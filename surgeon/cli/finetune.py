@@ -11,15 +11,17 @@ from surgeon.cli.failures import InterruptError
 from surgeon.cli.group import Verb
 from surgeon.cli.options import model_argument, takes
 from surgeon.cli.progress import progress_for
-from surgeon.cli.screen import Screen, many, percent, size
+from surgeon.cli.screen import Screen, many, size
 from surgeon.cli.session import Answer, Session
 from surgeon.cli.values import check_output
 from surgeon.errors import UsageError
+from surgeon.tasks.figures import gained, said, written
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
     from pathlib import Path
 
+PARTS = ("train", "validation", "test")
 # What ended the training → exit code, where it is not 0. The best so far was delivered.
 STOPPED_EXIT = {"nan": 1, "interrupt": 130}
 
@@ -105,18 +107,13 @@ def show(screen: Screen, body: Mapping[str, Any]) -> None:
         screen.line("nothing written: a dry run")
         return
     screen.line()
+    parts = {name: one for name in PARTS if (one := (body["metrics"] or {}).get(name))}
+    figures = _figures(parts.values())
     screen.table(
-        ("", "samples", "accuracy", "macro F1", "loss"),
+        ("", "samples", *map(said, figures), "loss"),
         [
-            (
-                _named(name, one),
-                one["samples"],
-                percent(one["accuracy"]),
-                one["macro_f1"],
-                one["loss"],
-            )
-            for name in ("train", "validation", "test")
-            if (one := (body["metrics"] or {}).get(name))
+            (_named(name, one), one["samples"], *(_cell(f, one[f]) for f in figures), one["loss"])
+            for name, one in parts.items()
         ],
     )
     screen.line()
@@ -177,6 +174,18 @@ def _rates(screen: Screen, found: Mapping[str, Any] | None) -> None:
     screen.line(f"learning rate {found['chosen']:.2g}, found in {len(rows)} steps")
 
 
+def _figures(parts: Iterable[Mapping[str, Any]]) -> list[str]:
+    """Return the names of the task's own figures: those that are known of some part."""
+    others = ("samples", "method", "loss", "quality", "folds")
+    names = dict.fromkeys(name for one in parts for name, value in one.items() if value is not None)
+    return [name for name in names if name not in others] or ["accuracy"]
+
+
+def _cell(name: str, value: float | None) -> str | float | None:
+    """Return a share as per cent, other numbers and F1 as they are."""
+    return value if value is None or name.endswith("f1") else written(name, value)
+
+
 def _resumed(resumed: Mapping[str, Any] | None) -> str | None:
     return None if resumed is None else f"{resumed['stage']!r} after epoch {resumed['epoch']}"
 
@@ -192,8 +201,9 @@ def _race(race: Mapping[str, Any] | None) -> str | None:
     if race is None:
         return None
     legs = [(name, race[name]) for name in ("pretrained", "random") if race[name] is not None]
-    reached = ", ".join(f"{name} {percent(leg['accuracy'])}" for name, leg in legs)
-    final = percent(race["final"]["accuracy"])
+    quality = next(name for name in race["final"] if name != "loss")
+    reached = ", ".join(f"{name} {written(quality, leg[quality])}" for name, leg in legs)
+    final = written(quality, race["final"][quality])
     return f"{reached} after {race['budget']['steps']} steps; {race['winner']} ended at {final}"
 
 
@@ -201,8 +211,9 @@ def _guard(guard: Mapping[str, Any] | None) -> str | None:
     """Say what tuning gained on validation, with its standard error."""
     if guard is None:
         return None
-    gain, error = 100 * guard["gain"], 100 * guard["error"]
-    return f"{gain:+.1f} ± {error:.1f} points on {guard['samples']} validation samples"
+    quality = next(name for name in guard["probe"] if name != "loss")
+    gain = gained(quality, guard["gain"], guard["error"])
+    return f"{gain} on {guard['samples']} validation samples"
 
 
 def _stage(stage: Any) -> str:
@@ -219,9 +230,10 @@ def _data(data: Mapping[str, Any]) -> str:
     parts = ", ".join(
         f"{data[name]} {name}" for name in ("train", "validation", "test") if data.get(name)
     )
+    within = "" if data["classes"] is None else f" in {len(data['classes'])} classes"
     skipped = f"; {len(data['skipped'])} skipped" if data.get("skipped") else ""
     skipped += f"; {data['ignored']} other files ignored" if data.get("ignored") else ""
-    return f"{data['samples']} samples in {len(data['classes'])} classes ({parts}){skipped}"
+    return f"{data['samples']} samples{within} ({parts}){skipped}"
 
 
 def _frontier(frontier: Mapping[str, Any] | None) -> str | None:

@@ -11,6 +11,7 @@ import math
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal
 
+from surgeon.tasks.figures import written
 from surgeon.train import schedule
 
 if TYPE_CHECKING:
@@ -71,10 +72,14 @@ def rest(settings: FitSettings, leg: FitResult, samples: int) -> FitSettings | N
 
 @dataclass(frozen=True)
 class Race:
-    """What both starts reached, judged on validation; `random` is None where it did not begin."""
+    """What both starts reached, judged on validation; `random` is None where it did not begin.
+
+    `quality` is the name of the figure that decides.
+    """
 
     pretrained: FitResult
     random: FitResult | None
+    quality: str = "accuracy"
 
     @property
     def winner(self) -> Start:
@@ -85,8 +90,8 @@ class Race:
 
     @property
     def gain(self) -> float | None:
-        """Validation accuracy of the pretrained start − that of the random one."""
-        legs = [_figures(leg)["accuracy"] for leg in (self.pretrained, self.random) if leg]
+        """Validation quality of the pretrained start − that of the random one."""
+        legs = [leg.best["validation_quality"] for leg in (self.pretrained, self.random) if leg]
         return None if len(legs) < 2 or None in legs else legs[0] - legs[1]
 
     @property
@@ -103,15 +108,25 @@ class Race:
                 "epochs": self.pretrained.planned_epochs,
                 "steps": self.pretrained.steps,
             },
-            "pretrained": _figures(self.pretrained),
-            "random": None if self.random is None else _figures(self.random),
+            "pretrained": self._figures(self.pretrained),
+            "random": None if self.random is None else self._figures(self.random),
             "winner": self.winner,
             "gain": self.gain,
             "final": {
-                "accuracy": reached.get("validation_quality"),
+                self.quality: reached.get("validation_quality"),
                 "loss": reached.get("validation_loss"),
             },
             "seconds": self.seconds,
+        }
+
+    def _figures(self, leg: FitResult) -> dict[str, Any]:
+        return {
+            self.quality: leg.best["validation_quality"],
+            "loss": leg.best["validation_loss"],
+            "epochs": leg.epochs,
+            "steps": leg.steps,
+            "seconds": leg.seconds,
+            "stopped": leg.stopped,
         }
 
     @property
@@ -120,7 +135,10 @@ class Race:
         if self.random is None:
             return "race: the random start did not begin; the pretrained one stands"
         steps = sorted({self.pretrained.steps, self.random.steps})
-        said = [_percent(_figures(leg)["accuracy"]) for leg in (self.pretrained, self.random)]
+        said = [
+            written(self.quality, leg.best["validation_quality"])
+            for leg in (self.pretrained, self.random)
+        ]
         loser = self.pretrained if self.winner == "random" else self.random
         return (
             f"race: after {' and '.join(map(str, steps))} steps the pretrained start is at "
@@ -129,24 +147,9 @@ class Race:
         )
 
 
-def _figures(leg: FitResult) -> dict[str, Any]:
-    return {
-        "accuracy": leg.best["validation_quality"],
-        "loss": leg.best["validation_loss"],
-        "epochs": leg.epochs,
-        "steps": leg.steps,
-        "seconds": leg.seconds,
-        "stopped": leg.stopped,
-    }
-
-
 def _rank(leg: FitResult) -> tuple[float, float]:
-    """Accuracy first, then the loss; what is no number ranks last."""
-    accuracy, loss = leg.best["validation_quality"], leg.best["validation_loss"]
-    if accuracy is None or loss is None or not math.isfinite(loss):
+    """Quality first, then the loss; what is no number ranks last."""
+    quality, loss = leg.best["validation_quality"], leg.best["validation_loss"]
+    if quality is None or loss is None or not math.isfinite(loss):
         return -math.inf, -math.inf
-    return accuracy, -loss
-
-
-def _percent(share: float | None) -> str:
-    return "an unknown accuracy" if share is None else f"{100 * share:.1f} %"
+    return quality, -loss

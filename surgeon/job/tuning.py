@@ -120,7 +120,7 @@ def race_stage(
         other = open_part(job, stage, drawn(job), alone=part.work.alone, like=part)
         scale(job, other)
         second = _leg(job, stage, "random", other, seconds, checkpoint, first=first.fitted)
-    found = race.Race(first.fitted, None if second is None else second.fitted)
+    found = race.Race(first.fitted, None if second is None else second.fitted, job.task.quality)
     legs = [first] if second is None else [first, second]
     winner, leg = found.winner, legs[race.STARTS.index(found.winner)]
     candidate, improved = known.candidate, winner == "random" or leg.fitted.improved

@@ -21,8 +21,10 @@ from surgeon.graph.apart import doubtful_nodes
 from surgeon.graph.content import add_content
 from surgeon.graph.preprocess import infer_layout
 from surgeon.graph.taps import add_taps, choose_cuts
+from surgeon.probe.sought import Sought
 from surgeon.runtime.extract import extract
 from surgeon.runtime.features import Request
+from surgeon.tasks.base import Targets
 from surgeon.tasks.metrics import softmax
 
 if TYPE_CHECKING:
@@ -34,6 +36,7 @@ if TYPE_CHECKING:
     from surgeon.data.samples import Samples
     from surgeon.graph.cuts import Anatomy
     from surgeon.records import CutPoint
+    from surgeon.tasks.base import TaskCode
 
     Floats = NDArray[np.float64]
     Ints = NDArray[np.int64]
@@ -84,45 +87,16 @@ class Probe:
 
 
 @dataclass(frozen=True)
-class Sought:
-    """What probes are to find in the values of a cut.
-
-    Attributes:
-        targets: what ridge regression is fitted to, [n, outputs]: indicators of classes or labels,
-            or numbers, standardised.
-        strata: what folds and parts have their shares of, [n].
-        worth: the quality of held-out outputs [n, outputs] for each sample, [n]; more is better.
-        shares: whether that is a share of right answers, in 0..1.
-    """
-
-    targets: Floats = field(repr=False)
-    strata: Ints = field(repr=False)
-    worth: Callable[[Floats], Floats] = field(repr=False)
-    shares: bool = True
-
-    @classmethod
-    def classes(cls, codes: Ints) -> Sought:
-        """Return classes: the one with the highest score is right, or not."""
-        targets = np.zeros((len(codes), int(codes.max()) + 1))
-        targets[np.arange(len(codes)), codes] = 1.0
-        return cls(targets, codes, lambda outputs: (outputs.argmax(axis=1) == codes).astype(float))
-
-    def error(self, worth: Floats) -> float:
-        """Return the standard error of the mean quality."""
-        if self.shares:
-            return binomial_error(float(worth.mean()), len(worth))
-        return float(np.sqrt(((worth - worth.mean()) ** 2).sum() + 2.0) / len(worth))
-
-
-@dataclass(frozen=True)
 class Measured:
     """The evidence of one pass.
 
     Attributes:
         probes: one per cut, by ascending depth.
         rows: index of each sample looked at.
-        codes: class of each, as a position in `classes`.
-        classes: the classes looked at, by their codes in the data.
+        codes: class of each, as a position in `classes`; strata where answers are no classes.
+        classes: the classes looked at, by their codes in the data; empty where there are none.
+        quality: name of the figure that probes are judged by.
+        baseline: that figure of the one answer that is best for all samples.
         curve: learning curve of the probe that is best: (training samples, accuracy, its error).
         curve_tensor: the cut it was measured at.
         leep: LEEP of the old head's predictions, nats per sample, or None.
@@ -139,6 +113,8 @@ class Measured:
     rows: Ints = field(repr=False)
     codes: Ints = field(repr=False)
     classes: Ints = field(repr=False)
+    quality: str
+    baseline: float
     curve: tuple[tuple[int, float, float], ...]
     curve_tensor: str
     leep: float | None
@@ -157,27 +133,65 @@ class Looked:
 
     Attributes:
         indices: those that probes may look at (not the test split).
-        codes: class of every sample of the data, [samples.n].
+        codes: class of every sample of the data, [samples.n]; its stratum, where `targets` say
+            the answers.
         compared: more samples to run, for their features alone: no probe sees them.
         groups: what each sample of the data belongs to, [samples.n]: no fold tears it apart.
+        task: what the answers are; None = the codes are classes.
+        targets: the answers of all samples, where there is a task.
     """
 
     indices: Ints = field(repr=False)
     codes: Ints = field(repr=False)
     compared: Ints | None = field(repr=False, default=None)
     groups: Ints | None = field(repr=False, default=None)
+    task: TaskCode | None = None
+    targets: Targets | None = field(repr=False, default=None)
+
+    @classmethod
+    def of(
+        cls, indices: Ints, task: TaskCode, targets: Targets, compared: Ints | None,
+        groups: Ints | None,
+    ) -> Looked:  # fmt: skip
+        """Return those of some samples that tell an answer."""
+        indices = indices[np.isin(indices, targets.answered)]
+        link, values = task.sought(targets)
+        strata = values if link == "softmax" else task.strata(targets)
+        codes = np.zeros(len(targets), np.int64) if strata is None else strata
+        return cls(indices, codes, compared, groups, task, targets)
+
+    @property
+    def of_classes(self) -> bool:
+        """Whether what is sought are classes."""
+        if self.task is None or self.targets is None:
+            return True
+        return self.task.sought(self.targets[:1])[0] == "softmax"
 
     def drawn(self, seed: int) -> tuple[Ints, Ints, tuple[str, ...]]:
         """Return the samples probed, the classes they are of, and what is to be said of that."""
         indices, codes, classes = self.indices, self.codes, np.unique(self.codes)
         notes: tuple[str, ...] = ()
-        if len(classes) > MOST_CLASSES:
+        if len(classes) > MOST_CLASSES and self.of_classes:
             number = len(classes)
             classes = some_classes(codes[indices], seed, MOST_CLASSES)
             indices = indices[np.isin(codes[indices], classes)]
             told = f"probes and learning curve are those of {len(classes)} classes of {number}"
             notes = (f"{told}: with all of them accuracies are lower",)
         return stratified(indices, codes, SAMPLED, seed), classes, notes
+
+    def sought(self, rows: Ints, classes: Ints) -> Sought:
+        """Return what is to be found in some samples, classes by their places among `classes`."""
+        codes = self.codes[rows]
+        if not self.of_classes:
+            assert self.task is not None
+            assert self.targets is not None
+            return Sought.of(self.task, self.targets[rows], codes)
+        places = np.searchsorted(classes, codes)
+        if self.task is None or self.targets is None or self.task.link != "softmax":
+            return Sought.classes(places)
+        names = self.targets.names
+        told = Targets(places, tuple(names[at] for at in classes.tolist()) if names else ())
+        return Sought.of(self.task, told, places)
 
 
 def _silent(*_: Any) -> None:
@@ -223,18 +237,22 @@ def measure(
     passed = time.perf_counter()
     judged = np.isin(found.rows, looked_at)
     rows = found.rows[judged]
-    labels = np.searchsorted(classes, looked.codes[rows])
+    sought, of_classes = looked.sought(rows, classes), looked.of_classes
     groups = None if looked.groups is None else looked.groups[rows]
     values = (found.array(name)[judged] for name in taps.outputs)
-    probes, best, curve = _probed(taps.cuts, values, labels, groups, seed, say)
+    probes, best, curve = _probed(taps.cuts, values, sought, groups, seed, say)
     leep = None
-    if taps.head is not None and anatomy.head is not None:
-        leep = _leep_of(found.array(taps.head)[judged], labels, anatomy.head.activation)
+    if not of_classes:  # their scores say nothing of labels
+        probes = tuple(replace(one, scores=np.zeros((0, 0))) for one in probes)
+    elif taps.head is not None and anatomy.head is not None:
+        leep = _leep_of(found.array(taps.head)[judged], sought.strata, anatomy.head.activation)
     return Measured(
         probes=probes,
         rows=rows,
-        codes=labels,
-        classes=classes,
+        codes=sought.strata,
+        classes=classes if of_classes else classes[:0],
+        quality=sought.quality,
+        baseline=sought.baseline,
         curve=curve,
         curve_tensor=best.cut.tensor,
         leep=leep,
@@ -251,7 +269,7 @@ def measure(
 def _probed(
     cuts: Sequence[CutPoint],
     values: Iterable[NDArray[Any]],
-    labels: Ints,
+    sought: Sought,
     groups: Ints | None,
     seed: int,
     say: Callable[[str, int, int], None],
@@ -259,10 +277,9 @@ def _probed(
     """Return a probe of each cut's values, the best (the earliest of equals), and its curve."""
     drawn: dict[str, Any] = {
         "seed": seed,
-        "repetitions": max(1, min(MOST_REPETITIONS, REPEATED_TO // len(labels))),
+        "repetitions": max(1, min(MOST_REPETITIONS, REPEATED_TO // len(sought.strata))),
         "groups": groups,
     }
-    sought = Sought.classes(labels)
     probes, projected = [], []
     for cut, raw in zip(cuts, values, strict=True):
         projected.append(project(raw, seed))
@@ -376,12 +393,6 @@ def probe(
         penalty=penalty,
         scores=scores / repetitions,
     )
-
-
-def binomial_error(share: float, count: int) -> float:
-    """Return the standard error of a share; never 0, since 10 of 10 is no proof of certainty."""
-    corrected = (share * count + 1) / (count + 2)
-    return float(np.sqrt(corrected * (1 - corrected) / max(count, 1)))
 
 
 def paired(first: Probe, second: Probe) -> tuple[float, float]:

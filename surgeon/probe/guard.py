@@ -13,8 +13,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from surgeon.tasks.figures import gained, written
+
 if TYPE_CHECKING:
     from collections.abc import Mapping
+
+    from numpy.typing import NDArray
 
     from surgeon.tasks.base import Scores
 
@@ -48,8 +52,8 @@ class Comparison:
         samples expects of a probe, where that is known: one picture of sixteen is six points.
         """
         ahead = self.gain > 0 or (self.gain == 0 and self.tuned["loss"] < 0.99 * self.probe["loss"])
-        likely = self.gain > self.error or self.tuned[self.quality] >= (self.expected or 0.0)
-        return ahead and likely
+        expected = -np.inf if self.expected is None else self.expected
+        return ahead and (self.gain > self.error or self.tuned[self.quality] >= expected)
 
     def as_dict(self) -> dict[str, Any]:
         """Return the `guard` object of the document."""
@@ -67,7 +71,7 @@ class Comparison:
         """What people should know where the tuned one is not delivered."""
         verdict = "not better"
         if self.gain > 0:
-            verdict = f"below the {100 * (self.expected or 0):.1f} % of cross-validation"
+            verdict = f"below the {written(self.quality, self.expected)} of cross-validation"
         return f"the probe is delivered: the tuned network is {verdict} {self._figures}"
 
     @property
@@ -77,12 +81,11 @@ class Comparison:
 
     @property
     def _figures(self) -> str:
-        tuned, probe = (100 * one[self.quality] for one in (self.tuned, self.probe))
-        gain, error = 100 * self.gain, 100 * self.error
-        return (
-            f"on {self.samples} validation samples "
-            f"(tuned {tuned:.1f} %, probe {probe:.1f} %, {gain:+.1f} ± {error:.1f} points)"
+        tuned, probe = (
+            written(self.quality, one[self.quality]) for one in (self.tuned, self.probe)
         )
+        gain = gained(self.quality, self.gain, self.error)
+        return f"on {self.samples} validation samples (tuned {tuned}, probe {probe}, {gain})"
 
 
 def compare(
@@ -96,12 +99,13 @@ def compare(
         quality: name of the figure that decides.
         expected: quality of a probe in cross-validation over more samples.
     """
-    worth = [np.where(np.isfinite(one.loss), one.quality, 0.0) for one in (probe, tuned)]
+    known = ~np.isnan(probe.quality)
+    worth = [_worth(one, known) for one in (probe, tuned)]
     difference = worth[1] - worth[0]
     # One disagreement either way is added, so that a few samples in agreement prove nothing.
     spread = ((difference - difference.mean()) ** 2).sum() + 2.0
     figures = [
-        {quality: float(each.mean()), "loss": float(one.loss.mean())}
+        {quality: _figure(one, each, known), "loss": float(one.loss[known].mean())}
         for each, one in zip(worth, (probe, tuned), strict=True)
     ]
     return Comparison(
@@ -109,7 +113,26 @@ def compare(
         quality=quality,
         probe=figures[0],
         tuned=figures[1],
-        gain=float(difference.mean()),
+        gain=figures[1][quality] - figures[0][quality],
         error=float(np.sqrt(spread) / len(difference)),
         expected=expected,
     )
+
+
+def _worth(scores: Scores, known: NDArray[np.bool_]) -> NDArray[np.float64]:
+    """Return the quality of each sample whose answer is known; no number is worth nothing."""
+    quality, loss = scores.quality[known], scores.loss[known]
+    finite = np.isfinite(loss) & np.isfinite(quality)
+    nothing = min(0.0, float(quality[finite].min(initial=0.0)))
+    return np.where(finite, quality, nothing)
+
+
+def _figure(scores: Scores, worth: NDArray[np.float64], known: NDArray[np.bool_]) -> float:
+    """Return the quality of all: the task's own figure, where every answer has a loss.
+
+    It need not be the mean of those of the samples (mean average precision is none).
+    """
+    told = scores.figures.get("quality")
+    if told is None or not np.isfinite([told, *scores.loss[known]]).all():
+        return float(worth.mean())
+    return float(told)

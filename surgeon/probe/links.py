@@ -133,9 +133,9 @@ def _known(like: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
 
 
 class Squared(Link):
-    """Numbers, standardised: ridge regression.
+    """Numbers, standardised, or NaN = not known: ridge regression.
 
-    On principal axes the first step of the solver is its closed form.
+    On principal axes the first step of the solver is its closed form, where all are known.
     """
 
     def meet(self, logits: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
@@ -143,21 +143,25 @@ class Squared(Link):
         return 0.5 * self.residual(logits, target).square().sum(-1), logits
 
     def residual(self, expected: Tensor, target: Tensor) -> Tensor:
-        """Return the errors."""
-        return expected - target.to(expected)[:, None, :]
+        """Return the errors of what is known."""
+        known, told = _known(expected, target)
+        return (expected - told) * known
 
-    def spread(self, expected: Tensor, target: Tensor) -> Tensor:  # noqa: ARG002 - as of all
-        """Return 1."""
-        return torch.ones_like(expected)
+    def spread(self, expected: Tensor, target: Tensor) -> Tensor:
+        """Return 1 where the number is known."""
+        return _known(expected, target)[0].expand_as(expected)
 
-    def free(self, target: Tensor, weights: Tensor, outputs: int) -> Tensor:
-        """Return none: the mean of the targets is every bias' minimum."""
-        return torch.zeros(len(weights), outputs, dtype=torch.bool, device=target.device)
+    def free(self, target: Tensor, weights: Tensor, outputs: int) -> Tensor:  # noqa: ARG002
+        """Return outputs of which nothing is known: the mean of others is their bias' minimum."""
+        return weights.double() @ target.isfinite().double() == 0
 
     def judge(self, logits: Tensor, target: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Return the outputs, their share in R², and the loss."""
-        squares = (logits - target.to(logits)).double().square()
-        return logits.double(), 1 - squares.mean(1), 0.5 * squares.sum(1)
+        known = target.isfinite()
+        squares = torch.where(known, logits - target.nan_to_num(0.0).to(logits), 0.0)
+        squares = squares.double().square()
+        share = 1 - squares.sum(1) / known.sum(1).clamp_min(1)
+        return logits.double(), share, 0.5 * squares.sum(1)
 
 
 LINKS: dict[LinkName, Link] = {

@@ -133,7 +133,8 @@ def solve(  # noqa: PLR0913 - settings of a solver are keywords, each with its d
     Args:
         features: [n, d] floats, in memory or memory-mapped.
         targets: softmax: [n] ints, 0 ≤ class < outputs, classes without a sample are allowed;
-            logistic: [n, outputs] of 0, 1, and NaN where it is not known; squared: [n, outputs].
+            logistic: [n, outputs] of 0, 1, and NaN where it is not known; squared: [n, outputs] of
+            numbers, and NaN likewise.
         outputs: of the head.
         link: how outputs meet targets.
         seed: of the folds.
@@ -301,10 +302,10 @@ def _read(
     if link == "logistic":
         _check_labels(values)
         return _Read(values, *plain)
-    if not np.isfinite(values).all():
-        raise DataError("targets hold NaN or infinity", where="labels")
+    if np.isinf(values).any():
+        raise DataError("targets hold infinity", where="labels")
     seen = values if held is None or np.all(held) else values[~np.asarray(held, bool)]
-    centre, spread = seen.mean(axis=0), seen.std(axis=0)
+    centre, spread = standard(seen)
     if not spread.any():
         raise DataError(
             f"every one of the {len(seen)} samples has the same target: nothing to learn",
@@ -312,6 +313,20 @@ def _read(
         )
     spread = np.where(spread > 0, spread, 1.0)
     return _Read((values - centre) / spread, spread, centre)
+
+
+def standard(
+    values: npt.NDArray[np.float64],
+) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
+    """Return mean and spread of each column of [n, k] by what is known of it; 0 where nothing is.
+
+    A number that never moves has the spread 0, whatever the rounding of its mean.
+    """
+    known = np.isfinite(values)
+    count = np.maximum(known.sum(axis=0), 1)
+    centre = np.where(known, values, 0.0).sum(axis=0) / count
+    spread = np.sqrt((np.where(known, values - centre, 0.0) ** 2).sum(axis=0) / count)
+    return centre, np.where(spread > 1e-12 * np.abs(centre), spread, 0.0)
 
 
 def _check_codes(labels: Ints, classes: int) -> None:

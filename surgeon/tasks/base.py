@@ -186,6 +186,21 @@ class TaskCode(ABC):
         """
         return np.zeros(0, np.int64)
 
+    def sought(self, targets: Targets) -> tuple[Link, NDArray[Any]]:
+        """Return what a linear model is asked for per sample, where features are compared.
+
+        Class codes [n] are themselves; of codes per position, the share of each output in its
+        sample, [n, outputs]; numbers [n, k] are themselves by the task's link.
+        """
+        values = targets.values
+        if values.dtype.kind in "iu" and values.ndim == 1:
+            return "softmax", values
+        if values.dtype.kind in "iu":
+            flat = values.reshape(len(values), -1)
+            shares = [(flat == code).mean(axis=1) for code in range(self.outputs(targets))]
+            return "squared", np.stack(shares, axis=1)
+        return self.link or "squared", values.reshape(len(values), -1)
+
     def strata(self, targets: Targets) -> Ints | None:  # noqa: ARG002 - the general answer
         """Return [n] codes whose shares every part of a split keeps; None = no matter."""
         return None

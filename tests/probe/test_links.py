@@ -115,7 +115,7 @@ def test_a_label_that_all_have_has_an_end(data):
         ("logistic", np.ones((300, 5)), "nothing to tell apart"),
         ("logistic", np.ones((300, 4)), "do not fit"),
         ("squared", np.ones((300, 5)), "nothing to learn"),
-        ("squared", np.full((300, 5), np.nan), "NaN"),
+        ("squared", np.full((300, 5), np.nan), "nothing to learn"),
     ],
 )
 def test_targets_that_nothing_can_be_learnt_from_are_refused(data, link, target, words):

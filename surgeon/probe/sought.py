@@ -1,0 +1,106 @@
+"""What linear probes are to find in features: the answers of a task, as numbers per sample.
+
+What must not enter: features, where they are read.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from numpy.typing import NDArray
+
+    from surgeon.tasks.base import Targets, TaskCode
+
+    Floats = NDArray[np.float64]
+    Ints = NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class Sought:
+    """What probes are to find in the values of a cut.
+
+    Attributes:
+        targets: what ridge regression is fitted to, [n, outputs]: indicators of classes or labels,
+            or numbers, standardised.
+        strata: what folds and parts have their shares of, [n].
+        worth: the quality of held-out outputs [n, outputs] for each sample, [n]; more is better.
+        shares: whether that is 0 or 1 for each, so that a share of right answers is known better.
+        quality: name of the figure whose mean it is.
+    """
+
+    targets: Floats = field(repr=False)
+    strata: Ints = field(repr=False)
+    worth: Callable[[Floats], Floats] = field(repr=False)
+    shares: bool = True
+    quality: str = "accuracy"
+
+    @classmethod
+    def classes(cls, codes: Ints) -> Sought:
+        """Return classes: the one with the highest score is right, or not."""
+        return cls(
+            _indicators(codes), codes,
+            lambda outputs: (outputs.argmax(axis=1) == codes).astype(float),
+        )  # fmt: skip
+
+    @classmethod
+    def of(cls, task: TaskCode, targets: Targets, strata: Ints) -> Sought:
+        """Return what a task's probes are to find, each of the samples with an answer.
+
+        Judged as the task judges, where a sample's outputs are its answers; else by the share of
+        right classes, or R².
+        """
+        link, values = task.sought(targets)
+        if link == "softmax":
+            if values is not targets.values or task.link != link:
+                return cls.classes(values)
+            found, shift, scale = _indicators(values), np.zeros(1), np.ones(1)
+        else:
+            known = np.isfinite(values)
+            count = np.maximum(known.sum(axis=0), 1)
+            shift = np.where(known, values, 0.0).sum(axis=0) / count
+            apart = np.where(known, values - shift, 0.0)
+            scale = np.sqrt((apart**2).sum(axis=0) / count)
+            scale = np.where(scale > 1e-12 * np.abs(shift), scale, 1.0)
+            found = apart / scale  # what is not known is as the mean
+        own = link == task.link and values.shape == targets.values.shape
+
+        def worth(outputs: Floats) -> Floats:
+            if not own:
+                moves = found.std(axis=0) > 0
+                squares = (outputs - found)[:, moves] ** 2
+                return np.asarray(1 - squares.sum(axis=1) / max(int(moves.sum()), 1))
+            answers = outputs * scale + shift
+            answers = np.clip(answers, 0.0, 1.0) if link == "logistic" else answers
+            return np.nan_to_num(task.score([(answers, targets)]).quality)
+
+        return cls(found, strata, worth, link == "softmax", task.quality if own else "r2")
+
+    @property
+    def baseline(self) -> float:
+        """Quality of the one answer that is best for all samples."""
+        mean = self.targets.mean(axis=0)
+        return float(self.worth(np.broadcast_to(mean, self.targets.shape)).mean())
+
+    def error(self, worth: Floats) -> float:
+        """Return the standard error of the mean quality."""
+        if self.shares:
+            return binomial_error(float(worth.mean()), len(worth))
+        return float(np.sqrt(((worth - worth.mean()) ** 2).sum() + 2.0) / len(worth))
+
+
+def _indicators(codes: Ints) -> Floats:
+    targets = np.zeros((len(codes), int(codes.max()) + 1))
+    targets[np.arange(len(codes)), codes] = 1.0
+    return targets
+
+
+def binomial_error(share: float, count: int) -> float:
+    """Return the standard error of a share; never 0, since 10 of 10 is no proof of certainty."""
+    corrected = (share * count + 1) / (count + 2)
+    return float(np.sqrt(corrected * (1 - corrected) / max(count, 1)))
