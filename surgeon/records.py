@@ -179,7 +179,7 @@ class Plan:
     def as_dict(self) -> dict[str, Any]:
         """Return the JSON form kept in the file's metadata and in documents."""
         document: dict[str, Any] = as_json(self)
-        if self.head.solves:  # the graph of a file tells the weights of a linear head
+        if self.head.solves and self.head.kind == Head.kind:  # a file's graph tells its weights
             del document["head"]["weights"], document["head"]["solves"]
         return document
 

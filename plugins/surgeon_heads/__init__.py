@@ -14,4 +14,20 @@ if TYPE_CHECKING:
 @hookimpl
 def surgeon_heads() -> Iterable[HeadKind]:
     """Offer the heads."""
+    position, place = ("length",), ("height", "width")
     yield HeadKind("gemm", "one linear layer", "surgeon_heads.gemm:build", solves=True)
+    yield HeadKind("mlp", "two linear layers, Relu and Dropout", "surgeon_heads.mlp:build")
+    yield HeadKind("cosine", "the angle to a direction per output", "surgeon_heads.cosine:build")
+    yield HeadKind("embed", "a linear layer of length one", "surgeon_heads.embed:build")
+    yield HeadKind(
+        "attention", "tokens weighed by learned queries, then one linear layer",
+        "surgeon_heads.attention:build", keeps=position, pools=True,
+    )  # fmt: skip
+    yield HeadKind(
+        "linear", "one linear layer at every position", "surgeon_heads.linear:build",
+        keeps=position, solves=True,
+    )  # fmt: skip
+    yield HeadKind(
+        "conv", "1×1 Conv at every place of a map, resized to the picture",
+        "surgeon_heads.conv:build", keeps=place,
+    )  # fmt: skip

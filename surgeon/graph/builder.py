@@ -36,6 +36,7 @@ class HeadNodes:
         self._taken = set(taken)
         self._nodes: list[Any] = []
         self._inputs: dict[str, Any] = {}
+        self._constants: list[Any] = []
 
     def begin(self, tensor: str, kind: int) -> None:
         """Begin a chain at a value of the graph, of this element type."""
@@ -81,7 +82,9 @@ class HeadNodes:
 
     def constant(self, name: str, values: Any) -> Any:
         """Return a constant of the head."""
-        return self._gs.Constant(self.free(name), values)
+        made = self._gs.Constant(self.free(name), values)
+        self._constants.append(made)
+        return made
 
     def behind(self, value: Any, axis: int, begin: int, end: int) -> Any:
         """Append a Slice along one axis."""
@@ -129,7 +132,7 @@ class HeadNodes:
         graph = self._gs.Graph(opset=self.opset)
         more = [self._beside(parameter, beside) for parameter in parameters_beside(build)]
         built = build(graph, self.last, outputs, random, *more, **options)
-        named: set[int] = set()
+        named = {id(one) for one in self._constants}
         for node in graph.nodes:
             node.name = self.free(f"surgeon.head.{node.op.lower()}")
             for tensor in node.inputs:

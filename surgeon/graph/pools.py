@@ -38,13 +38,15 @@ def wide(kind: int) -> int:
 
 
 def keeps_axes(shapes: Shapes, tensor: str, keeps: Sequence[str]) -> bool:
-    """Say whether a value has the axes that a head keeps, more than one place along each."""
+    """Say whether a value has the axes that a head keeps or pools, some with more than one place.
+
+    Whether the tokens of a value are a grid of patches is seen where they are laid out.
+    """
     dims = shapes.one[tensor][1]
-    if tuple(keeps) == LENGTH:
-        return len(dims) >= 3 and max(dims[1:-1]) > 1
-    if len(dims) == 4:
-        return sorted(dims)[-2] > 1 and sum(dim > 1 for dim in dims[1:]) > 2
-    return len(dims) == 3 and dims[1] > 3
+    several = sum(dim > 1 for dim in dims[1:])
+    if tuple(keeps) == PICTURE:
+        return (len(dims) == 4 and several == 3) or (len(dims) == 3 and several == 2)
+    return len(dims) >= 3 and several >= 2
 
 
 def read_value(

@@ -16,7 +16,7 @@ from surgeon.errors import (
 )
 from surgeon.graph import cuts as graph_cuts
 from surgeon.graph.nodes import HeadCode
-from surgeon.graph.pools import POOLS, keeps_axes
+from surgeon.graph.pools import LENGTH, POOLS, keeps_axes
 from surgeon.graph.schema import opsets
 from surgeon.graph.taps import choose_cuts
 from surgeon.options import words
@@ -270,15 +270,19 @@ def _said(axes: Sequence[str]) -> str:
     return f"one answer per place of {' and '.join(axes)}" if axes else "one answer per sample"
 
 
-def cut_with_axes(anatomy: Anatomy, tensor: str, keeps: Sequence[str]) -> str:
-    """Return the cut a head reads: where the axes it keeps are pooled already, one before that."""
-    if not keeps or keeps_axes(anatomy.shapes, tensor, keeps):
+def cut_with_axes(anatomy: Anatomy, tensor: str, keeps: Sequence[str], asked: str | None) -> str:
+    """Return the cut a head reads: where the axes it keeps are pooled already, one before that.
+
+    A pool that the user named wants axes to pool, too.
+    """
+    axes = keeps or (LENGTH if asked and "pool" in settings.parse(asked, "--head")[1] else ())
+    if not axes or keeps_axes(anatomy.shapes, tensor, axes):
         return tensor
     end = graph_cuts.depth_of(anatomy, tensor)
     having = [
         one.tensor
         for one in anatomy.cuts
-        if one.depth <= end and keeps_axes(anatomy.shapes, one.tensor, keeps)
+        if one.depth <= end and keeps_axes(anatomy.shapes, one.tensor, axes)
     ]
     return having[-1] if having else tensor
 

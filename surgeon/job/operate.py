@@ -84,7 +84,7 @@ def operate(
     _require_types(model, anatomy, decided)
     tensor = graph_cuts.resolve(anatomy, decided.cut, default=anatomy.late)
     if to.cut is None or plan is not None:  # what was measured read pooled values
-        tensor = cut_with_axes(anatomy, tensor, code.keeps)
+        tensor = cut_with_axes(anatomy, tensor, code.keeps, to.head)
     headed = _with_head(model, anatomy, decided, tensor, code, to.classes, seed)
     proto = headed.proto
     if to.start is not None:

@@ -86,9 +86,17 @@ def head_weights(job: Job) -> tuple[str, ...]:
 
 def head_input(job: Job) -> str:
     """Return the name of the features that the new head reads."""
-    weight = head_weights(job)[0]
-    nodes = job.operated.proto.graph.node
-    return str(next(node for node in nodes if weight in node.input).input[0])
+    graph = job.operated.proto.graph
+    made = {head_weights(job)[0]}  # and what is made of it alone: a weight may be turned first
+    stored = {tensor.name for tensor in graph.initializer}
+    for node in graph.node:
+        if made.isdisjoint(node.input):
+            continue
+        features = [name for name in node.input if name not in made | stored]
+        if features:
+            return str(features[0])
+        made.update(node.output)
+    raise AssertionError(made)  # a head that reads nothing is none
 
 
 def stage_names(job: Job, stage: Stage) -> list[str]:
