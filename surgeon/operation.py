@@ -149,6 +149,7 @@ def check(  # noqa: PLR0913 - a public verb has its options as keywords
     train: str | Sequence[str] = (),
     train_from: str | None = None,
     freeze: str | Sequence[str] = (),
+    task: str = "auto",
     output: str | None = None,
     plugins: Plugins | None = None,
 ) -> dict[str, Any]:
@@ -160,7 +161,9 @@ def check(  # noqa: PLR0913 - a public verb has its options as keywords
 
     def operated() -> Model:
         asked = replace(to.surgery, classes=classes or 2)
-        return surgery.operate(model, asked, seed=to.training.seed, plugins=plugins)
+        return surgery.operate(
+            model, asked, seed=to.training.seed, task=to.reading.asked_task, plugins=plugins
+        )
 
     shown, findings = preflight(model, None if case is None else operated, plugins)
     return checked_body(model, shown, findings, case)
@@ -183,6 +186,7 @@ def operate(  # noqa: PLR0913 - a public verb has its options as keywords
     train: str | Sequence[str] = (),
     train_from: str | None = None,
     freeze: str | Sequence[str] = (),
+    task: str = "auto",
     seed: int = 0,
     inputs: Sequence[str] | Mapping[str, Any] = (),
     device: str = "auto",
@@ -226,8 +230,9 @@ def operate(  # noqa: PLR0913 - a public verb has its options as keywords
         )
     model = model.with_constants(constant_inputs(model, inputs))
     return surgery.operate(
-        model, to.surgery, seed=to.training.seed, evidence=evidence, drawn=drawn, plugins=plugins
-    )
+        model, to.surgery, seed=to.training.seed, task=to.reading.asked_task, evidence=evidence,
+        drawn=drawn, plugins=plugins,
+    )  # fmt: skip
 
 
 # ── the main job ─────────────────────────────────────────────────────────────────────────────────

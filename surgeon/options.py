@@ -321,7 +321,7 @@ class Reading:
         "auto",
         "What the answers are: classification, multi-label, regression, tokens, segmentation, "
         "embedding, or what a plugin adds. auto: as the file was made, else as their form says.",
-        verbs=LABELLED, form="text", metavar="NAME",
+        verbs=(*LABELLED, "operate", "check"), form="text", metavar="NAME",
     )  # fmt: skip
     group_column: str | None = option(
         None,
@@ -338,6 +338,11 @@ class Reading:
     ignore_unknown: bool = option(
         False, "Drop samples whose label the file does not know.", verbs=("evaluate",)
     )
+
+    @property
+    def asked_task(self) -> str | None:
+        """The task that was named, or None."""
+        return None if self.task == "auto" else self.task
 
 
 @dataclass(frozen=True)

@@ -50,7 +50,7 @@ def build(
         made.shape = shape
         weights += more
     made, last = _conv(graph, made, outputs, random, "", 1.0)
-    fixed = list(size.values) if isinstance(size, gs.Constant) else [None, None]
+    fixed = size.values.tolist() if isinstance(size, gs.Constant) else [None, None]
     made = _resized(graph, made, size, fixed)
     if dtype != np.float32:
         made = layers.put(graph, "Cast", made, to=_CODES[np.dtype(dtype)])
@@ -95,8 +95,8 @@ def _size_of(graph: Any, value: Any) -> Any:
 
 def _resized(graph: Any, value: Any, size: Any, wanted: Any) -> Any:
     """Append what brings a map to a size, linear between places; nothing where it has that size."""
-    sides, wanted = value.shape[2:], [None if side is None else side for side in wanted]
-    if all(isinstance(side, int | np.integer) for side in wanted) and list(sides) == list(wanted):
+    sides, wanted = value.shape[2:], list(wanted)
+    if all(isinstance(side, int) for side in wanted) and list(sides) == list(wanted):
         return value
     if graph.opset >= 11:
         made = _by_size(graph, value, size)
@@ -124,7 +124,7 @@ def _by_size(graph: Any, value: Any, size: Any) -> Any:
 
 def _by_scale(graph: Any, value: Any, sides: Any, wanted: Any) -> Any:
     """Append Resize 10 or Upsample, which know factors only: sizes have to be fixed."""
-    fixed = all(isinstance(side, int | np.integer) for side in (*sides, *wanted))
+    fixed = all(isinstance(side, int) for side in (*sides, *wanted))
     if not fixed or any(want < side for side, want in zip(sides, wanted, strict=True)):
         raise UnsupportedError(
             f"a map of {list(sides)} is resized to {list(wanted)}, and before opset 11 a size has "

@@ -230,7 +230,7 @@ def settle_head(
         ]
         raise UsageError(
             f"the head {head.kind!r} gives {_said(_gives(found))}, and the task {plan.task!r} "
-            f"{_said(_gives(wanted))}",
+            f"wants {_said(_gives(wanted))}",
             where="--head" if asked else "plan.head",
             remedy=f"a head of {', '.join(fitting)}, or another --task",
         )

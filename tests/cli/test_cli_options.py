@@ -39,6 +39,7 @@ def test_finetune_passes_every_option(run, operation, plugins, model, tmp_path):
         "train_from": "@0.7",
         "freeze": ("*.bias",),
         "head": "gemm:pool=gem",
+        "task": "auto",
         "device": "cuda:1",
         "precision": "bf16",
         "seed": 7,
@@ -89,6 +90,7 @@ def test_finetune_by_default(run, operation, plugins, model, tmp_path):
         "deterministic": False,
         "inputs": {},
         "golden_samples": True,
+        "task": "auto",
         "force": False,
         "resume": False,
         "dry_run": False,
@@ -113,17 +115,18 @@ def test_other_verbs(run, operation, plugins, model, tmp_path):
     manager = {"plugins"}
     run("check", model, "--case", "c", "--cut", "x", "--classes", 2, "--init", "random")
     assert operation.settings.keys() - manager == {
-        "case", "cut", "output", "classes", "init", "train", "train_from", "freeze", "head"
+        "case", "cut", "output", "classes", "init", "train", "train_from", "freeze", "head",
+        "task",
     }  # fmt: skip
     run("operate", model, "--start", "t", "--dry-run")
     assert operation.settings.keys() - manager == {
         *("case", "classes", "cut", "output", "start", "init", "seed", "inputs", "device"),
-        *("threads", "head", "train", "train_from", "freeze"),
+        *("threads", "head", "task", "train", "train_from", "freeze"),
     }
     run("evaluate", model, "d", "--ignore-unknown")
     assert operation.settings.keys() - manager == {
         *("preprocess", "size", "label_column", "inputs", "batch", "device", "threads"),
-        *("tokenizer", "max_length", "audio", "ignore_unknown", "progress", "output"),
+        *("tokenizer", "max_length", "audio", "ignore_unknown", "progress", "output", "task"),
     }
     run("predict", model, tmp_path, model)
     assert operation.calls[-1][1] == (model, (tmp_path, model))
