@@ -8,6 +8,7 @@ batch stays fixed, which is said.
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from surgeon.errors import SurgeonError
@@ -94,6 +95,8 @@ class _Settling:
 
     def _held(self, size: int) -> Anatomy | None:
         """Understand a graph as held at a batch; None where it does not run at that batch."""
+        if size > 1 and self._takes_one:
+            return None  # what a larger batch changes is the samples' doing, not a constant's
         model = pinned(self.model, size)
         try:
             anatomy = self._study(model)
@@ -102,8 +105,6 @@ class _Settling:
             return None
         if singles is None or (size > 1 and size not in singles.apart[0].shape):
             return None
-        if size > 1 and self._takes_one():
-            return None  # what a larger batch changes is the samples' doing, not a constant's
         holds, _ = singles.agree(self.model, bound=self.bound, exact=True)
         if holds:
             return None
@@ -116,6 +117,7 @@ class _Settling:
         note = f"the batch is declared open, but a larger one than {size} fails or changes results"
         return replace(freed, held=size, batch_note=f"{note}; {freed.batch_note}")
 
+    @cached_property
     def _takes_one(self) -> bool:
         """Say whether the graph as declared gives one answer for a single sample."""
         try:
