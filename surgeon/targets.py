@@ -113,7 +113,8 @@ def read_answers(task: TaskCode, samples: Samples) -> Targets:
         DataError: answers that the task cannot read, with the sample.
     """
     try:
-        targets = task.read(samples.answers if samples.answers is not None else (), ANSWERS)
+        answers = samples.answers_along(task.keeps)
+        targets = task.read(() if answers is None else answers, ANSWERS)
     except DataError as error:
         found = _PLACE.fullmatch(error.where or "")
         where = samples.where if error.where == ANSWERS else error.where

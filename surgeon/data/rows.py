@@ -78,8 +78,11 @@ def from_table(
     rows = range(table.rows)
     sources: list[Source]
     if medium is TEXTS:
-        column = tables.choose_text(table, taken)
-        sources = [_text(value) for value in table.columns[column]]
+        values = table.columns[tables.choose_text(table, taken)]
+        if any(_is_sentence(value) for value in values):
+            given = replace(given, words=[_words(value) for value in values])
+            values = [" ".join(words) for words in given.words or ()]
+        sources = [_text(value) for value in values]
     else:
         column = tables.choose_picture(table, taken, medium.name)
         sources = [_picture(table, column, row) for row in rows]
@@ -118,7 +121,7 @@ def _column_medium(table: tables.Table, given: Given, taken: Sequence[str]) -> M
 
 def _is_words(value: Any) -> bool:
     """Say whether a value is neither a number nor a list of numbers."""
-    if isinstance(value, Mapping | bytes):
+    if isinstance(value, Mapping | bytes) or _is_sentence(value):
         return True
     if not isinstance(value, str):
         return False
@@ -127,6 +130,18 @@ def _is_words(value: Any) -> bool:
     except ValueError:
         return True
     return False
+
+
+def _is_sentence(value: Any) -> bool:
+    """Say whether a value is a list of words."""
+    return isinstance(value, list) and bool(value) and all(isinstance(one, str) for one in value)
+
+
+def _words(value: Any) -> list[str]:
+    """Return the words of a cell; a text is divided at blanks, and what is neither holds none."""
+    if isinstance(value, str):
+        return value.split()
+    return [str(one) for one in value] if isinstance(value, list) else []
 
 
 def _text(value: Any) -> bytes:

@@ -50,6 +50,7 @@ class Given:
         ignored: hidden files and files of another medium, passed over.
         sources: where the content of each sample lies, for media of files.
         constants: values of other graph inputs, the same for every sample.
+        words: of each sample, where texts are lists of words; its text joins them by blanks.
         rule: how content becomes values, where the medium needs one.
         where: what messages call the data, where not by the samples' names.
         answer_at: says where a sample's answer stands, for messages; None = its name does.
@@ -66,6 +67,7 @@ class Given:
     rule: Preprocess | Encoding | None = None
     where: str | None = None
     answer_at: Callable[[int], str] | None = None
+    words: Sequence[Sequence[str]] | None = None
 
 
 @dataclass(frozen=True)
@@ -148,6 +150,14 @@ class Samples(ABC):
         None for a position without (padding, special tokens), or for samples of no positions.
         """
         return None
+
+    def answers_along(self, kept: Sequence[str]) -> Answers | None:  # noqa: ARG002 - most keep none
+        """Return the answers along axes of what the graph is given (`TaskCode.keeps`).
+
+        Raises:
+            DataError: they do not fit a sample.
+        """
+        return self.answers
 
     def answer_at(self, index: int) -> str:
         """Say where the answer of a sample stands, for messages."""
@@ -307,6 +317,8 @@ class JoinedSamples(Samples):
             )
         train.match(validation)
         answers = None
+        if train.words is not None and validation.words is not None:
+            self.words = [*train.words, *validation.words]
         if train.answers is not None and validation.answers is not None:
             answers = join_answers(train.answers, validation.answers)
         own = ["train"] * train.n if train.split is None else train.split.tolist()
@@ -333,6 +345,11 @@ class JoinedSamples(Samples):
         self.preprocess = train.preprocess
         self.encoding = train.encoding
         self._parts = ((0, train), (train.n, validation))
+
+    def answers_along(self, kept: Sequence[str]) -> Answers | None:
+        """Return those of the training part, then those of the validation part."""
+        found = [part.answers_along(kept) for _, part in self._parts]
+        return None if found[0] is None or found[1] is None else join_answers(found[0], found[1])
 
     def content_sha256(self, indices: NDArray[np.int64] | None = None) -> str:
         """Hash of both parts' contents."""

@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 
 SUFFIXES = frozenset({".csv", ".tsv", ".parquet", ".pq", ".jsonl", ".ndjson", ".json"})
 _LABEL_NAMES = ("label", "labels", "class", "target", "category")
+_TAG_NAMES = ("tags", "ner_tags", "pos_tags", "spans")
+_WORD_NAMES = ("tokens", "words")
 _PATH_NAMES = ("path", "file", "filename", "file_name", "filepath", "file_path", "image", "img")
 _SOUND_NAMES = (*_PATH_NAMES, "audio", "sound", "wav", "clip")
 _TEXT_NAMES = ("text", "texts", "sentence", "content", "document", "message", "review", "comment")
@@ -117,8 +119,11 @@ def read_dataset(data: Any, where: str, base: Path) -> Table:
     for name in plain.column_names:
         values = list(plain[name])
         feature = plain.features[name]
+        inner = getattr(feature, "feature", None)
         if isinstance(feature, datasets.ClassLabel) and feature.names:
             values = [_class_name(feature, value) for value in values]
+        elif isinstance(inner, datasets.ClassLabel) and inner.names:
+            values = [value and [_class_name(inner, one) for one in value] for value in values]
         columns[name] = values
     table = Table(
         columns, where, base, lambda name, row: data[row][name], pictures=pictures, split=split
@@ -201,7 +206,11 @@ def choose_labels(table: Table, label_column: str | Sequence[str] | None) -> lis
                 remedy="name each column once",
             )
         return names
-    found = [name for name in table.columns if name.lower() in _LABEL_NAMES]
+    usual = [
+        [name for name in table.columns if name.lower() in known]
+        for known in (_LABEL_NAMES, _TAG_NAMES)
+    ]
+    found = usual[0] or usual[1]
     if len(found) != 1:
         raise UsageError(
             "which column holds the labels is not clear",
@@ -240,8 +249,14 @@ def choose_text(table: Table, without: Sequence[str]) -> str:
     """
     names = [name for name in table.columns if name not in without]
     found = [name for name in names if name.lower() in _TEXT_NAMES]
-    if not found:
-        found = [name for name in names if isinstance(table.columns[name][0], str)]
+    for kind, known in ((list, _WORD_NAMES), (str, None), (list, None)):
+        if not found:
+            found = [
+                name
+                for name in names
+                if isinstance(table.columns[name][0], kind)
+                and (known is None or name.lower() in known)
+            ]
     return _only(found, table, "texts", "text")
 
 
@@ -310,9 +325,13 @@ def _class_names(metadata: Mapping[bytes, bytes]) -> dict[str, list[str]]:
     """Return the names of classes by column that the `datasets` library leaves in a schema."""
     try:
         features = parse_json(metadata.get(b"huggingface", b"{}"))["info"]["features"]
+        inner = {  # a list of labels has the feature of one inside
+            column: feature.get("feature", feature) if isinstance(feature, dict) else feature
+            for column, feature in features.items()
+        }
         return {
             str(column): [str(name) for name in feature["names"]]
-            for column, feature in features.items()
+            for column, feature in inner.items()
             if isinstance(feature, dict) and feature.get("_type") == "ClassLabel"
             if isinstance(feature.get("names"), list)
         }
@@ -321,6 +340,8 @@ def _class_names(metadata: Mapping[bytes, bytes]) -> dict[str, list[str]]:
 
 
 def _named(value: Any, column: str, names: Sequence[str]) -> Any:
+    if isinstance(value, list):
+        return [_named(one, column, names) for one in value]
     if not isinstance(value, int) or value < 0:
         return None if isinstance(value, int) else value  # -1: the library's word for no label
     if value >= len(names):

@@ -10,11 +10,13 @@ rule that the file carries. Padding and truncation stand on the side that the to
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from surgeon.data.alignment import REMEDY, label_spans, label_words, words_of
 from surgeon.data.elements import numpy_dtype
 from surgeon.data.samples import Batch, Failure, Samples
 from surgeon.data.sources import SourceSamples, UnreadableError, describe_inputs
@@ -25,12 +27,13 @@ from surgeon.records import TensorInfo, TextEncoding, as_json
 from surgeon.tasks.base import Piece
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Sequence
 
     from numpy.typing import NDArray
     from tokenizers import Tokenizer
 
     from surgeon.data.samples import Given
+    from surgeon.tasks.base import Answers
 
 _INTEGERS = frozenset({"int64", "int32"})
 _MASKS = _INTEGERS | {"bool", "float", "float16"}
@@ -106,6 +109,8 @@ class TextSamples(SourceSamples):
         self._limit = _limit(encoding, tokenizer, fixed)
         self._cut: list[int] = []
         self._broken: dict[int, str] = {}
+        self.words = given.words
+        self._tokenizer = tokenizer
         self._tokens = self._tokenize(tokenizer, self._limit)
         self._tokenizer = tokenizer
         longest = max((len(ids) for ids, _ in self._tokens), default=0)
@@ -176,6 +181,51 @@ class TextSamples(SourceSamples):
             before = word
         rest: list[Piece | None] = [None] * (self._length - len(found))
         return [*rest, *found] if self._left else [*found, *rest]
+
+    def answers_along(self, kept: Sequence[str]) -> Answers | None:
+        """Return a label for each token, None where there is none, as long as the padded texts."""
+        answers = self.answers
+        if "length" not in kept or answers is None or isinstance(answers, Mapping):
+            return answers
+        told: list[list[Any]] = []
+        for start in range(0, self.n, _CHUNK):
+            rows = [
+                row for row in range(start, min(self.n, start + _CHUNK)) if row not in self._broken
+            ]
+            texts = [_decode(self._content(row)) for row in rows]
+            encoded = dict(zip(rows, self._tokenizer.encode_batch(texts), strict=True))
+            for row in range(start, min(self.n, start + _CHUNK)):
+                labels: list[Any] = []
+                if row in encoded:
+                    labels = self._labels(row, answers[row], texts[rows.index(row)], encoded[row])
+                rest = [None] * (self._length - len(labels))
+                told.append([*rest, *labels] if self._left else [*labels, *rest])
+        return told
+
+    def _labels(self, row: int, answer: Any, text: str, encoded: Any) -> list[Any]:
+        """Return the label of each token of a text."""
+        tokens = [(end - len(text[start:end].lstrip()), end) for start, end in encoded.offsets]
+        words = None if self.words is None else self.words[row]
+        answer = answer.tolist() if isinstance(answer, np.ndarray) else answer
+        if not isinstance(answer, list | tuple):
+            raise DataError(
+                f"{answer!r:.60} is no list of labels",
+                where=self.answer_at(row),
+                remedy=REMEDY,
+            )
+        try:
+            if any(isinstance(one, Mapping) for one in answer) or (
+                words is None and not len(answer)
+            ):
+                ids = encoded.word_ids
+                later = [
+                    at > 0 and one is not None and one == ids[at - 1] for at, one in enumerate(ids)
+                ]
+                return label_spans(answer, text, tokens, later)
+            return label_words(answer, words_of(text, words), tokens)
+        except DataError as error:
+            where = self.answer_at(row)
+            raise DataError(error.message, where=where, remedy=error.remedy) from None
 
     def _rule(self) -> dict[str, Any]:
         return {**as_json(self.encoding), "source": None, "padded": self._length}
