@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from surgeon.intake import Intake
     from surgeon.model import Model
-    from surgeon.tasks.base import Decoded, TaskCode
+    from surgeon.tasks.base import Decoded, Targets, TaskCode
 
 
 NUMBERS = frozenset({"LinearRegressor", "TreeEnsembleRegressor", "SVMRegressor", "TreeEnsemble"})
@@ -30,8 +30,9 @@ class Ran:
     """What a run over samples gave.
 
     Attributes:
-        outputs: [n, columns] of the samples that could be read; None where there were none.
-        activation: what the graph ends in.
+        outputs: [n, …] of the samples that could be read, [n, columns] of a file that nothing was
+            planned for; None where there were none.
+        activation: what the graph ends in; `Identity` where the new head of an operation is.
         classifier: whether columns without an activation are scores of classes.
         rows: the samples, ascending.
         providers: of the session.
@@ -45,19 +46,20 @@ class Ran:
     providers: tuple[str, ...]
     notes: tuple[str, ...]
 
-    def say(self, task: TaskCode, labels: list[str] | None) -> Decoded:
+    def say(self, task: TaskCode, labels: list[str] | None, *, meant: bool = False) -> Decoded:
         """Return what the outputs say; numbers that nobody knows to be scores stay what they are.
 
         Args:
             task: of the file.
             labels: that the file has.
+            meant: whether people named the task, so that columns are what it takes them for.
         """
         from surgeon.tasks.answers import decode
         from surgeon.tasks.base import Decoded
 
         if self.outputs is None:
             return Decoded("classification", np.zeros((0, 0)))
-        if self.classifier or self.activation is not None:
+        if meant or self.classifier or self.activation is not None:
             return task.decode(self.outputs, self.activation, labels)
         return decode(self.outputs, None, classifier=False)
 
@@ -71,6 +73,7 @@ def run_samples(
 
     model, samples = given.model, given.samples
     output, classifier, told = answering(model)
+    own = model.plan is not None and classifier
     proto, held = model.knowing(given.constants).as_it_runs()
     told = (*told, *filter(None, [held]))
     end = ending(proto, output)
@@ -82,7 +85,9 @@ def run_samples(
     pieces, rows, done = [], [], 0
     for chunk in runner.stream(chosen):
         if len(chunk.positions):  # not where none of them can be read
-            pieces.append(_score_rows(model, chunk.outputs[end.value], output, end.activation))
+            raw = chunk.outputs[end.value]
+            scores = raw if own else _score_rows(model, raw, output, end.activation)
+            pieces.append(np.asarray(scores, np.float64))
             rows.append(chosen[chunk.positions])
         done += len(chunk.positions) + len(chunk.failures)
         given.say("samples", done, len(chosen))
@@ -90,7 +95,7 @@ def run_samples(
     place = np.argsort(order, kind="stable")
     return Ran(
         np.concatenate(pieces)[place] if pieces else None,
-        end.activation,
+        end.activation or ("Identity" if own else None),
         classifier,
         order[place],
         runner.session.providers,
@@ -146,21 +151,28 @@ def _no_classifier(model: Model, output: str) -> UnsupportedError:
     )
 
 
-def judged(answers: Decoded, labels: list[str], model: Model) -> list[str]:
-    """Make sure that answers can be compared with a label per sample; return what to say of it.
+def judged(said: Decoded, task: TaskCode, targets: Targets, model: Model) -> list[str]:
+    """Make sure that answers can be compared with those of the data; return what to say of it.
 
     Raises:
-        UnsupportedError: they are no probabilities, or not one per label of the file.
+        UnsupportedError: they are of another kind, or not one per output.
     """
-    columns = answers.answers.shape[1]
-    if answers.kind == "values" or columns != len(labels):
-        what = "plain values" if answers.kind == "values" else "probabilities"
-        raise UnsupportedError(
-            f"the output holds {what} in {columns} columns, the file names {len(labels)} classes: "
-            "there is no class to compare with a label",
-            where=model.where,
-            remedy="evaluate a classifier; `surgeon predict` gives the numbers",
+    if said.answers.ndim != 2:
+        return []
+    columns, numbers = said.answers.shape[1], targets.values.ndim == 2 and not task.names_classes
+    wanted = targets.values.shape[1] if numbers else len(targets.names) or columns
+    if columns != wanted or (said.task is not None and said.kind == "values"):
+        what = "plain values" if said.kind == "values" else "probabilities"
+        of = (
+            f"the data have {wanted} numbers a sample"
+            if numbers
+            else (f"there are {wanted} names of classes or labels")
         )
-    if answers.kind == "multi-label":
+        raise UnsupportedError(
+            f"the output holds {what} in {columns} columns, and {of}: they cannot be compared",
+            where=model.where,
+            remedy="give the data of this file, or its --task; `surgeon predict` gives the numbers",
+        )
+    if said.task is not None and said.kind == "multi-label":
         return ["each label has a probability of its own (Sigmoid): the largest is the answer"]
     return []

@@ -16,7 +16,6 @@ from contextlib import contextmanager
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import onnx
 
 from surgeon import intake
@@ -53,6 +52,7 @@ from surgeon.records import (
 )
 from surgeon.resumption import nothing_to_resume, writable
 from surgeon.runtime.neighbours import require_steady
+from surgeon.targets import AUTO, task_of
 from surgeon.tasks.find import find_task
 
 if TYPE_CHECKING:
@@ -350,6 +350,7 @@ def predict(  # noqa: PLR0913 - a public verb has its options as keywords
     tokenizer: Any = None,
     max_length: int | None = None,
     audio: Any = None,
+    task: str = "auto",
     constants: Sequence[str] | Mapping[str, Any] = (),
     batch: int | None = None,
     device: str = "auto",
@@ -377,13 +378,16 @@ def predict(  # noqa: PLR0913 - a public verb has its options as keywords
     answering(model)
     given = intake.open_inputs(model, inputs, to, progress=progress, plugins=plugins)
     samples, ran = given.samples, run_samples(given, batch)
-    task, labels = find_task(model.task, plugins), model.labels
-    said = ran.say(task, labels)
-    if labels is not None and len(ran.rows) and len(labels) != said.answers.shape[1]:
+    teller = find_task(task_of(model, to.reading), plugins, model.decoding)
+    labels = model.labels
+    said = ran.say(teller, labels, meant=task != AUTO)
+    if said.task is not None:
+        teller = find_task(said.task, plugins)
+    if labels is not None and said.answers.ndim == 2 and len(labels) != said.answers.shape[1]:
         labels = None
     return Prediction.of(
         said,
-        task,
+        teller,
         labels,
         names=[str(samples.names[row]) for row in ran.rows],
         failed=[
@@ -417,13 +421,14 @@ def evaluate(  # noqa: PLR0913 - a public verb has its options as keywords
     progress: Report | None = None,
     plugins: Plugins | None = None,
 ) -> dict[str, Any]:
-    """Return the body of `evaluate`: metrics and confusion by ONNX Runtime.
+    """Return the body of `evaluate`: metrics, and figures of each class, by ONNX Runtime.
 
-    Labels of the data map to the file's by their text.
+    Labels of the data map to the file's by their text; columns of a file without names are in the
+    order of the data's.
 
     Raises:
         DataError: a label the file does not know (unless `ignore_unknown`), or no labels at all.
-        UnsupportedError: the file gives no probabilities of classes.
+        UnsupportedError: what the file gives cannot be compared with the answers of the data.
     """
     started = time.perf_counter()
     to = Options.of(locals())
@@ -431,12 +436,12 @@ def evaluate(  # noqa: PLR0913 - a public verb has its options as keywords
     answering(model)
     given = intake.open_labelled(model, data, to, progress=progress, plugins=plugins)
     labels, targets = given.labels, given.targets
-    chosen = np.arange(len(targets)) if targets.known is None else np.flatnonzero(targets.known)
-    ran = run_samples(given, batch, chosen)
-    said, targets = ran.say(given.task, labels), targets[ran.rows]
+    ran = run_samples(given, batch, targets.answered)
+    meant = task != AUTO or given.task_name != model.task
+    said, targets = ran.say(given.task, labels, meant=meant), targets[ran.rows]
     notes = [*ran.notes, *said.notes]
     if len(ran.rows):
-        notes += judged(said, labels, model)
+        notes += judged(said, given.task, targets, model)
     body = evaluated_body(given, labels, given.task, said, targets)
     body["warnings"] += [*notes, *body.pop("more")]
     return body | {"providers": list(ran.providers), "seconds": time.perf_counter() - started}

@@ -321,7 +321,7 @@ class Reading:
         "auto",
         "What the answers are: classification, multi-label, regression, tokens, segmentation, "
         "embedding, or what a plugin adds. auto: as the file was made, else as their form says.",
-        verbs=(*LABELLED, "operate", "check"), form="text", metavar="NAME",
+        verbs=(*READS, "operate", "check"), form="text", metavar="NAME",
     )  # fmt: skip
     group_column: str | None = option(
         None,

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from surgeon import shown
 from surgeon.records import as_json
 
@@ -12,7 +14,6 @@ if TYPE_CHECKING:
     import os
     from pathlib import Path
 
-    import numpy as np
     from numpy.typing import NDArray
 
     from surgeon.model import Model
@@ -21,8 +22,6 @@ if TYPE_CHECKING:
 
 
 SPLITS = ("validation", "test", "train")
-THRESHOLD = 0.5
-"""Probability above which one of several independent labels is given."""
 
 
 @dataclass(frozen=True, repr=False)
@@ -84,15 +83,16 @@ class Prediction:
 
     Attributes:
         labels: of every input, in order: the predicted label (None where the file has no labels);
-            of several independent labels the list of those above `THRESHOLD`; None for values.
+            of several independent labels the list of those above their thresholds; None for values.
         probabilities: [n, classes]; [n, 0] where the file gives values.
         classes: the labels the columns mean, or None.
         names: what every row was made from.
         failed: inputs that could not be read.
         providers: execution providers of the session.
-        kind: `classification`, `multi-label` (a probability for each label), or `values`.
-        values: [n, columns] where the file gives plain numbers, else None.
-        task: tells each row of classes.
+        kind: `classification`, `multi-label` (a probability for each label), `values`, or what a
+            task calls its own.
+        values: [n, columns] where the file gives plain numbers or vectors, else None.
+        task: tells each row.
     """
 
     labels: list[Any]
@@ -114,16 +114,21 @@ class Prediction:
         """Return what outputs say, told as the task tells it."""
         values, scores = None, said.answers
         labels: list[Any] = [None] * len(scores)
-        if said.kind == "values":
-            scores, values = scores[:, :0], scores
-        elif said.kind == "multi-label":
-            labels = [
-                [classes[at] if classes else str(at) for at in (row > THRESHOLD).nonzero()[0]]
-                for row in scores
-            ]
-        elif classes:
-            labels = [task.rows(row[None], classes)[0]["label"] for row in scores]
+        if not task.names_classes:
+            scores, values = np.zeros((len(scores), 0)), scores
+        else:
+            rows = (task.rows(row[None], classes)[0] for row in scores)
+            labels = [row.get("labels", row.get("label")) for row in rows]
         return cls(labels, scores, classes, kind=said.kind, values=values, task=task, **told)
+
+    @property
+    def rows(self) -> list[dict[str, Any]]:
+        """What is told of every input, as the document says it."""
+        told = self.probabilities if self.values is None else self.values
+        if self.task is None or not len(self.names):
+            return []
+        rows = self.task.rows(told, self.classes)
+        return [{"input": name, **row} for name, row in zip(self.names, rows, strict=True)]
 
     def __repr__(self) -> str:
         """Return how many of what, in a few lines."""
@@ -144,7 +149,7 @@ class Prediction:
             "path": self.path,
             "labels": self.classes or [],
             "providers": list(self.providers),
-            "predictions": [self._row(place) for place in range(len(self.names))],
+            "predictions": self.rows,
             "failed": self.failed,
             "warnings": list(self.warnings),
         }
@@ -153,24 +158,6 @@ class Prediction:
         """Return every label given, those of one input one by one."""
         rows = [label if isinstance(label, list) else [label] for label in self.labels]
         return [label for row in rows for label in row if label is not None]
-
-    def _row(self, place: int) -> dict[str, Any]:
-        scores = self.probabilities[place]
-        if self.kind == "classification" and self.task is not None:
-            (told,) = self.task.rows(scores[None], self.classes)
-            return {"input": self.names[place], **told}
-        row: dict[str, Any] = {
-            "input": self.names[place],
-            "label": None,
-            "index": None,
-            "probability": None,
-            "probabilities": scores.tolist(),
-            "labels": self.labels[place],
-            "values": None,
-        }
-        if self.values is None:
-            return row
-        return row | {"probabilities": None, "values": [float(v) for v in self.values[place]]}
 
 
 @dataclass(frozen=True, repr=False)

@@ -62,22 +62,33 @@ def ask(
         UsageError: the task that was asked for is not that of the file, or it cannot be told.
         DataError: answers that the task cannot read, with the sample.
     """
-    plan = model.plan if planned else None
+    auto = reading.task == AUTO and not (planned and model.plan is not None)
+    name = choose(samples) if auto else task_of(model if planned else None, reading)
+    if auto and name != Plan().task:
+        form, _ = tasks_for(samples.answers, words=samples.words is not None)
+        note = f"the task is {name}, as the data hold {form}: --task says another"
+        samples.remarks = tuple(dict.fromkeys([*samples.remarks, note]))
+    return ask_for(name, samples, plugins, model.decoding if planned else None)
+
+
+def task_of(model: Model | None, reading: Reading) -> str:
+    """Return the name of the task: what was asked for, else the file's own.
+
+    Args:
+        model: whose plan is gone on with or judged; None = it is not.
+        reading: names the task, or leaves it open.
+
+    Raises:
+        UsageError: the task that was asked for is not that of the file.
+    """
+    plan = None if model is None else model.plan
     if plan is not None and reading.task not in (AUTO, plan.task):
         raise UsageError(
             f"--task is {reading.task!r}, the file was made for {plan.task!r}",
-            where=model.where,
+            where=None if model is None else model.where,
             remedy="leave --task out, or operate on the original with --case",
         )
-    name, stored = reading.task, {}
-    if plan is not None:
-        name, stored = plan.task, model.decoding
-    asked = ask_for(choose(samples) if name == AUTO else name, samples, plugins, stored)
-    if name == AUTO and asked.name != Plan().task:
-        form, _ = tasks_for(samples.answers, words=samples.words is not None)
-        note = f"the task is {asked.name}, as the data hold {form}: --task says another"
-        samples.remarks = tuple(dict.fromkeys([*samples.remarks, note]))
-    return asked
+    return (plan or Plan()).task if reading.task == AUTO else reading.task
 
 
 def choose(samples: Samples) -> str:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 
 from surgeon.errors import DataError, ModelError
-from surgeon.records import DataFinding, Head
+from surgeon.records import Head
 from surgeon.tasks import answers, metrics
 from surgeon.tasks.base import Decoded, Scores, Targets, TaskCode
 from surgeon.tasks.label_sets import cells, labels_of, rows_of
@@ -49,9 +49,10 @@ class MultiLabel(TaskCode):
         Empty text and an empty list are no label; None and NaN are not known.
         """
         if isinstance(column, dict):
-            names = sort_labels(map(str, column))
+            names = list(map(str, column))
             return _table(
-                np.stack([cells(column[name], f"{where}:{name}") for name in names], 1), names
+                np.stack([cells(given, f"{where}:{name}") for name, given in column.items()], 1),
+                names,
             )
         if isinstance(column, np.ndarray) and column.ndim != 1:
             if column.ndim != 2:
@@ -77,6 +78,8 @@ class MultiLabel(TaskCode):
     def onto(self, targets: Targets, names: Sequence[str], *, ignore_unknown: bool) -> Targets:
         """Bring columns into the order of their names; unnamed ones are in order."""
         values = targets.values
+        if not names:
+            return targets
         numbered = targets.names == tuple(str(at) for at in range(values.shape[1]))
         if numbered and not isinstance(targets, _Told) and values.shape[1] == len(names):
             return replace(targets, names=tuple(names))
@@ -115,12 +118,17 @@ class MultiLabel(TaskCode):
         """Return the number of labels."""
         return len(targets.names)
 
+    def counts(self, targets: Targets) -> Ints:
+        """Return how many samples have each label."""
+        found: Ints = (targets.values == 1).sum(axis=0)
+        return found
+
     def strata(self, targets: Targets) -> Ints | None:
-        """Return the rarest label of each sample; those of too few samples are one."""
+        """Return the rarest label of each sample; one more code for those without any."""
         there = targets.values == 1
-        order = np.argsort(there.sum(axis=0), kind="stable")
+        order = np.argsort(self.counts(targets), kind="stable")
         codes = np.where(there.any(axis=1), there[:, order].argmax(axis=1), len(order))
-        return metrics.merged(codes.astype(np.int64))
+        return np.unique(codes, return_inverse=True)[1].astype(np.int64)
 
     def decode(
         self,
@@ -132,7 +140,9 @@ class MultiLabel(TaskCode):
         values = np.asarray(raw, np.float64)
         if activation is not None and activation != "Identity":
             found = answers.decode(values, activation, classifier=True)
-            return replace(found, kind="multi-label" if found.kind != "values" else "values")
+            if found.kind != "values":
+                return Decoded("multi-label", found.answers, found.notes)
+            return found
         if activation is None and values.size and np.nanmin(values) >= 0 and np.nanmax(values) <= 1:
             return Decoded("multi-label", values)
         return Decoded("multi-label", 0.5 + 0.5 * np.tanh(0.5 * values))
@@ -215,19 +225,6 @@ class MultiLabel(TaskCode):
             told = decoded[rows, at]
             found[name] = metrics.best_threshold(told, there[rows, at], shared, FEW)
         return {"thresholds": found}
-
-    def findings(self, targets: Targets, parts: Mapping[str, Ints]) -> Iterable[DataFinding]:
-        """Name labels that no training sample has."""
-        train = parts.get("train")
-        if train is None:
-            return
-        lone = np.flatnonzero(~(targets.values[train] == 1).any(axis=0))
-        if len(lone):
-            names = listed([targets.names[at] for at in lone])
-            yield DataFinding(
-                "warning", "rare-class", f"no training sample has the labels {names}",
-                "give more samples that have them",
-            )  # fmt: skip
 
     def _thresholds(self, names: Sequence[str], count: int) -> NDArray[np.float64]:
         stored = self.stored.get("thresholds") or {}

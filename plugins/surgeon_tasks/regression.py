@@ -11,7 +11,6 @@ from surgeon.errors import DataError
 from surgeon.records import Head
 from surgeon.tasks.base import Decoded, Scores, Targets, TaskCode
 from surgeon.tasks.labels import listed
-from surgeon.tasks.metrics import merged
 from surgeon.tasks.numbers import read_numbers
 
 if TYPE_CHECKING:
@@ -104,7 +103,8 @@ class Regression(TaskCode):
         spread = values.std(axis=0)
         level = ((values - values.mean(axis=0)) / np.where(spread > 0, spread, 1.0)).mean(axis=1)
         edges = np.quantile(level, np.arange(1, bins) / bins)
-        return merged(np.searchsorted(edges, level, side="right").astype(np.int64))
+        codes: Ints = np.searchsorted(edges, level, side="right").astype(np.int64)
+        return codes
 
     def decode(
         self,

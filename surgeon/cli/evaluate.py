@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 SHOWN_CLASSES = 20
+NAMES = {"macro_f1": "macro F1", "micro_f1": "micro F1", "top5": "top 5", "r2": "R²"}
+SHARES = ("accuracy", "top5")
 
 
 @click.command(cls=Verb)
@@ -25,7 +27,7 @@ SHOWN_CLASSES = 20
 @takes("evaluate")
 @click.pass_obj
 def evaluate(session: Session, /, model: Path, data: str, **settings: Any) -> Answer:
-    """Measure MODEL on labelled DATA: accuracy, F1, per class, confusion."""
+    """Measure MODEL on labelled DATA: accuracy, F1, R², whatever its answers are judged by."""
     from surgeon import operation
 
     with progress_for(session) as progress:
@@ -36,32 +38,37 @@ def evaluate(session: Session, /, model: Path, data: str, **settings: Any) -> An
 
 
 def show(screen: Screen, body: Mapping[str, Any]) -> None:
-    """Metrics, then each class; the confusion matrix where it fits."""
+    """Metrics, then each class where there are some; the confusion matrix where it fits."""
     metrics, labels = body["metrics"], body["labels"]
+    told = {
+        NAMES.get(key, key.replace("_", " ")): percent(value) if key in SHARES else value
+        for key, value in metrics.items()
+        if value is not None and key not in ("quality", "loss")
+    }
     screen.facts(
         {
             "samples": body["samples"],
             "skipped": len(body["skipped"]) or None,
-            "accuracy": percent(metrics["accuracy"]),
-            "top 5": None if metrics["top5"] is None else percent(metrics["top5"]),
-            "macro F1": metrics["macro_f1"],
+            **told,
             "loss": metrics["loss"],
             "providers": ", ".join(body["providers"]),
             "seconds": body["seconds"],
         }
     )
-    few = len(labels) <= SHOWN_CLASSES
-    if few or screen.verbose:
+    per_class = body["per_class"]
+    if not per_class:
+        return
+    if len(labels) > SHOWN_CLASSES and not screen.verbose:
+        screen.line(f"{len(labels)} classes: -v shows each, --json has all figures")
+        return
+    screen.line()
+    keys = [key for key in per_class[0] if key != "support"]
+    heads = [{"f1": "F1"}.get(key, key.replace("_", " ")) for key in keys]
+    screen.table(
+        (*heads, "samples"),
+        [(*(one[key] for key in keys), one.get("support")) for one in per_class],
+    )
+    if body["confusion"]:
         screen.line()
-        screen.table(
-            ("label", "precision", "recall", "F1", "samples"),
-            [
-                (one["label"], one["precision"], one["recall"], one["f1"], one["support"])
-                for one in body["per_class"]
-            ],
-        )
-        screen.line()
-        rows = zip(labels, body["confusion"] or [], strict=bool(body["confusion"]))
+        rows = zip(labels, body["confusion"], strict=True)
         screen.table(("true \\ predicted", *labels), [(label, *row) for label, row in rows])
-    else:
-        screen.line(f"{len(labels)} classes: -v shows each, --json has the confusion matrix")

@@ -19,8 +19,11 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
 
-SHOWN = 8
+NUMBERS = 8
 """Numbers of a row that the table shows."""
+
+WIDEST = 60
+"""Characters of a cell that a task of its own fills."""
 
 
 SHOWN = 50
@@ -43,7 +46,7 @@ def predict(
     inputs: Mapping[str, Any],
     **settings: Any,
 ) -> Answer:
-    """Predict a label for each of INPUTS: images, .txt, .wav, folders of them, a table or .npz.
+    """Predict what each of INPUTS is: images, .txt, .wav, folders of them, a table or .npz.
 
     A file that gives several labels or plain numbers is read as what it gives.
     """
@@ -74,10 +77,13 @@ def predict(
 def show(screen: Screen, body: Mapping[str, Any]) -> None:
     """One row per input."""
     rows = body["predictions"]
-    if rows and rows[0].get("values") is not None:
-        screen.table(("input", "values"), [(one["input"], _numbers(one["values"])) for one in rows])
-        return
-    if rows and rows[0].get("labels") is not None:
+    first = rows[0] if rows else {}
+    if first.get("values") is not None:
+        told = [(one["input"], _numbers(one["values"]), _ranges(one)) for one in rows]
+        ranges = first.get("interval") is not None
+        heads = ("input", "values", *(["of ten, nine lie in"] if ranges else []))
+        screen.table(heads, [row[: len(heads)] for row in told])
+    elif first.get("labels") is not None:
         screen.table(
             ("input", "labels", "probabilities"),
             [
@@ -85,20 +91,35 @@ def show(screen: Screen, body: Mapping[str, Any]) -> None:
                 for one in rows
             ],
         )
-        return
-    screen.table(
-        ("input", "label", "probability"),
-        [
-            (
-                one["input"],
-                one["index"] if one["label"] is None else one["label"],
-                percent(one["probability"]),
-            )
-            for one in rows
-        ],
-    )
+    elif "label" in first or not rows:
+        screen.table(
+            ("input", "label", "probability"),
+            [
+                (
+                    one["input"],
+                    one["index"] if one["label"] is None else one["label"],
+                    percent(one["probability"]),
+                )
+                for one in rows
+            ],
+        )
+    else:
+        heads = tuple(first)
+        screen.table(heads, [tuple(_shown(one.get(head)) for head in heads) for one in rows])
+
+
+def _shown(value: Any) -> str:
+    """Return what a task of its own tells, in a cell."""
+    if isinstance(value, list) and all(isinstance(one, int | float) for one in value):
+        return _numbers(value)
+    text = str(value)
+    return text if len(text) <= WIDEST else f"{text[:WIDEST]}…"
+
+
+def _ranges(row: Mapping[str, Any]) -> str:
+    return ", ".join(f"{low:.4g} to {high:.4g}" for low, high in row.get("interval") or ())
 
 
 def _numbers(values: Sequence[float]) -> str:
-    shown = ", ".join(f"{value:.4g}" for value in values[:SHOWN])
-    return f"{shown}, … ({len(values)})" if len(values) > SHOWN else shown
+    shown = ", ".join(f"{value:.4g}" for value in values[:NUMBERS])
+    return f"{shown}, … ({len(values)})" if len(values) > NUMBERS else shown

@@ -27,6 +27,8 @@ def decode(
 ) -> Decoded:
     """Read raw outputs [n, columns].
 
+    What is no distribution over classes is told by the task that tells such answers.
+
     Args:
         raw: what the graph gives.
         activation: what it ends in: `Softmax`, `LogSoftmax`, `Sigmoid`, `Identity` where they are
@@ -47,12 +49,12 @@ def decode(
             return _only_values(values, "a Sigmoid")
         if columns == 1 and labels == 2:
             return Decoded("classification", np.hstack([1 - values, values]))
-        return Decoded("multi-label", values)
+        return Decoded("multi-label", values, task="multi-label")
     if columns > 1 and _sums_to_one(values):
         return Decoded("classification", values)
     if columns > 1 and classifier:
         return Decoded("classification", softmax(values))
-    return Decoded("values", values)
+    return Decoded("values", values, task="regression")
 
 
 def _distributions(values: NDArray[np.float64]) -> Decoded:
@@ -68,7 +70,7 @@ def _only_values(values: NDArray[np.float64], what: str) -> Decoded:
     note = (
         f"what follows {what} in the graph makes numbers outside 0 to 1: they are given as values"
     )
-    return Decoded("values", values, (note,))
+    return Decoded("values", values, (note,), "regression")
 
 
 def _between(values: NDArray[np.float64]) -> bool:

@@ -96,11 +96,13 @@ class Decoded:
             `multi-label` (each column is the probability of a label), `values`, or a task's own.
         answers: [n, …] probabilities or values, float64.
         notes: what people should know.
+        task: name of the task that tells them; None = the one that decoded them.
     """
 
     kind: str
     answers: NDArray[np.float64]
     notes: tuple[str, ...] = field(default=())
+    task: str | None = None
 
 
 class Piece(NamedTuple):

@@ -81,17 +81,6 @@ def average_precision(scores: NDArray[Any], right: NDArray[np.bool_]) -> NDArray
     return shares / positives if positives else np.full(len(scores), np.nan)
 
 
-def merged(codes: NDArray[np.int64], least: int = 5) -> NDArray[np.int64] | None:
-    """Return strata with those of fewer than `least` samples in one; None where one is left."""
-    names, place, counts = np.unique(codes, return_inverse=True, return_counts=True)
-    kept = np.where(counts >= least, np.arange(len(names)), -1)[place]
-    rest = int((kept < 0).sum())
-    if 0 < rest < least:
-        kept = np.where(kept < 0, int(counts.argmax()), kept)
-    found = np.unique(kept, return_inverse=True)[1].astype(np.int64)
-    return found if len(found) and found.max() > 0 else None
-
-
 def best_threshold(
     scores: NDArray[np.float64], right: NDArray[np.bool_], fallback: float, few: int
 ) -> float:

@@ -124,4 +124,4 @@ def test_strata_are_bins_of_like_numbers():
     assert TASK.strata(read(values[:15])) is None
     many = np.zeros(200)
     many[:20] = values[:20]
-    assert np.bincount(TASK.strata(read(many))).min() >= 5
+    assert len(set(TASK.strata(read(many))[20:])) == 1
