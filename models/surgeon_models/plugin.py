@@ -8,16 +8,18 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from surgeon.plugin import hookimpl
-from surgeon.records import Known
 
 if TYPE_CHECKING:
     from onnx import ModelProto
+
+    from surgeon.records import Known
 
 
 @hookimpl
 def surgeon_known(sha256: str, model: ModelProto) -> Known | None:
     """Return what the index says of a file, by its hash or by its structure and weights."""
     from surgeon.graph.weights import to_array
+    from surgeon.records import Known
     from surgeon_models import folder, recognise
 
     entry = recognise(model, sha256, to_array)

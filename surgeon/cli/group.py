@@ -168,6 +168,11 @@ class SurgeonGroup(VerbGroup):
             ) from error
         return command
 
+    def invoke(self, ctx: click.Context) -> Any:
+        """Run a verb, and tell what it logs."""
+        with ctx.ensure_object(Session).hearing():
+            return super().invoke(ctx)
+
     def origin(self, name: str) -> Origin | None:
         """Return the plugin that a verb comes from; None for our own."""
         return self._origins.get(name)
@@ -219,8 +224,9 @@ class SurgeonGroup(VerbGroup):
         if self._plugins_asked or session is None:
             return
         self._plugins_asked = True
-        origins = {plugin.name: plugin.distribution for plugin in session.plugins.loaded}
-        for implementation in session.plugins.hook.surgeon_commands.get_hookimpls():
+        plugins = session.verb_plugins
+        origins = {plugin.name: plugin.distribution for plugin in plugins.loaded}
+        for implementation in plugins.hook.surgeon_commands.get_hookimpls():
             name = implementation.plugin_name
             self._adding = Origin(name, origins.get(name, "unknown"), session)
             try:
@@ -233,7 +239,7 @@ class SurgeonGroup(VerbGroup):
                 self._adding = None
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False, repr=False)
 class Origin:
     """Where a verb comes from."""
 

@@ -6,11 +6,11 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from surgeon import records
 from surgeon.cli.group import SurgeonGroup, VerbGroup
 from surgeon.cli.session import Answer, Session
 from surgeon.errors import UsageError
 from surgeon.plugin.manager import KINDS
-from surgeon.records import as_json
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -82,7 +82,7 @@ def _examine(session: Session) -> dict[str, Any]:
     offers = []
     for kind, (word, _, _) in KINDS.items():
         try:
-            found: dict[str, Any] = manager.offers(kind)
+            found: dict[str, Any] = manager.offers(getattr(records, kind))
         except UsageError as error:
             conflicts.append(str(error))
             continue
@@ -102,7 +102,7 @@ def _examine(session: Session) -> dict[str, Any]:
         "plugins": plugins,
         "conflicts": conflicts,
         "offers": offers,
-        "loaded": [as_json(one) for one in manager.loaded],
+        "loaded": [records.as_json(one) for one in manager.loaded],
     }
 
 

@@ -6,8 +6,6 @@ A verb returns an `Answer`; `entry.main` writes it. Only the answer ever reaches
 from __future__ import annotations
 
 import contextlib
-import json
-import logging
 import os
 import re
 import sys
@@ -15,7 +13,6 @@ import warnings
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, TextIO
 
-from surgeon.records import as_json
 from surgeon.version import __version__
 
 if TYPE_CHECKING:
@@ -34,7 +31,8 @@ LOGGER = "surgeon"
 NOISE = (DeprecationWarning, PendingDeprecationWarning, FutureWarning, ImportWarning)
 
 
-@dataclass(frozen=True)
+# Comparing and showing these is never wanted, and each method of a dataclass is compiled at start.
+@dataclass(frozen=True, eq=False, repr=False)
 class Answer:
     """What a verb found: the body of its document, how it looks to people, and the exit code."""
 
@@ -43,7 +41,7 @@ class Answer:
     exit: int = 0
 
 
-@dataclass
+@dataclass(eq=False, repr=False)
 class Session:
     """The options every verb shares, and the warnings gathered so far.
 
@@ -82,6 +80,18 @@ class Session:
                 self.warn(line)
         return self._plugins
 
+    @property
+    def verb_plugins(self) -> Plugins:
+        """Those that may add verbs: what a help text needs, and no more."""
+        if self._plugins is not None:
+            return self._plugins
+        from surgeon.plugin.manager import load_plugins
+
+        found = load_plugins(enabled=self.plugins_enabled, verbs=True)
+        for line in found.warnings:
+            self.warn(line)
+        return found
+
     def note(self, text: str) -> None:
         """Tell people something on stderr; `-q` silences it."""
         if not self.quiet:
@@ -96,17 +106,11 @@ class Session:
 
     @contextlib.contextmanager
     def gathering_warnings(self) -> Iterator[None]:
-        """Turn Python's warnings and our own log into warnings of the document.
+        """Turn Python's warnings into warnings of the document.
 
         Filters given by `-W` or PYTHONWARNINGS stand.
         """
-        with warnings.catch_warnings(), contextlib.ExitStack() as undo:
-            handler = _ToSession(self)
-            logger = logging.getLogger(LOGGER)
-            logger.addHandler(handler)
-            undo.callback(logger.removeHandler, handler)
-            undo.callback(logger.setLevel, logger.level)
-            logger.setLevel(logging.INFO)
+        with warnings.catch_warnings():
             if not sys.warnoptions:
                 warnings.simplefilter("default")
                 for category in NOISE:
@@ -114,20 +118,44 @@ class Session:
             warnings.showwarning = lambda message, *_, **__: self.warn(str(message))
             yield
 
+    @contextlib.contextmanager
+    def hearing(self) -> Iterator[None]:
+        """Tell what our rooms log: warnings as those of the document, less is said in passing."""
+        import logging
+
+        class ToSession(logging.Handler):
+            def emit(_, record: logging.LogRecord) -> None:  # noqa: N805 - `self` is the session
+                tell = self.warn if record.levelno >= logging.WARNING else self.note
+                tell(record.getMessage())
+
+        handler, logger = ToSession(logging.INFO), logging.getLogger(LOGGER)
+        level = logger.level
+        logger.addHandler(handler)
+        logger.setLevel(logging.INFO)
+        try:
+            yield
+        finally:
+            logger.removeHandler(handler)
+            logger.setLevel(level)
+
     def document(self, body: Mapping[str, Any]) -> str:
         """Write a body as the JSON document of this verb, on one line."""
+        import json
+
+        from surgeon.records import as_json
+
         frame = {"schema": SCHEMA, "verb": self.verb, "surgeon": __version__}
         # The body wins: in that of `inspect`, `surgeon` is what surgeon left in the file.
         whole = {**frame, **body, "warnings": self.warnings}
         text = json.dumps(as_json(whole), default=_as_plain, allow_nan=False)
-        return _HALVES.sub(_escape, text)
+        return re.sub(_HALVES, _escape, text)
 
     def failure(self, error: SurgeonError) -> str:
         """Write an error as the failure document."""
         return self.document({"error": error.as_dict()})
 
 
-_HALVES = re.compile(r"\\\\|\\ud[89ab]..\\ud[c-f]..|\\u(d[89a-f]..)")
+_HALVES = r"\\\\|\\ud[89ab]..\\ud[c-f]..|\\u(d[89a-f]..)"
 """What JSON escapes: a backslash, a character in two halves, and a half alone, which strict readers
 of JSON refuse: it stands for a byte of a file name that is no UTF-8."""
 
@@ -137,20 +165,6 @@ def _escape(found: re.Match[str]) -> str:
     if half is None:
         return found[0]
     return f"\\\\x{half[2:]}" if half >= "dc80" else f"\\\\u{half}"
-
-
-class _ToSession(logging.Handler):
-    """What our rooms log as a warning is one of the document; less is said in passing."""
-
-    def __init__(self, session: Session) -> None:
-        super().__init__(logging.INFO)
-        self.session = session
-
-    def emit(self, record: logging.LogRecord) -> None:
-        if record.levelno >= logging.WARNING:
-            self.session.warn(record.getMessage())
-        else:
-            self.session.note(record.getMessage())
 
 
 def say(text: str) -> None:
@@ -194,4 +208,6 @@ def _descriptor(stream: TextIO) -> int | None:
 
 def _as_plain(value: Any) -> Any:
     """Turn what json does not know into plain values: arrays and numbers of numpy, paths."""
+    from surgeon.records import as_json
+
     return as_json(value.tolist()) if hasattr(value, "tolist") else str(value)

@@ -7,53 +7,40 @@ from __future__ import annotations
 
 import functools
 import importlib
-import logging
 import os
 import sys
 from dataclasses import dataclass, field
-from importlib.metadata import EntryPoint, entry_points
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 import pluggy
 
 from surgeon.errors import PluginError, SurgeonError, UnknownNameError, UsageError
-from surgeon.extras import lacking
 from surgeon.plugin import hooks
-from surgeon.records import (
-    Adapter,
-    Case,
-    Check,
-    Exporter,
-    HeadKind,
-    Known,
-    Loss,
-    Medium,
-    Offer,
-    Task,
-    Tracker,
-)
+from surgeon.plugin.points import Point, entry_points
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterable
 
-T = TypeVar("T", bound=Case | Offer)
+    from surgeon.records import Case, Known, Offer
+
+T = TypeVar("T", bound="Case | Offer")
 
 GROUP = "surgeon"
 DISABLE = "SURGEON_DISABLE_PLUGINS"
 DISTRIBUTION = "onnx-surgeon"
 """Our own, whose plugins `--no-plugins` keeps."""
-KINDS: dict[type, tuple[str, str, str]] = {
-    Case: ("case", "surgeon_cases", "--case"),
-    Task: ("task", "surgeon_tasks", "--task"),
-    HeadKind: ("head", "surgeon_heads", "--head"),
-    Loss: ("loss", "surgeon_losses", "--loss"),
-    Adapter: ("adapter", "surgeon_adapters", "--adapter"),
-    Medium: ("medium", "surgeon_media", "data"),
-    Tracker: ("tracker", "surgeon_trackers", "--track"),
-    Exporter: ("exporter", "surgeon_exporters", "export"),
-    Check: ("check", "surgeon_checks", "checks"),
+KINDS: dict[str, tuple[str, str, str]] = {
+    "Case": ("case", "surgeon_cases", "--case"),
+    "Task": ("task", "surgeon_tasks", "--task"),
+    "HeadKind": ("head", "surgeon_heads", "--head"),
+    "Loss": ("loss", "surgeon_losses", "--loss"),
+    "Adapter": ("adapter", "surgeon_adapters", "--adapter"),
+    "Medium": ("medium", "surgeon_media", "data"),
+    "Tracker": ("tracker", "surgeon_trackers", "--track"),
+    "Exporter": ("exporter", "surgeon_exporters", "export"),
+    "Check": ("check", "surgeon_checks", "checks"),
 }
-"""{kind of offer: (its word, the hook that yields it, where people name it)}."""
+"""{kind of offer in `records`: (its word, the hook that yields it, where people name it)}."""
 
 
 @dataclass(frozen=True)
@@ -66,7 +53,7 @@ class Loaded:
     error: str | None = None
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False, repr=False)
 class Found(Generic[T]):
     """What a plugin offers, and where it comes from."""
 
@@ -83,7 +70,7 @@ class Found(Generic[T]):
         """
         code = getattr(self.offer, "code", "")
         module, _, attribute = code.partition(":")
-        kind = KINDS[type(self.offer)][0]
+        kind = KINDS[type(self.offer).__name__][0]
         said = f"the {kind} {self.offer.name!r} of distribution {self.distribution}"
         try:
             return getattr(importlib.import_module(module), attribute)
@@ -92,6 +79,8 @@ class Found(Generic[T]):
         except (Exception, SystemExit) as error:  # a stranger's module may raise anything
             absent = error.name if isinstance(error, ModuleNotFoundError) else None
             if absent and absent.partition(".")[0] != module.partition(".")[0]:
+                from surgeon.extras import lacking
+
                 raise lacking(absent, said) from error
             raise PluginError(
                 f"{said} cannot be loaded: {type(error).__name__}: {error}",
@@ -100,7 +89,7 @@ class Found(Generic[T]):
             ) from error
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False, repr=False)
 class Plugins:
     """The loaded plugins: what they offer, and a warning line for each that failed."""
 
@@ -132,7 +121,7 @@ class Plugins:
         """
         found = self.offers(kind)
         if name not in found:
-            word, _, where = KINDS[kind]
+            word, _, where = KINDS[kind.__name__]
             raise UnknownNameError(word, name, found, where=where)
         return found[name]
 
@@ -154,7 +143,7 @@ class Plugins:
         return next(origins, Loaded(name, "unknown", "0"))
 
     def _ask(self, kind: type[T]) -> dict[str, Found[T]]:
-        word, hook, _ = KINDS[kind]
+        word, hook, _ = KINDS[kind.__name__]
         found: dict[str, Found[T]] = {}
         for name, plugin in self.manager.list_name_plugin():
             implementation = getattr(plugin, hook, None)
@@ -182,13 +171,16 @@ def loaded_plugins(plugins: Plugins | None) -> Plugins:
     return load_plugins() if plugins is None else plugins
 
 
-def load_plugins(*, enabled: bool = True, disabled: Collection[str] = ()) -> Plugins:
+def load_plugins(
+    *, enabled: bool = True, disabled: Collection[str] = (), verbs: bool = False
+) -> Plugins:
     """Load every entry point of the group `surgeon`, each on its own.
 
     Args:
         enabled: False keeps only those of our own distribution (`--no-plugins`).
         disabled: entry points or distributions to leave out, besides those that the environment
             variable SURGEON_DISABLE_PLUGINS names.
+        verbs: load only those that may add verbs, which is all that a help text asks.
     """
     pm = pluggy.PluginManager(hooks.PROJECT)
     pm.add_hookspecs(hooks)
@@ -197,7 +189,9 @@ def load_plugins(*, enabled: bool = True, disabled: Collection[str] = ()) -> Plu
     loaded: list[Loaded] = []
     warnings: list[str] = []
     for point in _entry_points():
-        distribution, version = _distribution(point)
+        distribution, version = point.distribution, point.version
+        if verbs and point.lacks("surgeon_commands"):
+            continue
         if blocked & {_plain(point.name), _plain(distribution)} or not (
             enabled or _is_own(distribution)
         ):
@@ -250,6 +244,8 @@ def _yielded(
 
 
 def _warn(origin: Loaded, hook: str, error: Exception) -> None:
+    import logging
+
     logging.getLogger("surgeon.plugin").warning(
         "plugin %r of distribution %s %s: %s failed: %s: %s",
         origin.name,
@@ -261,24 +257,13 @@ def _warn(origin: Loaded, hook: str, error: Exception) -> None:
     )
 
 
-def _entry_points() -> list[EntryPoint]:
+def _entry_points() -> list[Point]:
     """Return the entry points, those of our own distribution first, each once."""
-    unique = {
-        (point.name, point.value, _distribution(point)[0]): point
-        for point in entry_points(group=GROUP)
-    }
-    return sorted(
-        unique.values(), key=lambda point: (not _is_own(_distribution(point)[0]), point.name)
-    )
+    unique = dict.fromkeys(entry_points(GROUP))
+    return sorted(unique, key=lambda point: (not _is_own(point.distribution), point.name))
 
 
-def _distribution(point: EntryPoint) -> tuple[str, str]:
-    if point.dist is None:
-        return "unknown", "0"
-    return point.dist.name, point.dist.version
-
-
-def _load(pm: pluggy.PluginManager, point: EntryPoint, name: str) -> str | None:
+def _load(pm: pluggy.PluginManager, point: Point, name: str) -> str | None:
     """Register one entry point under a name that is free; return why it failed, or None."""
     try:
         plugin = point.load()

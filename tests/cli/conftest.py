@@ -101,7 +101,7 @@ def plugins(monkeypatch):
         def surgeon_commands(self, cli):
             state.commands(cli)
 
-    def loading(*, enabled=True, disabled=()):
+    def loading(*, enabled=True, disabled=(), verbs=False):
         state.asked.append(enabled)
         pluggy_manager = pluggy.PluginManager(hooks.PROJECT)
         pluggy_manager.add_hookspecs(hooks)

@@ -82,11 +82,10 @@ def test_the_four_cases_are_plugins_that_work(run):
 
 
 def test_plugins_check_fails_for_a_broken_one(run, monkeypatch):
-    from importlib.metadata import EntryPoint
-
     from surgeon.plugin import manager
+    from surgeon.plugin.points import Point
 
-    broken = EntryPoint("bad", "surgeon_no_such_module", "surgeon")
+    broken = Point("bad", "surgeon_no_such_module")
     monkeypatch.setattr(manager, "entry_points", lambda group: [broken])
     done = run("plugins", "check", "--json")
     assert done.code == 1

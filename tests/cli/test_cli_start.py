@@ -34,6 +34,13 @@ def test_help_loads_nothing_heavy():
         assert f"\n  {verb} " in done.stdout
 
 
+def test_a_help_text_reads_no_more_than_it_says():
+    more = [*HEAVY, "importlib.metadata", "json", "logging", "surgeon.options", "surgeon.records"]
+    done = start("--help", program=PROBE.replace(repr(HEAVY), repr(more)))
+    assert done.returncode == 0, done.stderr
+    assert "\n  models " in done.stdout
+
+
 def test_looking_at_a_model_loads_neither_torch_nor_a_runtime(tmp_path):
     import networks as nw
     import onnx

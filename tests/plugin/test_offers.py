@@ -47,7 +47,7 @@ def surgeon_cases():
 
 
 def offering(kind, name, code="mod:thing"):
-    return OFFER.format(kind=kind.__name__, hook=KINDS[kind][1], name=name, code=code)
+    return OFFER.format(kind=kind.__name__, hook=KINDS[kind.__name__][1], name=name, code=code)
 
 
 @pytest.mark.parametrize("kind", EIGHT)
