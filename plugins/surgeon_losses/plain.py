@@ -36,10 +36,14 @@ def huber(outputs: Tensor, targets: Tensor, *, delta: float = 1.0) -> Tensor:
 
 def ordinal(outputs: Tensor, targets: Tensor, *, weight: float = 1.0) -> Tensor:
     """Return cross-entropy plus the squared earth mover's distance (Hou et al., 1611.05916)."""
-    known = targets != UNKNOWN
+    return _entropy(outputs, targets) + weight * distance(outputs, targets)
+
+
+def distance(outputs: Tensor, targets: Tensor) -> Tensor:
+    """Return the squared distance of cumulative distributions; 0 where no class is known."""
     right = functional.one_hot(targets.clamp(min=0), outputs.shape[1]).to(outputs)
-    distance = (outputs.softmax(1).cumsum(1) - right.cumsum(1)).square().sum(1)
-    return torch.where(known, _entropy(outputs, targets) + weight * distance, 0.0)
+    apart = (outputs.softmax(1).cumsum(1) - right.cumsum(1)).square().sum(1)
+    return torch.where(targets != UNKNOWN, apart, 0.0)
 
 
 def _entropy(outputs: Tensor, targets: Tensor, amount: float = 0.0) -> Tensor:

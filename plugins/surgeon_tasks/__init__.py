@@ -25,6 +25,11 @@ def surgeon_tasks() -> Iterable[Task]:
         "surgeon_tasks.multi_label:MultiLabel",
     )
     yield Task(
+        "ordinal",
+        "grades: whole numbers in an order, a near one is less wrong",
+        "surgeon_tasks.ordinal:Ordinal",
+    )
+    yield Task(
         "regression", "one or several numbers per sample", "surgeon_tasks.regression:Regression"
     )
     yield Task("tokens", "one of several classes per position", "surgeon_tasks.tokens:Tokens")

@@ -105,6 +105,11 @@ def _plain_text(value: Any) -> str:
         return repr(value)
 
 
+def is_integer(label: str) -> bool:
+    """Tell whether a label is a whole number."""
+    return _INTEGER.fullmatch(label) is not None
+
+
 def group_text(value: Any, where: str) -> str:
     """Return the name of what a sample belongs to as text, as labels are.
 
