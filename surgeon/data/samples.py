@@ -159,6 +159,10 @@ class Samples(ABC):
         """
         return self.answers
 
+    def size_of(self, index: int) -> tuple[int, int] | None:  # noqa: ARG002 - the general answer
+        """Return (height, width) of a sample that is a picture, upright; None of any other."""
+        return None
+
     def answer_at(self, index: int) -> str:
         """Say where the answer of a sample stands, for messages."""
         return str(self.names[index]) if self._answer_at is None else self._answer_at(index)

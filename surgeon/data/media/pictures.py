@@ -50,6 +50,7 @@ _FILTERS = {
     "nearest": Image.Resampling.NEAREST,
 }
 _ORIENTATION = 0x0112  # the EXIF tag
+_ON_THEIR_SIDE = (5, 6, 7, 8)  # its values of pictures whose width is stored as their height
 _BITS_PER_SAMPLE = 258  # the TIFF tag
 _DEPTH_SAMPLES = 16  # pictures that are opened to see whether 16 bits are used
 _BRIGHT = 14  # bits above which a picture of 16 bits is no darker than a quarter
@@ -151,6 +152,12 @@ class ImageSamples(SourceSamples):
                 where = self.names[int(index)]
                 raise DataError(str(error), where=where, remedy="repair or remove it") from None
         return pixels
+
+    def size_of(self, index: int) -> tuple[int, int] | None:
+        """Return (height, width) of a picture, upright."""
+        with Image.open(io.BytesIO(self._content(index))) as file:
+            turned = file.getexif().get(_ORIENTATION, 1) in _ON_THEIR_SIDE
+            return file.size if turned else (file.height, file.width)
 
     def normalize(self, images: NDArray[np.uint8]) -> NDArray[Any]:
         """Turn pictures [n, H, W, C] into the values of the graph's input, in its layout."""
