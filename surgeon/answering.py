@@ -6,19 +6,32 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import chain, count
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from surgeon.errors import SurgeonError, UnknownNameError, UnsupportedError
+from surgeon.errors import (
+    DataError,
+    SurgeonError,
+    UnknownNameError,
+    UnsupportedError,
+    UsageError,
+)
 from surgeon.graph import cuts as graph_cuts
 
 if TYPE_CHECKING:
+    import os
+    from collections.abc import Iterable, Iterator
+
     from numpy.typing import NDArray
 
-    from surgeon.intake import Intake
+    from surgeon.data.drawn import Drawings
+    from surgeon.data.samples import Samples
+    from surgeon.intake import Answered, Intake
     from surgeon.model import Model
-    from surgeon.tasks.base import Decoded, Targets, TaskCode
+    from surgeon.tasks.base import Decoded, Scores, Targets, TaskCode
 
 
 NUMBERS = frozenset({"LinearRegressor", "TreeEnsembleRegressor", "SVMRegressor", "TreeEnsemble"})
@@ -64,47 +77,237 @@ class Ran:
         return decode(self.outputs, None, classifier=False)
 
 
+class Running:
+    """A network on its way over samples: outputs some at a time, as they come.
+
+    Attributes:
+        activation: what the graph ends in; `Identity` where the new head of an operation is.
+        classifier: whether columns without an activation are scores of classes.
+        chosen: the samples it runs over.
+        known: what people should know whatever the samples are.
+    """
+
+    def __init__(
+        self,
+        given: Intake,
+        batch: int | None = None,
+        indices: NDArray[np.int64] | None = None,
+        *,
+        keeps: bool = False,
+    ) -> None:
+        """Open a session.
+
+        Args:
+            given: model, samples, and where to run.
+            batch: samples at once; None = as it is fast.
+            indices: samples that are wanted; None = all.
+            keeps: whether outputs keep axes of a sample.
+        """
+        from surgeon.graph.ending import ending, reading
+        from surgeon.runtime.stream import Runner
+
+        model = self._model = given.model
+        self._output, self.classifier, told = answering(model, keeps=keeps)
+        self._whole = self.classifier and (keeps or model.plan is not None)
+        proto, held = model.knowing(given.constants).as_it_runs()
+        self.known = (*told, *filter(None, [held]))
+        self._end = ending(proto, self._output)
+        own = model.plan is not None and self.classifier
+        self.activation = self._end.activation or ("Identity" if own else None)
+        self._runner = Runner(
+            reading(proto, self._end.value), given.samples, outputs=[self._end.value],
+            device=given.device, threads=given.threads, batch=batch, where=model.where,
+        )  # fmt: skip
+        self.chosen = np.arange(given.samples.n) if indices is None else indices
+        self._say = given.say
+
+    def __iter__(self) -> Iterator[tuple[NDArray[np.int64], NDArray[np.float64]]]:
+        """Give samples that could be read, and their outputs [n, …]."""
+        done = 0
+        for chunk in self._runner.stream(self.chosen):
+            if len(chunk.positions):  # not where none of them can be read
+                raw = chunk.outputs[self._end.value]
+                if not self._whole:
+                    raw = _score_rows(self._model, raw, self._output, self._end.activation)
+                yield self.chosen[chunk.positions], np.asarray(raw, np.float64)
+            done += len(chunk.positions) + len(chunk.failures)
+            self._say("samples", done, len(self.chosen))
+
+    @property
+    def providers(self) -> tuple[str, ...]:
+        """Execution providers of the session."""
+        return self._runner.session.providers
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What people should know, when the run is over."""
+        return (*self._runner.notes, *self.known)
+
+    def answers(
+        self, task: TaskCode, labels: list[str] | None
+    ) -> Iterator[tuple[NDArray[np.int64], Decoded]]:
+        """Give samples and what the outputs say of them, to a task that keeps axes of a sample."""
+        for rows, raw in self:
+            yield rows, task.decode(raw, self.activation, labels)
+
+
 def run_samples(
     given: Intake, batch: int | None = None, indices: NDArray[np.int64] | None = None
 ) -> Ran:
     """Run a network over samples."""
-    from surgeon.graph.ending import ending, reading
-    from surgeon.runtime.stream import Runner
-
-    model, samples = given.model, given.samples
-    output, classifier, told = answering(model)
-    own = model.plan is not None and classifier
-    proto, held = model.knowing(given.constants).as_it_runs()
-    told = (*told, *filter(None, [held]))
-    end = ending(proto, output)
-    runner = Runner(
-        reading(proto, end.value), samples, outputs=[end.value], device=given.device,
-        threads=given.threads, batch=batch, where=model.where,
-    )  # fmt: skip
-    chosen = np.arange(samples.n) if indices is None else indices
-    pieces, rows, done = [], [], 0
-    for chunk in runner.stream(chosen):
-        if len(chunk.positions):  # not where none of them can be read
-            raw = chunk.outputs[end.value]
-            scores = raw if own else _score_rows(model, raw, output, end.activation)
-            pieces.append(np.asarray(scores, np.float64))
-            rows.append(chosen[chunk.positions])
-        done += len(chunk.positions) + len(chunk.failures)
-        given.say("samples", done, len(chosen))
-    order = np.concatenate(rows) if rows else np.zeros(0, np.int64)
+    running = Running(given, batch, indices)
+    parts = list(running)
+    order = np.concatenate([rows for rows, _ in parts]) if parts else np.zeros(0, np.int64)
     place = np.argsort(order, kind="stable")
     return Ran(
-        np.concatenate(pieces)[place] if pieces else None,
-        end.activation or ("Identity" if own else None),
-        classifier,
+        np.concatenate([outputs for _, outputs in parts])[place] if parts else None,
+        running.activation,
+        running.classifier,
         order[place],
-        runner.session.providers,
-        (*runner.notes, *told) if pieces else told,
+        running.providers,
+        running.notes if parts else running.known,
     )
 
 
-def answering(model: Model) -> tuple[str, bool, tuple[str, ...]]:
+def drawings_in(folder: str | os.PathLike[str] | None, task: TaskCode) -> Drawings | None:
+    """Return where masks are written; None = nowhere.
+
+    Raises:
+        UsageError: the task draws none.
+        OutputError: the folder holds something.
+    """
+    from surgeon.data.drawn import Drawings
+
+    if folder is None:
+        return None
+    if task.keeps != ("height", "width"):
+        raise UsageError(
+            "what the file answers is not drawn",
+            where="--masks",
+            remedy="leave it out, or give a file that segments pictures",
+        )
+    return Drawings(Path(folder))
+
+
+def tell_samples(
+    running: Running,
+    task: TaskCode,
+    labels: list[str] | None,
+    samples: Samples,
+    drawings: Drawings | None,
+) -> dict[int, dict[str, Any]]:
+    """Return what a task that keeps axes of a sample tells of each, by its place; draw masks.
+
+    Args:
+        running: over the samples.
+        task: of the file.
+        labels: that the file has.
+        samples: that it runs over.
+        drawings: where masks are written.
+
+    Raises:
+        OutputError: a mask cannot be written.
+    """
+    told = {}
+    for rows, said in running.answers(task, labels):
+        pictures = None if drawings is None else task.masks(said.answers)
+        for row, one, place in zip(
+            rows.tolist(), task.rows(said.answers, labels), count(), strict=False
+        ):
+            pieces = samples.pieces(row)
+            told[row] = one if pieces is None else task.beside(one, pieces)
+            if drawings is not None and pictures is not None:
+                size, name = samples.size_of(row), str(samples.names[row])
+                path = drawings.write(name, pictures[place], size, samples.preprocess)
+                told[row] |= {"mask": str(path)}
+    return dict(sorted(told.items()))
+
+
+def judge_samples(
+    given: Answered, batch: int | None, *, meant: bool
+) -> tuple[Scores, dict[str, Any], Ran | Running, list[str]]:
+    """Run a network over samples and judge its answers.
+
+    Args:
+        given: model, samples and their answers.
+        batch: samples at once; None = as it is fast.
+        meant: whether people or the data say what the columns are.
+
+    Returns:
+        Scores, what the task adds, what ran, and what people should know.
+
+    Raises:
+        DataError: no sample could be read.
+        UnsupportedError: the output is of another kind than the answers.
+    """
+    task, targets, labels = given.task, given.targets, given.labels
+    if not task.keeps:
+        ran = run_samples(given, batch, targets.answered)
+        said, targets = ran.say(task, labels, meant=meant), targets[ran.rows]
+        notes = judged(said, task, targets, given.model) if len(ran.rows) else []
+        scores = task.score([(said.answers, targets)])
+        details = task.details(said.answers, targets)
+        return scores, details, ran, [*ran.notes, *said.notes, *notes]
+    running = Running(given, batch, targets.answered, keeps=True)
+    parts = (
+        (_fitting(said.answers, targets[rows], task, given.model), targets[rows])
+        for rows, said in running.answers(task, labels)
+    )
+    first = next(parts, None)
+    if first is None:
+        raise DataError("no sample with an answer could be read", remedy="see `skipped`")
+    scores = task.score(chain([first], parts))
+    return scores, {}, running, list(running.notes)
+
+
+def _fitting(
+    answers: NDArray[np.float64], targets: Targets, task: TaskCode, model: Model
+) -> NDArray[np.float64]:
+    """Return answers per place if their places and classes are those of the targets.
+
+    Raises:
+        UnsupportedError: they are not.
+    """
+    classes = 1 if task.keeps == ("height", "width") else -1
+    places = [
+        size for axis, size in enumerate(answers.shape[1:], 1) if axis != classes % answers.ndim
+    ]
+    wanted = list(targets.values.shape[1:])
+    if (
+        answers.ndim != 2 + len(task.keeps)
+        or places != wanted
+        or (targets.names and answers.shape[classes] < len(targets.names))
+    ):
+        raise UnsupportedError(
+            f"the output has shape {list(answers.shape)}: it cannot be compared with answers "
+            f"{wanted} of {len(targets.names)} classes",
+            where=model.where,
+            remedy="give answers for the places that the output has, or another --output",
+        )
+    return answers
+
+
+def asked_of(given: Intake, ran: Ran | Running, rows: Iterable[int], *notes: str) -> dict[str, Any]:
+    """Return what a prediction says beside answers: names, failures, providers, notes."""
+    samples = given.samples
+    return {
+        "names": [str(samples.names[row]) for row in rows],
+        "failed": [
+            {"input": name, "reason": reason}
+            for name, reason in (*samples.skipped, *samples.passed_over)
+        ],
+        "providers": ran.providers,
+        "path": given.model.where,
+        "warnings": (*samples.notes, *ran.notes, *notes),
+    }
+
+
+def answering(model: Model, *, keeps: bool = False) -> tuple[str, bool, tuple[str, ...]]:
     """Return the output that is read, whether it holds a classifier's scores, and what to say.
+
+    Args:
+        model: as it was loaded.
+        keeps: whether the task is known to keep axes of a sample: any output will do.
 
     Raises:
         UnknownNameError: there is no output of the name that was asked for.
@@ -113,6 +316,8 @@ def answering(model: Model) -> tuple[str, bool, tuple[str, ...]]:
     outputs = [value.name for value in model.proto.graph.output]
     if model.plan is not None and model.plan.outputs and model.output in (None, *outputs[:1]):
         return outputs[0], True, ()
+    if keeps:
+        return model.output or outputs[0], True, ()
     try:
         anatomy = model.sketch()
     except UnknownNameError:

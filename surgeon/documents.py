@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from surgeon.advice.advice import Advice
     from surgeon.data.samples import Samples
     from surgeon.graph.cuts import Anatomy
-    from surgeon.intake import Divided, Intake
+    from surgeon.intake import Answered, Divided
     from surgeon.job.deliver import Delivered
     from surgeon.job.done import Trained, Work
     from surgeon.job.run import Job
@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from surgeon.options import Options
     from surgeon.plugin.manager import Found
     from surgeon.records import Case, DataFinding, Finding
-    from surgeon.tasks.base import Decoded, Targets, TaskCode
+    from surgeon.tasks.base import Scores
 
     Source = str | os.PathLike[str] | onnx.ModelProto | Model
     Report = Callable[..., None]
@@ -237,17 +237,14 @@ def trained_body(
     )
 
 
-def evaluated_body(
-    given: Intake, labels: list[str], task: TaskCode, said: Decoded, targets: Targets
-) -> dict[str, Any]:
+def evaluated_body(given: Answered, scores: Scores, details: Mapping[str, Any]) -> dict[str, Any]:
     """Return the body of `evaluate` as far as it follows from answers; `more` are last notes."""
-    scores = task.score([(said.answers, targets)])
-    details = {**task.details(said.answers, targets), **scores.details}
+    details = {**details, **scores.details}
     return {
         "path": given.model.where,
-        "samples": len(targets),
+        "samples": len(scores.quality),
         "skipped": skipped(given.samples),
-        "labels": labels,
+        "labels": given.labels,
         "metrics": told_metrics({**scores.figures, **details.get("metrics", {})}),
         "per_class": details.get("per_class"),
         "confusion": details.get("confusion"),

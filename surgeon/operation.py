@@ -20,7 +20,15 @@ import onnx
 
 from surgeon import intake
 from surgeon.advice.detective import detect_preprocess
-from surgeon.answering import answering, judged, run_samples
+from surgeon.answering import (
+    Running,
+    answering,
+    asked_of,
+    drawings_in,
+    judge_samples,
+    run_samples,
+    tell_samples,
+)  # fmt: skip
 from surgeon.documents import (
     Clock,
     cases_body,
@@ -351,6 +359,7 @@ def predict(  # noqa: PLR0913 - a public verb has its options as keywords
     max_length: int | None = None,
     audio: Any = None,
     task: str = "auto",
+    masks: str | os.PathLike[str] | None = None,
     constants: Sequence[str] | Mapping[str, Any] = (),
     batch: int | None = None,
     device: str = "auto",
@@ -364,6 +373,9 @@ def predict(  # noqa: PLR0913 - a public verb has its options as keywords
         path: the model.
         inputs: pictures, texts (`.txt`), sounds (`.wav`) or series, folders of them, a table, an
             `.npz`, or `{input name: array}`; or one array for a model of one input.
+        task: what the answers are, of a file that does not say it; `auto` = by what its graph
+            ends in.
+        masks: a new folder, for a PNG of class numbers per picture, as large as that is.
         constants: constant inputs, `NAME=VALUE`.
         progress: called as `progress(stage, done, total)`.
         plugins: loaded plugins.
@@ -375,29 +387,22 @@ def predict(  # noqa: PLR0913 - a public verb has its options as keywords
     """
     to = Options.of(locals() | {"inputs": constants})
     model = load(path).with_output(output)
-    answering(model)
-    given = intake.open_inputs(model, inputs, to, progress=progress, plugins=plugins)
-    samples, ran = given.samples, run_samples(given, batch)
     teller = find_task(task_of(model, to.reading), plugins, model.decoding)
     labels = model.labels
+    answering(model, keeps=bool(teller.keeps))
+    drawings = drawings_in(masks, teller)
+    given = intake.open_inputs(model, inputs, to, progress=progress, plugins=plugins)
+    if teller.keeps:
+        running = Running(given, batch, keeps=True)
+        told = tell_samples(running, teller, labels, given.samples, drawings)
+        return Prediction.kept(told, teller, labels, **asked_of(given, running, list(told)))
+    ran = run_samples(given, batch)
     said = ran.say(teller, labels, meant=task != AUTO)
     if said.task is not None:
         teller = find_task(said.task, plugins)
     if labels is not None and said.answers.ndim == 2 and len(labels) != said.answers.shape[1]:
         labels = None
-    return Prediction.of(
-        said,
-        teller,
-        labels,
-        names=[str(samples.names[row]) for row in ran.rows],
-        failed=[
-            {"input": name, "reason": reason}
-            for name, reason in (*samples.skipped, *samples.passed_over)
-        ],
-        providers=ran.providers,
-        path=model.where,
-        warnings=(*samples.notes, *ran.notes, *said.notes),
-    )
+    return Prediction.of(said, teller, labels, **asked_of(given, ran, ran.rows, *said.notes))
 
 
 @explained
@@ -433,16 +438,11 @@ def evaluate(  # noqa: PLR0913 - a public verb has its options as keywords
     started = time.perf_counter()
     to = Options.of(locals())
     model = load(path).with_output(output)
-    answering(model)
+    answering(model, keeps=task != AUTO and bool(find_task(task, plugins).keeps))
     given = intake.open_labelled(model, data, to, progress=progress, plugins=plugins)
-    labels, targets = given.labels, given.targets
-    ran = run_samples(given, batch, targets.answered)
     meant = task != AUTO or given.task_name != model.task
-    said, targets = ran.say(given.task, labels, meant=meant), targets[ran.rows]
-    notes = [*ran.notes, *said.notes]
-    if len(ran.rows):
-        notes += judged(said, given.task, targets, model)
-    body = evaluated_body(given, labels, given.task, said, targets)
+    scores, details, ran, notes = judge_samples(given, batch, meant=meant)
+    body = evaluated_body(given, scores, details)
     body["warnings"] += [*notes, *body.pop("more")]
     return body | {"providers": list(ran.providers), "seconds": time.perf_counter() - started}
 

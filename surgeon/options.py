@@ -354,6 +354,11 @@ class Delivery:
         "The ONNX file to write.",
         verbs=("operate", "finetune"), metavar="OUT", form="path", flags=("-o", "--out"),
     )  # fmt: skip
+    masks: str | os.PathLike[str] | None = option(
+        None,
+        "New folder for the masks of a file that segments pictures: a PNG of class numbers each.",
+        verbs=("predict",), metavar="DIR", form="path",
+    )  # fmt: skip
     golden_samples: bool = option(
         True,
         "Keep up to two real samples in the file's proof, or none.",

@@ -12,6 +12,7 @@ from surgeon.records import as_json
 
 if TYPE_CHECKING:
     import os
+    from collections.abc import Mapping
     from pathlib import Path
 
     from numpy.typing import NDArray
@@ -21,6 +22,8 @@ if TYPE_CHECKING:
     from surgeon.tasks.base import Decoded, TaskCode
 
 
+ROW = ("label", "index", "probability", "probabilities")
+"""What every row of `predict` says, null where a task tells something else."""
 SPLITS = ("validation", "test", "train")
 
 
@@ -93,6 +96,8 @@ class Prediction:
             task calls its own.
         values: [n, columns] where the file gives plain numbers or vectors, else None.
         task: tells each row.
+        told: of every input what the document says, where the task keeps axes of it;
+            `probabilities` are then [n, 0].
     """
 
     labels: list[Any]
@@ -106,6 +111,7 @@ class Prediction:
     kind: str = "classification"
     values: NDArray[np.float64] | None = None
     task: TaskCode | None = None
+    told: list[dict[str, Any]] | None = None
 
     @classmethod
     def of(
@@ -121,14 +127,32 @@ class Prediction:
             labels = [row.get("labels", row.get("label")) for row in rows]
         return cls(labels, scores, classes, kind=said.kind, values=values, task=task, **told)
 
+    @classmethod
+    def kept(
+        cls,
+        told: Mapping[int, dict[str, Any]],
+        task: TaskCode,
+        classes: list[str] | None,
+        **known: Any,
+    ) -> Prediction:
+        """Return what a task that keeps axes of a sample told of each."""
+        rows = list(told.values())
+        labels = [row.get("label") for row in rows]
+        kind, nothing = "-".join(task.keeps), np.zeros((len(rows), 0))
+        return cls(labels, nothing, classes, kind=kind, task=task, told=rows, **known)
+
     @property
     def rows(self) -> list[dict[str, Any]]:
         """What is told of every input, as the document says it."""
-        told = self.probabilities if self.values is None else self.values
+        rows, told = self.told, self.probabilities if self.values is None else self.values
         if self.task is None or not len(self.names):
             return []
-        rows = self.task.rows(told, self.classes)
-        return [{"input": name, **row} for name, row in zip(self.names, rows, strict=True)]
+        if rows is None:
+            rows = self.task.rows(told, self.classes)
+        return [
+            {"input": name, **dict.fromkeys(ROW), **row}
+            for name, row in zip(self.names, rows, strict=True)
+        ]
 
     def __repr__(self) -> str:
         """Return how many of what, in a few lines."""

@@ -67,6 +67,8 @@ def onto_places(targets: Targets, names: Sequence[str], what: str, *, ignore: bo
     table = np.array([*(place.get(name, NONE) for name in targets.names), NONE], np.int64)
     values = table[np.where(targets.values < 0, len(targets.names), targets.values)]
     counts = np.bincount(targets.values[targets.values >= 0], minlength=len(targets.names))
+    if not counts.any():
+        raise DataError(f"no {what} of any sample has a label", remedy=f"label some {what}s")
     lacking = [targets.names[code] for code in np.flatnonzero((table[:-1] < 0) & (counts > 0))]
     if lacking and not (ignore and (values >= 0).any()):
         number = int(counts[table[:-1] < 0].sum())

@@ -91,7 +91,7 @@ def show(screen: Screen, body: Mapping[str, Any]) -> None:
                 for one in rows
             ],
         )
-    elif "label" in first or not rows:
+    elif first.get("index") is not None or not rows:
         screen.table(
             ("input", "label", "probability"),
             [
@@ -104,7 +104,7 @@ def show(screen: Screen, body: Mapping[str, Any]) -> None:
             ],
         )
     else:
-        heads = tuple(first)
+        heads = tuple(key for key in first if any(one.get(key) is not None for one in rows))
         screen.table(heads, [tuple(_shown(one.get(head)) for head in heads) for one in rows])
 
 
@@ -112,6 +112,8 @@ def _shown(value: Any) -> str:
     """Return what a task of its own tells, in a cell."""
     if isinstance(value, list) and all(isinstance(one, int | float) for one in value):
         return _numbers(value)
+    if isinstance(value, list) and all(isinstance(one, dict) and "label" in one for one in value):
+        value = " ".join(f"{one.get('text') or ''}/{one['label']}" for one in value)
     text = str(value)
     return text if len(text) <= WIDEST else f"{text[:WIDEST]}…"
 

@@ -132,7 +132,7 @@ def test_other_verbs(run, operation, plugins, model, tmp_path):
     assert operation.calls[-1][1] == (model, (tmp_path, model))
     assert operation.settings.keys() - manager == {
         *("preprocess", "size", "constants", "batch", "device", "threads", "progress"),
-        *("tokenizer", "max_length", "audio", "output"),
+        *("tokenizer", "max_length", "audio", "output", "task", "masks"),
     }
     run("verify", model, "--source", model)
     assert operation.settings == {"source": model, "device": "auto", "threads": None}
