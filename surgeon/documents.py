@@ -144,6 +144,7 @@ def start_body(operated: Model, given: Divided, to: Options) -> dict[str, Any]:
         "trainable": trainable,
         "statistics": [],
         "changed": [],
+        "extended": None,
         "metrics": None,
         "history": [],
         "delivered": None,
@@ -167,6 +168,11 @@ def planned_body(job: Job, found: Iterable[DataFinding], advice: Advice | None) 
         for finding in found
         if finding.level == "warning" and finding.kind != "unreadable"  # named below, once read
     ]
+    if job.extended is not None:
+        body["extended"] = {
+            "old": list(job.extended.old), "new": list(job.extended.new),
+            "method": job.extended.method,
+        }  # fmt: skip
     if advice is not None:
         detected = job.given.detected
         body["advice"] = advice.brief()

@@ -226,10 +226,10 @@ def open(  # noqa: A001 - read as intake.open
     left = {info.name: constants[info.name] for info in model.inputs if info.name in constants}
     model = model.knowing(left)
     opening = time.perf_counter()
-    reading, validation = to.reading, to.training.validation
-    samples = open_samples(
-        data, model, pre, reading.label_column, left, validation, reading.group_column
-    )
+    reading = to.reading
+    old = opened_by_plugin(reading.old_data, plugins)
+    old = without(old, set(model.bound_inputs) | gone_inputs(model))
+    samples = open_samples(data, model, pre, reading, left, to.training.validation, old)
     asked = ask(samples, model, reading, planned=as_planned, plugins=plugins)
     if names is None:
         asked.task.check(asked.targets)
@@ -239,10 +239,13 @@ def open(  # noqa: A001 - read as intake.open
     if names is not None or as_planned:
         said = (names or onto_plan)(model, asked.task, asked.targets)
         asked = replace(asked, targets=said)
-    return Divided.of(
+    divided = Divided.of(
         model, samples, asked, to, preprocess=samples.encoding or pre, constants=left,
         device=device, progress=progress, detected=detected, seconds=seconds,
     )  # fmt: skip
+    if names is None:
+        require_learnt(asked.task, asked.targets, asked.targets[divided.parts.train])
+    return divided
 
 
 def open_labelled(
@@ -474,12 +477,12 @@ def open_samples(
     data: Any,
     model: Model,
     pre: Preprocess | Encoding | None,
-    label_column: str | Sequence[str] | None,
+    reading: Reading,
     constants: Mapping[str, NDArray[Any]],
     validation: float | str,
-    group_column: str | None = None,
+    old: Any = None,
 ) -> Samples:
-    """Open the data, and the validation data where it is a path of its own."""
+    """Open the data, those of old classes, and the validation data where it is a path."""
     from surgeon.data.read import has_columns, needs_preprocess, open_data
     from surgeon.data.samples import JoinedSamples
     from surgeon.graph.preprocess import missing_preprocess
@@ -488,13 +491,17 @@ def open_samples(
     if pre is None and needs_preprocess(data, infos, constants):
         raise missing_preprocess(model.where)
     opened: dict[str, Any] = {
-        "preprocess": pre, "label_column": label_column, "constants": dict(constants),
+        "preprocess": pre, "label_column": reading.label_column, "constants": dict(constants),
     }  # fmt: skip
-    samples = open_data(data, infos, **opened, group_column=group_column)
-    if _is_number(validation):
-        return samples
-    own = group_column if has_columns(validation) else None
-    return JoinedSamples(samples, open_data(validation, infos, **opened, group_column=own))
+
+    def beside(other: Any) -> Samples:
+        group = reading.group_column if has_columns(other) else None
+        return open_data(other, infos, **opened, group_column=group)
+
+    samples = open_data(data, infos, **opened, group_column=reading.group_column)
+    if old is not None:
+        samples = JoinedSamples(samples, beside(old), more=True)
+    return samples if _is_number(validation) else JoinedSamples(samples, beside(validation))
 
 
 def without(data: Any, names: set[str]) -> Any:
@@ -514,18 +521,16 @@ def divide(samples: Samples, asked: Asked, validation: float | str, seed: int) -
     """Divide the samples: the data's own split wins, else by fraction and seed.
 
     Raises:
-        DataError: nothing is left to validate, or a class without a sample to train on.
+        DataError: nothing is left to validate.
     """
     from surgeon.data import splits
 
     fraction = float(validation) if _is_number(validation) else 0.2
     named = not isinstance(validation, float | int) and not _is_number(validation)
-    parts = splits.split_samples(
+    return splits.split_samples(
         samples, strata_of(asked.task, asked.targets), fraction=fraction, seed=seed,
         hold_test=samples.n >= splits.TEST_FROM if named else None,
     )  # fmt: skip
-    require_learnt(asked.task, asked.targets, asked.targets[parts.train])
-    return parts
 
 
 def strata_of(task: TaskCode, targets: Targets) -> NDArray[np.int64]:

@@ -337,7 +337,8 @@ class Model:
                 remedy="give values in the shapes of surgeon.tensors(module)",
             )
         proto = write_back(self.proto, arrays, partial=True)
-        envelope.put(proto, envelope.PROOF, None)
+        for key in (envelope.PROOF, envelope.STATISTICS):
+            envelope.put(proto, key, None)
         return self.with_proto(proto, before=self.before or self.proto)
 
     def save(

@@ -284,6 +284,9 @@ def finetune(  # noqa: PLR0913 - a public verb has its options as keywords
     label_column: str | None = None,
     task: str = "auto",
     group_column: str | None = None,
+    extend: bool = False,
+    old_data: Any = None,
+    keep_statistics: bool = False,
     inputs: Sequence[str] | Mapping[str, Any] = (),
     threads: int | None = None,
     cache_limit: int | None = None,
@@ -307,7 +310,8 @@ def finetune(  # noqa: PLR0913 - a public verb has its options as keywords
         SurgeonError: of the kind that fits; nothing is left half-written.
     """
     from surgeon.advice.advise import consult
-    from surgeon.job import stages
+    from surgeon.job import extend as more
+    from surgeon.job import stages, statistics
     from surgeon.job.deliver import deliver
     from surgeon.job.run import Job
 
@@ -315,14 +319,17 @@ def finetune(  # noqa: PLR0913 - a public verb has its options as keywords
     to = Options.of(locals())
     to = replace(to, delivery=writable(to.delivery))
     model = load(model).with_output(output)
-    goes_on = keeps_plan(model, case)
+    more.require_extendable(model, to)
+    goes_on = more.is_planned(model) if extend else keeps_plan(model, case)
     given = intake.open(
         model, data, to, as_planned=goes_on, progress=progress, plugins=plugins,
-        detect=detect_preprocess if case == "auto" else None,
+        names=more.names if extend else None, detect=detect_preprocess if case == "auto" else None,
     )  # fmt: skip
     check_views(to.training, given.samples)
-    advice, operated = None, given.model
-    if goes_on:
+    advice, operated, extended = None, given.model, None
+    if extend:
+        operated, extended = more.extend(given, to, plugins)
+    elif goes_on:
         operated = chosen_of_tuned(operated, to.surgery)
     else:
         advice = consult(given, to, plugins=plugins)
@@ -330,7 +337,9 @@ def finetune(  # noqa: PLR0913 - a public verb has its options as keywords
         operated = surgery.operate_for(given, to, plan=plan, evidence=known, plugins=plugins)
         given = given.kept_together(() if advice is None else advice.near)
     given = given.under(operated.task, to, plugins)
-    job = Job(operated, given, to, given.task, None if advice is None else advice.expected, goes_on)
+    expected = None if advice is None else advice.expected
+    job = Job(operated, given, to, given.task, expected, goes_on, extended)
+    statistics.require(job)
     found = given.examined() if advice is None else advice.findings
     body = planned_body(job, found, advice)
     require_steady(operated.proto, operated.inputs, given.first)

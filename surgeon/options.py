@@ -188,6 +188,11 @@ class Surgery:
         "Weights that stay as they are, of those that would train; may be repeated.",
         verbs=OPERATES, metavar="GLOB", form="globs",
     )  # fmt: skip
+    extend: bool = option(
+        False,
+        "Add the labels that the file lacks behind its own, and keep those.",
+        verbs=("finetune",),
+    )
 
 
 @dataclass(frozen=True)
@@ -335,6 +340,12 @@ class Reading:
         verbs=(*READS, "operate", "cuts"), metavar="NAME=VALUE", form="constants",
         flags=("--input",),
     )  # fmt: skip
+    old_data: Any = option(
+        None,
+        "With --extend: more data, of the classes that the file knows. Default: what DATA holds of "
+        "them, else the statistics that the file carries.",
+        verbs=("finetune",), metavar="PATH",
+    )  # fmt: skip
     ignore_unknown: bool = option(
         False, "Drop samples whose label the file does not know.", verbs=("evaluate",)
     )
@@ -364,6 +375,12 @@ class Delivery:
         "Keep up to two real samples in the file's proof, or none.",
         verbs=("finetune", "prove"),
     )  # fmt: skip
+    keep_statistics: bool = option(
+        False,
+        "Keep in the file mean and count of each class and one covariance of the features, no "
+        "samples: --extend adds classes to it without the data of these.",
+        verbs=("finetune",),
+    )
     force: bool = option(False, "Overwrite the output.", verbs=("operate", "finetune", "advise"))
     resume: bool = option(
         False, "Go on with an interrupted run of the same settings.", verbs=("finetune",)

@@ -157,6 +157,7 @@ class Plan:
         loss: what training by steps minimises, `name:key=value`; None = the task's own.
         adapter: how large weights are trained by few numbers, likewise; None = they themselves.
         start: tensor that the graph begins at: what leads to it is dropped; None = its inputs.
+        extended: labels that were added behind those that the file was first made for.
     """
 
     case: str = ""
@@ -175,12 +176,15 @@ class Plan:
     loss: str | None = None
     adapter: str | None = None
     start: str | None = None
+    extended: tuple[str, ...] = ()
 
     def as_dict(self) -> dict[str, Any]:
         """Return the JSON form kept in the file's metadata and in documents."""
         document: dict[str, Any] = as_json(self)
         if self.head.solves and self.head.kind == Head.kind:  # a file's graph tells its weights
             del document["head"]["weights"], document["head"]["solves"]
+        if not self.extended:
+            del document["extended"]
         return document
 
     @classmethod
@@ -199,7 +203,7 @@ class Plan:
         values["stages"] = tuple(stages)
         if isinstance(values.get("trainable"), list):
             values["trainable"] = tuple(values["trainable"])
-        for key in ("dropped_outputs", "dropped_inputs"):
+        for key in ("dropped_outputs", "dropped_inputs", "extended"):
             values[key] = tuple(values.get(key) or ())
         values.setdefault("outputs", values.get("classes"))
         return cls(**values)

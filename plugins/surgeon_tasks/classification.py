@@ -37,6 +37,7 @@ class Classification(TaskCode):
     quality: ClassVar[str] = "accuracy"
     link: ClassVar[Link | None] = "softmax"
     objective: ClassVar[str] = "surgeon.train.objective:CrossEntropy"
+    extends: ClassVar[bool] = True
 
     def head(self, options: Mapping[str, Any]) -> Head:  # noqa: ARG002 - a linear head has none
         """Return the linear head."""

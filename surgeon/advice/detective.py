@@ -29,7 +29,7 @@ from surgeon.graph.stated import LIMITS, read_intake
 from surgeon.graph.taps import add_taps, late_cut
 from surgeon.intake import divide, open_samples, resized, strata_of
 from surgeon.probe.detected import Detected
-from surgeon.targets import ask
+from surgeon.targets import ask, require_learnt
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -141,14 +141,13 @@ def detect_preprocess(
     chosen = codes = None
     trials = []
     for done, (name, how) in enumerate(candidates.items()):
-        samples = open_samples(
-            data, sized, how, to.reading.label_column, fixed, validation, to.reading.group_column
-        )
+        samples = open_samples(data, sized, how, to.reading, fixed, validation)
         if codes is None or chosen is None:
             asked = ask(samples, model, to.reading, planned=False, plugins=plugins)
             asked.task.check(asked.targets)
             codes = strata_of(asked.task, asked.targets)
             parts = divide(samples, asked, validation, seed)
+            require_learnt(asked.task, asked.targets, asked.targets[parts.train])
             chosen = stratified(parts.train, codes, most, seed)
         trials.append(bench.try_out(name, how, samples, chosen, codes, parts.groups))
         if progress is not None:

@@ -69,9 +69,12 @@ def examine_samples(
 
 
 def class_findings(codes: NDArray[np.int64], labels: Sequence[str]) -> list[DataFinding]:
-    """Count the classes, and say where they are uneven or too small to be judged."""
+    """Count the classes, and say where they are uneven or too small to be judged.
+
+    One that a file knows and the data lack is neither.
+    """
     counts = np.bincount(codes, minlength=len(labels))
-    most, least = int(counts.argmax()), int(counts.argmin())
+    most, least = int(counts.argmax()), int(np.where(counts, counts, counts.max()).argmin())
     listed = ", ".join(f"{label} {count}" for label, count in zip(labels, counts, strict=True))
     if len(labels) > 2 * _SHOWN:
         listed = (
@@ -94,7 +97,7 @@ def class_findings(codes: NDArray[np.int64], labels: Sequence[str]) -> list[Data
                 "look at macro F1, and gather more of the rare classes",
             )
         )
-    rare = [label for label, count in zip(labels, counts, strict=True) if count < FEW]
+    rare = [label for label, count in zip(labels, counts, strict=True) if 0 < count < FEW]
     if rare:
         found.append(
             DataFinding(

@@ -310,10 +310,11 @@ class Samples(ABC):
 class JoinedSamples(Samples):
     """Two sources as one: training samples first, then the validation samples of `--validation`.
 
-    `split` says which is which. Both must feed the same inputs in the same way.
+    `split` says which is which, unless the second source is `more` of the same, and neither says
+    it. Both must feed the same inputs in the same way.
     """
 
-    def __init__(self, train: Samples, validation: Samples) -> None:
+    def __init__(self, train: Samples, validation: Samples, *, more: bool = False) -> None:
         if train.inputs != validation.inputs or train.is_images != validation.is_images:
             raise DataError(
                 "training and validation data do not have the same form",
@@ -325,7 +326,11 @@ class JoinedSamples(Samples):
             self.words = [*train.words, *validation.words]
         if train.answers is not None and validation.answers is not None:
             answers = join_answers(train.answers, validation.answers)
-        own = ["train"] * train.n if train.split is None else train.split.tolist()
+        own, theirs = (
+            [name] * part.n if part.split is None or name == "validation" else part.split.tolist()
+            for part, name in ((train, "train"), (validation, "train" if more else "validation"))
+        )
+        divided = not more or train.split is not None or validation.split is not None
         groups = None
         if train.groups is not None or validation.groups is not None:
             groups = [one for part in (train, validation) for one in part.groups or [None] * part.n]
@@ -334,7 +339,7 @@ class JoinedSamples(Samples):
                 inputs=train.inputs,
                 names=[*train.names, *validation.names],
                 answers=answers,
-                split=[*own, *["validation"] * validation.n],
+                split=[*own, *theirs] if divided else None,
                 groups=groups,
                 ignored=train.ignored + validation.ignored,
                 answer_at=lambda index: (

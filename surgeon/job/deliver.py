@@ -13,6 +13,7 @@ from surgeon import resumption
 from surgeon.graph import encodings, envelope, files
 from surgeon.graph.apart import take_one
 from surgeon.graph.weights import changed_tensors, write_back
+from surgeon.job import statistics
 from surgeon.job.measure import measure
 from surgeon.job.operate import draw_anew
 from surgeon.job.proving import prove
@@ -91,6 +92,7 @@ def deliver(job: Job, trained: Trained, advice: dict[str, Any] | None) -> Delive
         envelope.put(tuned, envelope.PLAN, envelope.get(tuned, envelope.PLAN) | {"init": won})
     if advice is not None:
         envelope.put(tuned, envelope.ADVICE, advice)
+    notes += statistics.settle(job, tuned, changed)
     delivery = job.to.delivery
     proven = prove(
         job, tuned, golden_samples=delivery.golden_samples, constants=job.given.constants

@@ -144,8 +144,9 @@ def rows_of(job: Job, features: Features) -> dict[str, NDArray[np.int64]]:
     test = np.zeros(0, np.int64) if job.given.parts.test is None else job.given.parts.test
     parts = {"train": job.given.parts.train, "validation": job.given.parts.validation, "test": test}
     found = {name: where[indices][where[indices] >= 0] for name, indices in parts.items()}
-    present = set(job.given.targets.values[features.rows[found["train"]]].tolist())
-    if len(present) < len(set(job.given.targets.values.tolist())):
+    values = job.given.targets.values
+    present = set(values[features.rows[found["train"]]].tolist())
+    if len(present) < len(set(values[job.given.parts.train].tolist())):
         raise DataError(
             "a class has no readable sample left to train on",
             remedy="repair its files, or remove the class",

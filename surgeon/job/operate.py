@@ -226,7 +226,7 @@ def _planned(
 
 def _stamp(proto: onnx.ModelProto, model: Model, plan: Plan, *, started: bool) -> None:
     """Write into a file what it is; what was true of the source only goes."""
-    for key in (envelope.LABELS, envelope.PROOF, envelope.ADVICE):
+    for key in (envelope.LABELS, envelope.PROOF, envelope.ADVICE, envelope.STATISTICS):
         envelope.put(proto, key, None)
     document = plan.as_dict() | {"source_sha256": model.file_sha256}
     envelope.put(proto, envelope.PLAN, document)

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     import torch
 
     from surgeon.intake import Divided
+    from surgeon.job.extend import Extended
     from surgeon.model import Model
     from surgeon.options import Options
     from surgeon.records import Plan, Stage
@@ -35,6 +36,7 @@ class Job:
         task: what an answer is.
         expected: accuracy of a probe at the cut, cross-validated over more samples than validate.
         goes_on: whether the plan is one that the file came with.
+        extended: which classes were added to which; None = the head is for those of the data.
     """
 
     operated: Model
@@ -43,6 +45,7 @@ class Job:
     task: TaskCode
     expected: float | None = None
     goes_on: bool = False
+    extended: Extended | None = None
 
     @property
     def plan(self) -> Plan:

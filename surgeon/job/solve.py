@@ -27,7 +27,8 @@ from surgeon.job.frozen import (
 )
 from surgeon.job.measure import score
 from surgeon.job.run import Job, head_input, head_weights, torch_device
-from surgeon.probe.solver import solve
+from surgeon.probe import discriminant
+from surgeon.probe.solver import HeadSolution, solve
 from surgeon.tasks.metrics import score_told
 from surgeon.train.device import is_out_of_memory
 
@@ -37,7 +38,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from surgeon.graph.frontier import Frontier
-    from surgeon.probe.solver import HeadSolution
+    from surgeon.probe.discriminant import Moments
     from surgeon.runtime.features import Features
 
     Rows = Mapping[str, NDArray[np.int64]]
@@ -215,7 +216,12 @@ def _outside(
 
 
 def _solved(job: Job, fitted: _Fitted) -> tuple[HeadSolution, tuple[str, ...]]:
-    """Solve the head on rows of features; on the CPU where they do not fit into a GPU's memory."""
+    """Solve the head on rows of features; on the CPU where they do not fit into a GPU's memory.
+
+    Where old classes are known by statistics it is the linear discriminant.
+    """
+    if job.extended is not None and job.extended.known is not None:
+        return _beside(job, fitted, job.extended.known), ()
     solved = functools.partial(
         solve,
         fitted.values,
@@ -238,3 +244,18 @@ def _solved(job: Job, fitted: _Fitted) -> tuple[HeadSolution, tuple[str, ...]]:
     torch.cuda.empty_cache()
     note = "the head did not fit into the GPU's memory: solved on the CPU"
     return solved(device="cpu"), (note,)
+
+
+def _beside(job: Job, fitted: _Fitted, known: Moments) -> HeadSolution:
+    """Return the discriminant of classes that are known by moments and those of the rows."""
+    codes = job.given.targets.values[fitted.sample]
+    groups = job.given.parts.groups_of(fitted.sample)
+    found = discriminant.fit(known, fitted.values, codes, seed=job.to.training.seed, groups=groups)
+    above = found.outside - found.outside.max(axis=1, keepdims=True)
+    told = above[np.arange(len(codes)), codes] - np.log(np.exp(above).sum(axis=1))
+    return HeadSolution(
+        weight=found.weight, bias=found.bias, regularisation=discriminant.SHRINKAGE, grid=(),
+        cv_quality=(), cv_quality_error=(), cv_loss=(), cv_loss_error=(),
+        out_of_fold=found.outside.argmax(axis=1), out_of_fold_loss=-told,
+        folds=discriminant.FOLDS, iterations=1, gradient_norm=0.0, converged=True,
+    )  # fmt: skip

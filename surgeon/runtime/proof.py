@@ -83,9 +83,16 @@ def make_proof(
         },
         "labels_sha256": envelope.hash_json(envelope.get(model, envelope.LABELS)),
         "preprocess_sha256": envelope.hash_json(envelope.get(model, envelope.PREPROCESS)),
+        **_statistics(model),
         "parity": dict(parity),
         "golden": list(golden),
     }
+
+
+def _statistics(model: ModelProto) -> dict[str, str]:
+    """Return the hash of the statistics of classes, where the file carries some."""
+    found = envelope.get(model, envelope.STATISTICS)
+    return {} if found is None else {"statistics_sha256": envelope.hash_json(found)}
 
 
 def seeded_input(
@@ -255,6 +262,9 @@ def verify_proof(
         _same(name, again[f"{name}_sha256"], proof.get(f"{name}_sha256"), None)
         for name in ("structure", "labels", "preprocess")
     ]
+    if "statistics_sha256" in {**again, **proof}:
+        carried, stated = (one.get("statistics_sha256") for one in (again, proof))
+        checks.append(_same("statistics", carried or "", stated, None))
     session = open_session(model, device=device, threads=threads)
     checks.append(_check_golden(model, session, proof))
     if source is not None:

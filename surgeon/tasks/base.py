@@ -125,6 +125,8 @@ class TaskCode(ABC):
             ("height", "width"). Answers that keep some are judged and told as they come, since all
             of them may not fit into memory.
         objective: `"module:attribute"` of the torch half, an `Objective` of `surgeon.train`.
+        extends: whether names that a file lacks can be added behind its own: targets are [n] codes
+            of classes.
     """
 
     quality: ClassVar[str]
@@ -132,6 +134,7 @@ class TaskCode(ABC):
     output: ClassVar[str] = "logits"
     keeps: ClassVar[tuple[str, ...]] = ()
     objective: ClassVar[str]
+    extends: ClassVar[bool] = False
 
     @property
     def names_classes(self) -> bool:
