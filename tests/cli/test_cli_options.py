@@ -17,7 +17,7 @@ def test_finetune_passes_every_option(run, operation, plugins, model, tmp_path):
         *("--label-column", "y", "--input", "a=1", "--input", "b=[1, 2.5]", "--threads", "2"),
         *("--cache-limit", "2GB", "--force", "--resume", "--augment", "light", "--views", "3"),
         *("--tokenizer", model, "--max-length", "64", "--audio", "16000,1.5"),
-        *("--group-column", "patient"),
+        *("--group-column", "patient", "--extend", "--old-data", "old", "--keep-statistics"),
         *("--train", "a.*", "--train", "b", "--from", "@0.7", "--freeze", "*.bias"),
         "--no-golden-samples",
     )
@@ -54,6 +54,9 @@ def test_finetune_passes_every_option(run, operation, plugins, model, tmp_path):
         "audio": (16_000, 1.5),
         "label_column": "y",
         "group_column": "patient",
+        "extend": True,
+        "old_data": "old",
+        "keep_statistics": True,
         "inputs": {"a": 1, "b": [1, 2.5]},
         "threads": 2,
         "cache_limit": 2_000_000_000,
@@ -76,6 +79,8 @@ def test_finetune_by_default(run, operation, plugins, model, tmp_path):
     given = {name: value for name, value in settings.items() if value is not None}
     assert {name: given[name] for name in given if name not in {"out", "progress", "plugins"}} == {
         "train": (),
+        "extend": False,
+        "keep_statistics": False,
         "freeze": (),
         "device": "auto",
         "precision": "float32",
