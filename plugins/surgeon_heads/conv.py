@@ -141,8 +141,8 @@ def _by_scale(graph: Any, value: Any, sides: Any, wanted: Any) -> Any:
 
 
 def _factor(side: int, want: int) -> float:
-    """Return the float32 whose product with a side, rounded down, is what is wanted."""
+    """Return the least float32 whose product with a side, exact or rounded, is not below `want`."""
     factor = np.float32(want) / np.float32(side)
-    while int(np.float32(side) * factor) < want:
+    while side * float(factor) < want:
         factor = np.nextafter(factor, np.float32(np.inf))
     return float(factor)

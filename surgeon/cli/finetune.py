@@ -11,7 +11,7 @@ from surgeon.cli.failures import InterruptError
 from surgeon.cli.group import Verb
 from surgeon.cli.options import model_argument, takes
 from surgeon.cli.progress import progress_for
-from surgeon.cli.screen import Screen, many, size
+from surgeon.cli.screen import Screen, head, many, size
 from surgeon.cli.session import Answer, Session
 from surgeon.cli.values import check_output
 from surgeon.errors import UsageError
@@ -89,6 +89,7 @@ def show(screen: Screen, body: Mapping[str, Any]) -> None:
         {
             "case": body["case"],
             "cut": plan["cut"] if plan["depth"] is None else f"{plan['cut']} (@{plan['depth']})",
+            "head": head(plan["head"]),
             "weights start": plan["init"],
             "stages": ", ".join(_stage(stage) for stage in plan["stages"]) or None,
             "trained": None

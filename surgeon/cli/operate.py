@@ -8,6 +8,7 @@ import click
 
 from surgeon.cli.group import Verb
 from surgeon.cli.options import model_argument, takes
+from surgeon.cli.screen import head
 from surgeon.cli.session import Answer, Session
 from surgeon.cli.values import check_output
 from surgeon.errors import UsageError
@@ -69,6 +70,8 @@ def show(screen: Screen, body: Mapping[str, Any]) -> None:
             "case": plan["case"],
             "cut": plan["cut"] if plan["depth"] is None else f"{plan['cut']} (@{plan['depth']})",
             "classes": plan["classes"],
+            "outputs": plan["outputs"] if plan["classes"] is None else None,
+            "head": head(plan["head"]),
             "weights start": plan["init"],
             "why": plan["why"] or None,
             "output": body["output"],

@@ -193,3 +193,13 @@ def shape(dims: Sequence[Any] | None) -> str:
     if dims is None:
         return "?"
     return "×".join("?" if dim is None else str(dim) for dim in dims) or "scalar"
+
+
+def head(said: Mapping[str, Any]) -> str:
+    """Return the head of a plan: its kind as it is asked for, with what is not the default."""
+    given, taps = dict(said.get("options") or {}), said.get("taps") or ()
+    if said.get("pool", "mean") != "mean":
+        given["pool"] = said["pool"]
+    settings = ",".join(f"{key}={value}" for key, value in given.items())
+    beside = f", reads {len(taps)} cuts more" if taps else ""
+    return f"{said['kind']}{':' if settings else ''}{settings}{beside}"

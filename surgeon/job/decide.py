@@ -205,7 +205,7 @@ def settle_head(
 ) -> tuple[Plan, HeadCode]:
     """Find the code of a head: the user's, the plan's, or the one that its task's answers need.
 
-    One that no solver knows is trained by steps on its features.
+    One that no solver knows, or for whose task there is none, is trained by steps on its features.
 
     Returns:
         The plan, the head's settings as its code takes them, and the code.
@@ -236,9 +236,9 @@ def settle_head(
         )
     build: Callable[..., Built] = plugins.offer(HeadKind, head.kind).load()
     options = settings.typed(build, head.options, f"head {head.kind}")
-    head = replace(head, options=options, solves=found.solves)
+    head = replace(head, options=options, solves=found.solves and task.link is not None)
     stages = plan.stages
-    if not found.solves:
+    if not head.solves:
         stages = stages or (SOLVE_HEAD, *(() if plan.trainable == "head" else (TRAIN_ALL,)))
         stages = tuple(replace(stage, method="adamw") for stage in stages)
     code = HeadCode(build, tuple(found.keeps), found.pools, task.output)
@@ -270,21 +270,40 @@ def _said(axes: Sequence[str]) -> str:
     return f"one answer per place of {' and '.join(axes)}" if axes else "one answer per sample"
 
 
-def cut_with_axes(anatomy: Anatomy, tensor: str, keeps: Sequence[str], asked: str | None) -> str:
-    """Return the cut a head reads: where the axes it keeps are pooled already, one before that.
+def resolve_cut(anatomy: Anatomy, plan: Plan, code: HeadCode, to: Surgery, *, free: bool) -> str:
+    """Return the cut that a head reads.
 
-    A pool that the user named wants axes to pool, too.
+    Where the axes that it keeps, or that a pool which the user named works on, are pooled already,
+    it is the last cut before that, if the cut is `free` to move: one that the user named is not.
+
+    Raises:
+        UnknownNameError, UsageError: see `graph.cuts.resolve`; or there is nothing to pool.
     """
-    axes = keeps or (LENGTH if asked and "pool" in settings.parse(asked, "--head")[1] else ())
-    if not axes or keeps_axes(anatomy.shapes, tensor, axes):
+    tensor = graph_cuts.resolve(anatomy, plan.cut, default=anatomy.late)
+    asked = to.head is not None and "pool" in settings.parse(to.head, "--head")[1]
+    axes = code.keeps or (LENGTH if asked else ())
+    if not axes or tensor not in anatomy.shapes.one or keeps_axes(anatomy.shapes, tensor, axes):
         return tensor
+    having = _last_with(anatomy, tensor, axes)
+    if free and having is not None:
+        return having
+    if not code.keeps:
+        dims = list(anatomy.shapes.symbolic[tensor])
+        raise UsageError(
+            f"value {tensor!r} is {dims}: there is nothing to pool",
+            where=f"--head {to.head}",
+            remedy="leave the pool out" + ("" if having is None else f", or give --cut {having}"),
+        )
+    return tensor
+
+
+def _last_with(anatomy: Anatomy, tensor: str, axes: Sequence[str]) -> str | None:
+    """Return the deepest listed cut up to a tensor that has axes; None where none has."""
     end = graph_cuts.depth_of(anatomy, tensor)
-    having = [
-        one.tensor
-        for one in anatomy.cuts
-        if one.depth <= end and keeps_axes(anatomy.shapes, one.tensor, axes)
-    ]
-    return having[-1] if having else tensor
+    deepest_first = (one for one in reversed(anatomy.cuts) if one.depth <= end)
+    return next(
+        (one.tensor for one in deepest_first if keeps_axes(anatomy.shapes, one.tensor, axes)), None
+    )
 
 
 def settle_start(plan: Plan, operated: Model) -> tuple[Plan, str | None]:

@@ -19,10 +19,10 @@ from surgeon.graph.weights import write_back
 from surgeon.intake import find_preprocess
 from surgeon.job.chosen import choose
 from surgeon.job.decide import (
-    cut_with_axes,
     decide,
     for_task,
     require_opset,
+    resolve_cut,
     resolve_taps,
     resolve_trainable,
     settle_head,
@@ -82,9 +82,8 @@ def operate(
     decided = decided if task is None else for_task(decided, task)
     decided, code = settle_head(decided, to.head, find_task(decided.task, plugins), plugins)
     _require_types(model, anatomy, decided)
-    tensor = graph_cuts.resolve(anatomy, decided.cut, default=anatomy.late)
-    if to.cut is None or plan is not None:  # what was measured read pooled values
-        tensor = cut_with_axes(anatomy, tensor, code.keeps, to.head)
+    free = to.cut is None or plan is not None  # what was measured read pooled values
+    tensor = resolve_cut(anatomy, decided, code, to, free=free)
     headed = _with_head(model, anatomy, decided, tensor, code, to.classes, seed)
     proto = headed.proto
     if to.start is not None:

@@ -143,6 +143,24 @@ def test_the_tokens_of_a_picture_are_laid_out_as_a_map():
     assert len(dropped) == 1  # the class token
 
 
+@pytest.mark.parametrize("sides", [(24, 26), (23, 9)])
+def test_factors_of_old_opsets_give_whole_sizes(sides):
+    made = operated(maps(9, sides), "conv:taps=fine", "segmentation")  # 24 → 6, by a factor of 4
+    assert require_sound(made).shape[2:] == sides
+
+
+def test_a_pool_wants_something_to_pool():
+    with pytest.raises(UsageError, match="nothing to pool") as caught:
+        operated(nw.residual(), "gemm:pool=max", cut="features")
+    assert "b2.out" in caught.value.remedy
+
+
+def test_a_task_without_a_solver_trains_a_linear_head_by_steps():
+    plan = operated(nw.mlp(), "gemm", "embedding").plan
+    assert not plan.head.solves
+    assert {stage.method for stage in plan.stages} == {"adamw"}
+
+
 def test_the_cut_moves_in_front_of_the_pool_unless_it_was_asked_for():
     assert operated(nw.residual(), "attention").plan.cut == "b2.out"
     assert operated(nw.residual(), "gemm").plan.cut == "features"
