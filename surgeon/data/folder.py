@@ -22,6 +22,7 @@ _PARTS = {
     **dict.fromkeys(("test", "testing", "tst"), "test"),
 }
 _PICTURED = re.compile(r"(img|image|picture|photo|jpegimage|frame|rgb)s?")
+_MASKS = re.compile(r"(mask|label|annotation|segmentation|trimap)s?|segmentation(class)|gt")
 _ANSWERS = re.compile(
     r"(mask|label|annotation|segmentation|trimap|matte|bbox|xml)s?"
     r"|segmentation(class|object)|gt|ground[ _-]?truth"
@@ -33,12 +34,13 @@ _SHOWN = 5
 
 @dataclass
 class Listing:
-    """Files found: path, label and split of each; the others; what the user should be told."""
+    """Files found: path, label or mask, split of each; the others; what the user should be told."""
 
     paths: list[Path] = field(default_factory=list)
     labels: list[str] = field(default_factory=list)
     split: list[str] | None = None
     others: list[tuple[Path, str]] = field(default_factory=list)
+    masks: list[Path] = field(default_factory=list)
     remarks: list[str] = field(default_factory=list)
 
     @property
@@ -103,6 +105,95 @@ def holds(root: Path, medium: Medium) -> bool:
     return bool(_walk(root, medium, set())[0])
 
 
+# ── masks ────────────────────────────────────────────────────────────────────────────────────────
+
+
+def list_masks(root: Path) -> Listing | None:
+    """List pictures and their masks: `images/` and `masks/` with equal stems, or parts of these.
+
+    None where the folder is not of this form.
+
+    Raises:
+        DataError: pictures without a mask (the first are named), or with two.
+    """
+    inner = _descend(root)
+    folders, stray = _visible(inner)
+    beside = _beside(folders)
+    listing = Listing(others=[(path, "it lies beside images and masks") for path in stray])
+    if beside is not None:
+        _pair(*beside, listing)
+        return listing
+    parts = {folder: _part_of(folder.name)[0] for folder in folders}
+    found = {folder: _beside(_visible(_descend(folder))[0]) for folder in folders}
+    if not folders or not all(parts.values()) or not any(found.values()):
+        return None
+    listing.split = []
+    for folder, part in parts.items():
+        both, before = found[folder], len(listing.paths)
+        if both is None:
+            raise DataError(
+                f"{_named([folder])} holds no images and masks, as other parts do",
+                where=shown(str(folder)),
+                remedy="put images/ and masks/ into each part",
+            )
+        _pair(*both, listing)
+        listing.split += [str(part)] * (len(listing.paths) - before)
+    listing.remarks.append(f"the folders {_named(folders)} are splits")
+    return listing
+
+
+def _beside(folders: Sequence[Path]) -> tuple[Path, Path] | None:
+    """Return the folder of pictures and that of masks, where there are no others."""
+    pictured = [folder for folder in folders if _PICTURED.fullmatch(folder.name.casefold())]
+    masks = [folder for folder in folders if _MASKS.fullmatch(folder.name.casefold())]
+    if len(folders) != 2 or len(pictured) != 1 or len(masks) != 1:
+        return None
+    held = _walk(masks[0], PICTURES, set())[0]
+    named = masks[0].name.casefold() == "masks"
+    alike = set(_by_stem(masks[0], held)) & set(
+        _by_stem(pictured[0], _walk(pictured[0], PICTURES, set())[0])
+    )
+    return (pictured[0], masks[0]) if held and (named or 2 * len(alike) >= len(held)) else None
+
+
+def _pair(pictures: Path, masks: Path, listing: Listing) -> None:
+    """Take pictures with the masks of their names."""
+    paths, others = _walk(pictures, PICTURES, set())
+    found, rest = _walk(masks, PICTURES, set())
+    by_stem = _by_stem(masks, found)
+    listing.others += [*others, *rest]
+    twice = [group for group in by_stem.values() if len(group) > 1]
+    if twice:
+        raise DataError(
+            f"{len(twice)} pictures have more than one mask: {_named(twice[0])}",
+            where=shown(str(masks)),
+            remedy="leave one mask for each picture",
+        )
+    own = {path: stem for stem, group in _by_stem(pictures, paths).items() for path in group}
+    lone = [path for path in paths if own[path] not in by_stem]
+    if lone or not paths:
+        raise DataError(
+            f"{len(lone)} of {len(paths)} pictures have no mask: {_named(lone)}",
+            where=shown(str(masks)),
+            remedy="give each picture a mask of the same name, or take these pictures out",
+        )
+    listing.paths += paths
+    listing.masks += [by_stem[own[path]][0] for path in paths]
+    spare = len(by_stem) - len({own[path] for path in paths})
+    if spare:
+        listing.remarks.append(f"{spare} masks in {shown(str(masks))!r} have no picture")
+
+
+def _by_stem(folder: Path, paths: Sequence[Path]) -> dict[str, list[Path]]:
+    """Return files by their names below a folder, without ending or the word mask."""
+    found: dict[str, list[Path]] = {}
+    for path in paths:
+        stem = path.stem.casefold()
+        place = path.relative_to(folder).parent / (_ANSWER_ENDING.sub("", stem) or stem)
+        found.setdefault(str(place).casefold(), []).append(path)
+    return found
+
+
 # ── classes ──────────────────────────────────────────────────────────────────────────────────────
 
 
@@ -155,7 +246,8 @@ def _refuse_answers(folders: Sequence[Path]) -> None:
                 f"{_named([*pictured, folder])} hold files of the same names: "
                 "this looks like segmentation or detection data",
                 where=shown(str(folder.parent)),
-                remedy="this version learns one class per sample: give one sub-folder per class",
+                remedy="masks are grey or palette PNG in masks/ beside images/; for classes, give "
+                "one sub-folder per class",
             )
 
 

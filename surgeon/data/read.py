@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from surgeon.records import Encoding, Medium, Preprocess, TensorInfo
+    from surgeon.tasks.base import Answers
 
 Kind = Literal["samples", "arrays", "folder", "file", "table", "dataset", "hub"]
 
@@ -253,12 +254,19 @@ def _open_files(
         listing = folder.Listing(paths=[path])
         labelled = False
     elif labelled:
-        listing = folder.list_classes(path, medium)
+        listing = (folder.list_masks(path) if medium is PICTURES else None) or folder.list_classes(
+            path, medium
+        )
     else:
         listing = folder.list_files(path, medium)
     names = [shown(str(item)) for item in listing.paths]
+    answers: Answers | None = listing.labels if labelled else None
+    if listing.masks:
+        from surgeon.data.media.masks import Masks
+
+        answers = Masks(listing.masks, [shown(str(mask)) for mask in listing.masks])
     given = Given(
-        inputs, names, listing.labels if labelled else None, listing.split, where=shown(str(path)),
+        inputs, names, answers, listing.split, where=shown(str(path)),
         ignored=listing.ignored, sources=listing.paths, constants=constants, rule=preprocess,
     )  # fmt: skip
     samples = make(medium, given, shown(str(path)))

@@ -6,6 +6,7 @@ import contextlib
 import math
 from collections.abc import Mapping
 from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -13,7 +14,8 @@ import numpy as np
 from surgeon.data import tables
 from surgeon.data.elements import numpy_dtype
 from surgeon.data.media.arrays import ArraySamples, from_arrays
-from surgeon.data.media.registry import PICTURES, SOUNDS, TEXTS, code_of, make, media
+from surgeon.data.media.masks import Masks
+from surgeon.data.media.registry import PICTURES, SOUNDS, TEXTS, code_of, is_of, make, media
 from surgeon.errors import DataError, UsageError
 from surgeon.graph.reading import shown
 from surgeon.records import TextEncoding
@@ -21,7 +23,6 @@ from surgeon.tasks.labels import group_text
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
-    from pathlib import Path
 
     from numpy.typing import NDArray
 
@@ -75,19 +76,41 @@ def from_table(
     medium = _column_medium(table, given, taken)
     if medium is None:
         return _values(table, given, taken, labelled=labelled)
-    rows = range(table.rows)
-    sources: list[Source]
+    return make(medium, _of_medium(table, given, medium, named, taken), table.where)
+
+
+def _of_medium(
+    table: tables.Table, given: Given, medium: Medium, named: Sequence[str], taken: Sequence[str]
+) -> Given:
+    """Return what samples are made of with the content of a table's column.
+
+    Args:
+        table: of the samples.
+        given: what is known of them.
+        medium: of the content.
+        named: columns of answers.
+        taken: columns that hold no content.
+    """
     if medium is TEXTS:
         values = table.columns[tables.choose_text(table, taken)]
         if any(_is_sentence(value) for value in values):
             given = replace(given, words=[_words(value) for value in values])
             values = [" ".join(words) for words in given.words or ()]
-        sources = [_text(value) for value in values]
-    else:
-        column = tables.choose_picture(table, taken, medium.name)
-        sources = [_picture(table, column, row) for row in rows]
-        names = [_picture_name(table, column, row) for row in rows]
-    return make(medium, replace(given, names=names, sources=sources), table.where)
+        return replace(given, sources=[_text(value) for value in values])
+    column = tables.choose_picture(table, taken, medium.name)
+    if given.answers is not None and len(named) == 1 and _names_pictures(table, named[0]):
+        given = replace(given, answers=Masks(*_pictures(table, named[0])))
+    sources, names = _pictures(table, column)
+    return replace(given, names=names, sources=sources)
+
+
+def _pictures(table: tables.Table, column: str) -> tuple[list[Source], list[str]]:
+    """Return where the pictures of a column are, and what messages call them."""
+    rows = range(table.rows)
+    return (
+        [_picture(table, column, row) for row in rows],
+        [_picture_name(table, column, row) for row in rows],
+    )
 
 
 def _texts(table: tables.Table, column: str) -> list[str]:
@@ -169,6 +192,13 @@ def _resolve(value: Any, base: Path) -> Path | bytes:
     if isinstance(value, str) and value:
         return base / value
     return base / "(no path)"  # fails when it is decoded, and is named there
+
+
+def _names_pictures(table: tables.Table, column: str) -> bool:
+    """Say whether a column of answers holds pictures, which then are masks."""
+    first = table.columns[column][0]
+    path = first.get("path") if isinstance(first, Mapping) else first
+    return column in table.pictures or (isinstance(path, str) and is_of(Path(path), PICTURES))
 
 
 def _picture_name(table: tables.Table, column: str, row: int) -> str:

@@ -456,6 +456,8 @@ def _behind(one: Column, other: Column) -> Column:
         texts = (one.dtype.kind in "US") == (other.dtype.kind in "US")
         if texts and one.shape[1:] == other.shape[1:]:
             return np.concatenate([one, other])
+    if type(one) is type(other) and not isinstance(one, np.ndarray):
+        return one + other  # type: ignore[operator]  # lists and masks know how
     return [*one, *other]
 
 

@@ -89,6 +89,8 @@ def plain_texts(answers: Any) -> list[str]:
     if isinstance(answers, Mapping):
         columns = [plain_texts(column) for _, column in sorted(answers.items())]
         return ["\0".join(row) for row in zip(*columns, strict=True)]
+    if hasattr(answers, "texts"):  # masks know their files
+        return list(answers.texts)
     if isinstance(answers, np.ndarray) and answers.ndim == 1:
         answers = answers.tolist()
     return [_plain_text(value) for value in answers]

@@ -34,6 +34,7 @@ if TYPE_CHECKING:
 
     from surgeon.data.samples import Given
     from surgeon.records import TensorInfo
+    from surgeon.tasks.base import Answers
 
 # Files with other endings are passed over and counted.
 SUFFIXES = tuple(
@@ -138,6 +139,14 @@ class ImageSamples(SourceSamples):
         self._note(failures)
         feeds = self._complete({self._info.name: values[: len(kept)]}, len(kept))
         return Batch(np.array(kept, np.int64), feeds, tuple(failures))
+
+    def answers_along(self, kept: Sequence[str]) -> Answers | None:
+        """Return masks in the geometry of the pictures that the graph is given."""
+        fitted = getattr(self.answers, "fitted", None)
+        if "height" not in kept or fitted is None:
+            return self.answers
+        masks: Answers = fitted(self._sources, self.preprocess)
+        return masks
 
     def images(self, indices: Sequence[int] | NDArray[np.int64]) -> NDArray[np.uint8]:
         """Return pictures [n, H, W, C] resized, before normalisation, in RGB (or L) order."""
@@ -290,13 +299,16 @@ def _pixels(file: Image.Image, preprocess: Preprocess) -> NDArray[np.uint8]:
         image = ImageOps.exif_transpose(file)
     top = 2 ** (_declared(file) or preprocess.bits or 16) - 1
     image = _to_mode(image, "L" if preprocess.channels == "L" else "RGB", top)
-    filter_ = _FILTERS[preprocess.resize]
-    if preprocess.fit == "crop":
-        image = _crop(image, (width, height), filter_)
-    elif image.size != (width, height):
-        image = image.resize((width, height), filter_)
-    pixels = np.asarray(image)
+    pixels = np.asarray(fit(image, preprocess, _FILTERS[preprocess.resize]))
     return pixels[..., None] if pixels.ndim == 2 else pixels
+
+
+def fit(image: Image.Image, preprocess: Preprocess, filter_: Image.Resampling) -> Image.Image:
+    """Bring a picture, or a mask, to the size of a preprocessing."""
+    height, width = preprocess.size
+    if preprocess.fit == "crop":
+        return _crop(image, (width, height), filter_)
+    return image if image.size == (width, height) else image.resize((width, height), filter_)
 
 
 def _crop(image: Image.Image, size: tuple[int, int], filter_: Image.Resampling) -> Image.Image:
