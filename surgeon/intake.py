@@ -317,13 +317,21 @@ def _require_preprocess(
         raise missing_preprocess(model.where)
 
 
-def check_views(to: Training, samples: Samples) -> None:
+def check_views(to: Training, samples: Samples, task: TaskCode) -> None:
     """Refuse augmented views of what cannot be augmented.
 
     Raises:
-        UsageError: views are asked for, and the samples are no pictures or nothing varies them.
+        UsageError: views are asked for, and the samples are no pictures or nothing varies them; or
+            pictures are to vary whose answers, one for each pixel, would not.
     """
     views = to.views
+    varied = views > 1 or to.augment in ("light", "strong")
+    if varied and task.keeps and samples.is_images:
+        raise UsageError(
+            "pictures would be turned and cut, and the answers of their pixels would not",
+            where="--augment" if views == 1 else "--views",
+            remedy="leave it out",
+        )
     if views == 1:
         return
     if not samples.is_images:

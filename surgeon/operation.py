@@ -325,7 +325,7 @@ def finetune(  # noqa: PLR0913 - a public verb has its options as keywords
         model, data, to, as_planned=goes_on, progress=progress, plugins=plugins,
         names=more.names if extend else None, detect=detect_preprocess if case == "auto" else None,
     )  # fmt: skip
-    check_views(to.training, given.samples)
+    check_views(to.training, given.samples, given.task)
     advice, operated, extended = None, given.model, None
     if extend:
         operated, extended = more.extend(given, to, plugins)

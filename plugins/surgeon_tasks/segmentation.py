@@ -49,6 +49,12 @@ class Segmentation(TaskCode):
                     remedy="give masks of one size, that of the pictures as the model takes them",
                 )
         distinct = sorted({int(value) for one in masks for value in np.unique(one)})
+        if distinct == [0, NONE]:
+            raise DataError(
+                f"the masks hold 0 and {NONE} only, and {NONE} is a pixel whose class is not told",
+                where=where,
+                remedy="write the class as 1, or another value below 255",
+            )
         names = sort_labels(str(value) for value in distinct if value not in (NONE, places.NONE))
         table = np.array(
             [names.index(str(v)) if str(v) in names else places.NONE for v in distinct], np.int16

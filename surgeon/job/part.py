@@ -151,7 +151,8 @@ def _sets(job: Job, front: Frontier, inputs: Sequence[str], *, widen: bool) -> S
     readable = {name: rows[pictures.readable[rows]] for name, rows in parts.items()}
     strength = job.to.training.augment
     if strength == "auto":  # nothing is asked for by name, so that nothing need be installed
-        strength = "light" if installed("kornia") else "none"
+        varied = installed("kornia") and not job.given.task.keeps  # answers would stay behind
+        strength = "light" if varied else "none"
     train, validation = (
         batches.PictureBatches(pictures, readable[part], job.given.targets.values, inputs, applied)
         for part, applied in (("train", strength), ("validation", "none"))

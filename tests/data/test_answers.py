@@ -1,6 +1,7 @@
 """Answers as data tell them: columns, lists, arrays; the task of a run; what cannot be read."""
 
 import json
+from typing import ClassVar
 
 import numpy as np
 import pytest
@@ -19,6 +20,7 @@ class Unplanned:
     """A file that nobody planned anything for."""
 
     plan = None
+    decoding: ClassVar = {}
     where = "m.onnx"
 
 
@@ -135,8 +137,6 @@ def test_a_task_that_the_files_plan_contradicts_is_refused():
     class Planned(Unplanned):
         class plan:  # noqa: N801 - stands for the plan of a file
             task = "classification"
-
-        decoding = None
 
     reading = Options.of({"task": "regression"}).reading
     with pytest.raises(UsageError) as caught:

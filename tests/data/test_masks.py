@@ -7,7 +7,9 @@ import pytest
 from PIL import Image
 
 from surgeon.data import JoinedSamples, open_data
-from surgeon.errors import DataError
+from surgeon.errors import DataError, UsageError
+from surgeon.intake import check_views
+from surgeon.options import Options
 from surgeon.records import Preprocess, TensorInfo
 from surgeon.targets import ask_for, choose
 
@@ -116,6 +118,17 @@ def test_what_is_wrong_with_a_mask_is_named(tmp_path, spoil, words):
         ask_for("segmentation", opened(tmp_path), None)
     for word in words:
         assert word in str(caught.value)
+
+
+def test_black_and_white_is_said_to_be_a_class_and_none(tmp_path):
+    with pytest.raises(DataError, match="0 and 255"):
+        ask_for("segmentation", opened(folder(tmp_path, value=255)), None)
+
+
+def test_pictures_with_masks_are_not_varied(tmp_path):
+    asked = ask_for("segmentation", opened(folder(tmp_path)), None)
+    with pytest.raises(UsageError, match="pixels"):
+        check_views(Options.of({"augment": "light"}).training, opened(tmp_path), asked.task)
 
 
 def test_a_jpeg_is_no_mask(tmp_path):
