@@ -119,7 +119,12 @@ class Running:
             device=given.device, threads=given.threads, batch=batch, where=model.where,
         )  # fmt: skip
         self.chosen = np.arange(given.samples.n) if indices is None else indices
-        self._say = given.say
+        self._say, self._seen = given.say, [np.zeros(0, np.int64)]
+
+    @property
+    def rows(self) -> NDArray[np.int64]:
+        """The samples that were run so far, in the order in which they came."""
+        return np.concatenate(self._seen)
 
     def __iter__(self) -> Iterator[tuple[NDArray[np.int64], NDArray[np.float64]]]:
         """Give samples that could be read, and their outputs [n, …]."""
@@ -129,7 +134,8 @@ class Running:
                 raw = chunk.outputs[self._end.value]
                 if not self._whole:
                     raw = _score_rows(self._model, raw, self._output, self._end.activation)
-                yield self.chosen[chunk.positions], np.asarray(raw, np.float64)
+                self._seen.append(self.chosen[chunk.positions])
+                yield self._seen[-1], np.asarray(raw, np.float64)
             done += len(chunk.positions) + len(chunk.failures)
             self._say("samples", done, len(self.chosen))
 

@@ -17,12 +17,14 @@ from surgeon.records import (
     TextEncoding,
     as_json,
 )
+from surgeon.tasks import metrics
 
 if TYPE_CHECKING:
     import os
     from collections.abc import Callable, Iterable, Mapping
 
     import onnx
+    from numpy.typing import NDArray
 
     from surgeon.advice.advice import Advice
     from surgeon.data.samples import Samples
@@ -256,6 +258,34 @@ def evaluated_body(given: Answered, scores: Scores, details: Mapping[str, Any]) 
         "confusion": details.get("confusion"),
         "warnings": skip_notes(given.samples),
         "more": details.get("warnings", []),
+    }
+
+
+def against_body(
+    other: Mapping[str, Any],
+    given: Answered,
+    mine: tuple[Scores, NDArray[np.int64]],
+    theirs: tuple[Scores, NDArray[np.int64]],
+) -> dict[str, Any]:
+    """Return the `against` object: how much better a file is than another, on the same samples.
+
+    Args:
+        other: body of the file that it is compared with, on the data.
+        given: the file, on the same data.
+        mine: its scores, and which samples they are of.
+        theirs: those of the other.
+    """
+    _, here, there = np.intersect1d(mine[1], theirs[1], return_indices=True)
+    groups = given.targets.groups
+    compared = metrics.paired(
+        mine[0].quality[here],
+        theirs[0].quality[there],
+        None if groups is None else groups[mine[1][here]],
+    )
+    return {
+        "path": other["path"],
+        "metrics": other["metrics"],
+        **dict(zip(("difference", "standard_error", "p_value"), compared, strict=True)),
     }
 
 

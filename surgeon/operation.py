@@ -14,6 +14,7 @@ import gc
 import time
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import onnx
@@ -31,6 +32,7 @@ from surgeon.answering import (
 )  # fmt: skip
 from surgeon.documents import (
     Clock,
+    against_body,
     cases_body,
     checked_body,
     cuts_body,
@@ -67,7 +69,10 @@ if TYPE_CHECKING:
     import os
     from collections.abc import Callable, Iterator, Mapping, Sequence
 
+    from surgeon.answering import Ran
+    from surgeon.intake import Answered
     from surgeon.plugin.manager import Plugins
+    from surgeon.tasks.base import Scores
 
     Source = str | os.PathLike[str] | onnx.ModelProto | Model
     Report = Callable[..., None]
@@ -382,9 +387,6 @@ def predict(  # noqa: PLR0913 - a public verb has its options as keywords
         path: the model.
         inputs: pictures, texts (`.txt`), sounds (`.wav`) or series, folders of them, a table, an
             `.npz`, or `{input name: array}`; or one array for a model of one input.
-        task: what the answers are, of a file that does not say it; `auto` = by what its graph
-            ends in.
-        masks: a new folder, for a PNG of class numbers per picture, as large as that is.
         constants: constant inputs, `NAME=VALUE`.
         progress: called as `progress(stage, done, total)`.
         plugins: loaded plugins.
@@ -432,6 +434,7 @@ def evaluate(  # noqa: PLR0913 - a public verb has its options as keywords
     device: str = "auto",
     threads: int | None = None,
     ignore_unknown: bool = False,
+    against: str | os.PathLike[str] | None = None,
     progress: Report | None = None,
     plugins: Plugins | None = None,
 ) -> dict[str, Any]:
@@ -446,14 +449,34 @@ def evaluate(  # noqa: PLR0913 - a public verb has its options as keywords
     """
     started = time.perf_counter()
     to = Options.of(locals())
-    model = load(path).with_output(output)
+    judge = partial(_judged, data=data, to=to, progress=progress, plugins=plugins)
+    given, scores, details, ran, notes = judge(load(path).with_output(output))
+    body = evaluated_body(given, scores, details)
+    body["warnings"] += [*notes, *body.pop("more")]
+    body["against"] = None
+    if against is not None:
+        other, theirs, further, also, more = judge(load(against))
+        if other.task_name != given.task_name:
+            raise UsageError(
+                f"the files are for {given.task_name} and for {other.task_name}",
+                where="--against",
+                remedy="compare files of one task",
+            )
+        told = evaluated_body(other, theirs, further)
+        body["against"] = against_body(told, given, (scores, ran.rows), (theirs, also.rows))
+        body["warnings"] += [f"{other.model.where}: {note}" for note in more]
+    return body | {"providers": list(ran.providers), "seconds": time.perf_counter() - started}
+
+
+def _judged(
+    model: Model, *, data: Any, to: Options, progress: Report | None, plugins: Plugins | None
+) -> tuple[Answered, Scores, dict[str, Any], Ran | Running, list[str]]:
+    """Open data for a model, run it over them and judge its answers."""
+    task = to.reading.task
     answering(model, keeps=task != AUTO and bool(find_task(task, plugins).keeps))
     given = intake.open_labelled(model, data, to, progress=progress, plugins=plugins)
     meant = task != AUTO or given.task_name != model.task
-    scores, details, ran, notes = judge_samples(given, batch, meant=meant)
-    body = evaluated_body(given, scores, details)
-    body["warnings"] += [*notes, *body.pop("more")]
-    return body | {"providers": list(ran.providers), "seconds": time.perf_counter() - started}
+    return given, *judge_samples(given, to.training.batch, meant=meant)
 
 
 @explained

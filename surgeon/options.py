@@ -365,6 +365,12 @@ class Delivery:
         "The ONNX file to write.",
         verbs=("operate", "finetune"), metavar="OUT", form="path", flags=("-o", "--out"),
     )  # fmt: skip
+    against: str | os.PathLike[str] | None = option(
+        None,
+        "Another file, to be judged on the same samples: how much better is this one, and is that "
+        "more than chance?",
+        verbs=("evaluate",), metavar="FILE", form="path",
+    )  # fmt: skip
     masks: str | os.PathLike[str] | None = option(
         None,
         "New folder for the masks of a file that segments pictures: a PNG of class numbers each.",

@@ -55,6 +55,9 @@ def show(screen: Screen, body: Mapping[str, Any]) -> None:
             "seconds": body["seconds"],
         }
     )
+    against = body["against"]
+    if against is not None:
+        screen.line(_compared(against))
     per_class = body["per_class"]
     if not per_class:
         return
@@ -72,3 +75,18 @@ def show(screen: Screen, body: Mapping[str, Any]) -> None:
         screen.line()
         rows = zip(labels, body["confusion"], strict=True)
         screen.table(("true \\ predicted", *labels), [(label, *row) for label, row in rows])
+
+
+def _compared(against: Mapping[str, Any]) -> str:
+    """Say how a file compares with another."""
+    other, better = against["metrics"]["quality"], against["difference"]
+    if better is None or against["p_value"] is None:
+        return f"{against['path']}: quality {_number(other)}; too few samples to compare"
+    return (
+        f"{against['path']}: quality {_number(other)}; this file is better by {better:+.4g} "
+        f"± {against['standard_error']:.2g} (p = {against['p_value']:.2g})"
+    )
+
+
+def _number(value: float | None) -> str:
+    return "unknown" if value is None else f"{value:.4g}"

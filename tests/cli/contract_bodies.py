@@ -196,6 +196,7 @@ BODIES = {
             {"label": "b", "precision": 0.75, "recall": 1.0, "f1": 0.86, "support": 3},
         ],
         "confusion": [[1, 1], [0, 3]],
+        "against": None,
         "providers": ["CPUExecutionProvider"],
         "seconds": 0.2,
     },
