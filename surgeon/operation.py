@@ -324,7 +324,7 @@ def finetune(  # noqa: PLR0913 - a public verb has its options as keywords
     to = Options.of(locals())
     to = replace(to, delivery=writable(to.delivery))
     model = load(model).with_output(output)
-    more.require_extendable(model, to)
+    more.require_extendable(model, to, plugins)
     goes_on = more.is_planned(model) if extend else keeps_plan(model, case)
     given = intake.open(
         model, data, to, as_planned=goes_on, progress=progress, plugins=plugins,

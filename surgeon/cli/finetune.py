@@ -96,6 +96,7 @@ def show(screen: Screen, body: Mapping[str, Any]) -> None:
             if body["trained_parameters"] is None
             else f"{many(body['trained_parameters'])} parameters",
             "data": _data(data) if data else None,
+            "classes added": _added(body.get("extended")),
             "device": _device(body),
             "frozen part": _frontier(body["frontier"]),
         }
@@ -185,6 +186,15 @@ def _figures(parts: Iterable[Mapping[str, Any]]) -> list[str]:
 def _cell(name: str, value: float | None) -> str | float | None:
     """Return a share as per cent, other numbers and F1 as they are."""
     return value if value is None or name.endswith("f1") else written(name, value)
+
+
+def _added(extended: Mapping[str, Any] | None) -> str | None:
+    """Say which classes were added behind how many, and what those are known by."""
+    if extended is None:
+        return None
+    new, more = extended["new"], len(extended["new"]) - 5
+    named = ", ".join(new[:5]) + (f" and {more} more" if more > 0 else "")
+    return f"{named} behind {len(extended['old'])} old ones, known by {extended['method']}"
 
 
 def _resumed(resumed: Mapping[str, Any] | None) -> str | None:

@@ -47,6 +47,7 @@ def show(screen: Screen, body: Mapping[str, Any]) -> None:
             "preprocessing": None if preprocess is None else _preprocess(preprocess),
             "case": None if carried is None else carried["case"],
             "proof": None if carried is None else carried["proof"] is not None,
+            "statistics": "of each class" if "surgeon.statistics" in body["metadata"] else None,
         }
     )
     screen.line()

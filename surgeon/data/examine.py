@@ -74,7 +74,7 @@ def class_findings(codes: NDArray[np.int64], labels: Sequence[str]) -> list[Data
     One that a file knows and the data lack is neither.
     """
     counts = np.bincount(codes, minlength=len(labels))
-    most, least = int(counts.argmax()), int(np.where(counts, counts, counts.max()).argmin())
+    most, least = int(counts.argmax()), int(np.where(counts, counts, counts.max() + 1).argmin())
     listed = ", ".join(f"{label} {count}" for label, count in zip(labels, counts, strict=True))
     if len(labels) > 2 * _SHOWN:
         listed = (

@@ -18,6 +18,7 @@ from surgeon.job import statistics
 from surgeon.job.decide import require_opset
 from surgeon.job.operate import operate_for
 from surgeon.records import SOLVE_HEAD, Plan
+from surgeon.tasks.find import find_task
 from surgeon.tasks.labels import listed
 
 if TYPE_CHECKING:
@@ -52,7 +53,7 @@ class Extended:
         return "data" if self.known is None else "statistics"
 
 
-def require_extendable(model: Model, to: Options) -> None:
+def require_extendable(model: Model, to: Options, plugins: Plugins | None) -> None:
     """Refuse what makes no sense beside `--extend`, or without it.
 
     Raises:
@@ -77,6 +78,8 @@ def require_extendable(model: Model, to: Options) -> None:
             remedy="leave them out, or leave --extend out for a new head",
         )
     require_opset(model)
+    if is_planned(model):
+        _require_classes(find_task(model.task, plugins), model.task)
     if to.training.views > 1 and statistics.carries(model):
         raise UsageError(
             "views of samples would count as samples in the statistics",
@@ -125,12 +128,7 @@ def names(model: Model, task: TaskCode, targets: Targets) -> Targets:
         UsageError: another task, or no new label.
         DataError: new labels of a single sample.
     """
-    if not task.extends:
-        raise UsageError(
-            "--extend adds classes, and the answers of this task are no classes",
-            where="--extend",
-            remedy="leave --extend out",
-        )
+    _require_classes(task, "this task")
     old = old_labels(model)
     new = tuple(name for name in targets.names if name not in set(old))
     if not new:
@@ -148,6 +146,15 @@ def names(model: Model, task: TaskCode, targets: Targets) -> Targets:
             remedy="give at least two samples of each class, or drop these",
         )
     return found
+
+
+def _require_classes(task: TaskCode, name: str) -> None:
+    if not task.extends:
+        raise UsageError(
+            f"--extend adds classes, and answers of {name} are none",
+            where="--extend",
+            remedy="leave --extend out: with --case the file gets a new head",
+        )
 
 
 def extend(given: Divided, to: Options, plugins: Plugins | None) -> tuple[Model, Extended]:

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     Ints = NDArray[np.int64]
 
 SHRINKAGE = 0.5
-"""Share of the diagonal in the covariance; `benchmarks/extend.py` finds 0.3 to 0.7 alike."""
+"""Share of the diagonal in the covariance; `benchmarks/extend.py` finds 0.3 to 0.7 about alike."""
 TEMPERATURES = tuple(float(2.0**step) for step in np.arange(-7, 0.1, 0.25))
 """Factors of the scores that are tried: with few samples a covariance promises too much."""
 FOLDS = 5

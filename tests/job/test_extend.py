@@ -4,13 +4,14 @@ import json
 
 import numpy as np
 import onnx
+import onnxruntime
 import pytest
 from networks import mlp
 from onnx import numpy_helper
 
 import surgeon
 from surgeon.cli import main
-from surgeon.errors import DataError, ModelError, UsageError
+from surgeon.errors import DataError, ModelError, UnsupportedError, UsageError
 
 CENTRES = 2 * np.random.default_rng(0).normal(size=(9, 8))
 
@@ -191,9 +192,43 @@ def test_files_that_cannot_be_extended_are_refused(folder):
     operated = surgeon.operate(folder / "net.onnx", case="small-similar", classes=3)
     with pytest.raises(UsageError, match="learnt nothing yet"):
         surgeon.finetune(operated, data([6, 7]), extend=True, device="cpu")
-    numbers = data(range(4)) | {"labels": np.linspace(0, 1, 96) + 0.01}
-    with pytest.raises((UsageError, DataError)):
-        surgeon.finetune(folder / "six.onnx", numbers, extend=True, device="cpu")
+    for task in ("multi-label", "regression"):
+        other = surgeon.operate(folder / "net.onnx", case="small-similar", classes=3, task=task)
+        with pytest.raises(UsageError, match=task):
+            surgeon.finetune(other, data([6, 7]), extend=True, device="cpu")
+
+
+def test_a_head_of_several_layers_is_extended_with_old_data_alone(folder):
+    settings = {"device": "cpu", "compile": "off", "epochs": 20}
+    tuned = surgeon.finetune(
+        folder / "net.onnx", data(range(3)), case="small-similar", head="mlp:hidden=16", **settings
+    ).model
+    outcome = surgeon.finetune(
+        tuned, data([3]), extend=True, old_data=data(range(3), seed=2), **settings
+    )
+    assert accuracy(outcome.model, range(4)) > 0.6
+    before, after = (
+        {t.name: t for t in one.proto.graph.initializer} for one in (tuned, outcome.model)
+    )
+    assert before["w1"] == after["w1"]
+    with pytest.raises(UnsupportedError, match="linear"):
+        surgeon.finetune(
+            folder / "net.onnx", data(range(3)), case="small-similar", head="mlp", device="cpu",
+            keep_statistics=True,
+        )  # fmt: skip
+
+
+def test_statistics_outlive_external_data_and_onnx_runtime_ignores_them(folder):
+    moved = folder / "outside" / "six.onnx"
+    moved.parent.mkdir(exist_ok=True)
+    onnx.save(
+        onnx.load(folder / "six.onnx"), moved, save_as_external_data=True, size_threshold=0,
+        location="weights",
+    )  # fmt: skip
+    session = onnxruntime.InferenceSession(moved, providers=["CPUExecutionProvider"])
+    assert "surgeon.statistics" in session.get_modelmeta().custom_metadata_map
+    outcome = surgeon.finetune(moved, data([6, 7, 8]), extend=True, device="cpu")
+    assert accuracy(outcome.model, range(9)) > 0.85
 
 
 def test_statistics_of_another_head_are_refused_and_changed_ones_are_seen(folder):
