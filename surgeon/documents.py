@@ -310,7 +310,9 @@ def counts(given: Divided) -> dict[str, Any]:
         "train": int(usable[parts.train].sum()),
         "validation": int(usable[parts.validation].sum()),
         "test": 0 if parts.test is None else int(usable[parts.test].sum()),
-        "classes": dict(zip(given.labels, of_class.tolist(), strict=True)),
+        "classes": dict(zip(given.labels, of_class.tolist(), strict=True))
+        if len(of_class)
+        else None,
         "groups": samples.group_count,
         "skipped": skipped(samples),
     }

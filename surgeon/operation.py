@@ -274,6 +274,7 @@ def finetune(  # noqa: PLR0913 - a public verb has its options as keywords
     batch: int | None = None,
     lr: float | None = None,
     lr_find: bool = False,
+    loss: str | None = None,
     validation: float | str = 0.2,
     augment: str = "auto",
     views: int = 1,
@@ -318,6 +319,7 @@ def finetune(  # noqa: PLR0913 - a public verb has its options as keywords
     from surgeon.job import extend as more
     from surgeon.job import stages, statistics
     from surgeon.job.deliver import deliver
+    from surgeon.job.losses import with_loss
     from surgeon.job.run import Job
 
     clock = Clock(time.perf_counter())
@@ -335,7 +337,7 @@ def finetune(  # noqa: PLR0913 - a public verb has its options as keywords
     if extend:
         operated, extended = more.extend(given, to, plugins)
     elif goes_on:
-        operated = chosen_of_tuned(operated, to.surgery)
+        operated = chosen_of_tuned(with_loss(operated, loss, plugins), to.surgery)
     else:
         advice = consult(given, to, plugins=plugins)
         plan, known = (None, None) if advice is None else (advice.plan, advice.evidence)
@@ -343,7 +345,7 @@ def finetune(  # noqa: PLR0913 - a public verb has its options as keywords
         given = given.kept_together(() if advice is None else advice.near)
     given = given.under(operated.task, to, plugins)
     expected = None if advice is None else advice.expected
-    job = Job(operated, given, to, given.task, expected, goes_on, extended)
+    job = Job(operated, given, to, given.task, expected, goes_on, extended, plugins)
     statistics.require(job)
     found = given.examined() if advice is None else advice.findings
     body = planned_body(job, found, advice)

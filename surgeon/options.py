@@ -161,6 +161,12 @@ class Surgery:
         "last or flatten) and what it reads besides (taps=@0.3+@0.6). Default: the task's.",
         verbs=(*OPERATES, "advise"), metavar="KIND[:key=value,…]", form="text",
     )  # fmt: skip
+    loss: str | None = option(
+        None,
+        "What training by steps minimises, with its settings; the head is then trained by steps, "
+        "too. Default: the task's.",
+        verbs=("finetune",), metavar="NAME[:key=value,…]", form="text",
+    )  # fmt: skip
     start: str | None = option(
         None,
         "Let the graph begin at this tensor; the nodes before it are dropped.",

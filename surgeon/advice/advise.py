@@ -142,10 +142,10 @@ def choose(
     from surgeon.runtime.features import Request
 
     clock = _Clock()
-    model, samples, labels, codes = given.model, given.samples, given.labels, given.strata
+    model, samples, labels = given.model, given.samples, given.labels
     anatomy = model.anatomy()
     clock.stop("model")
-    compared = to_compare(samples, given.parts, codes, given.seed)
+    compared = to_compare(samples, given.parts, given.strata, given.seed)
     measured = measuring.measure(
         anatomy, samples,
         measuring.Looked.of(
@@ -160,7 +160,7 @@ def choose(
     near = near_sets(samples, measured)
     parts = given.kept_together(near).parts
     findings = examine(
-        samples, codes, labels, parts, measured, near, seed=given.seed, open_all=thorough
+        samples, *given.coded, parts, measured, near, seed=given.seed, open_all=thorough
     )
     given.say("faults of the data", 1, 1)
     clock.stop("findings")

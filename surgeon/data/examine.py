@@ -49,7 +49,7 @@ def examine_samples(
     Args:
         samples: the labelled data.
         codes: class of each sample, [n].
-        labels: names of the classes.
+        labels: names of the classes; empty where answers are none.
         parts: how the samples are divided.
         seed: that divided them, where the data did not.
         unread: samples that were not opened, see `read_rest`.
@@ -73,6 +73,8 @@ def class_findings(codes: NDArray[np.int64], labels: Sequence[str]) -> list[Data
 
     One that a file knows and the data lack is neither.
     """
+    if not labels:
+        return []
     counts = np.bincount(codes, minlength=len(labels))
     most, least = int(counts.argmax()), int(np.where(counts, counts, counts.max() + 1).argmin())
     listed = ", ".join(f"{label} {count}" for label, count in zip(labels, counts, strict=True))
@@ -238,7 +240,7 @@ def group_findings(
     places: dict[int, set[str | int]] = defaultdict(set)
     for index, (code, name) in enumerate(zip(codes.tolist(), samples.groups, strict=True)):
         places[code].add(index if name is None else name)
-    single = [labels[code] for code in sorted(places) if len(places[code]) == 1]
+    single = [labels[code] for code in sorted(places) if labels and len(places[code]) == 1]
     if single:
         found.append(
             DataFinding(

@@ -14,7 +14,7 @@ from surgeon.graph import encodings, envelope, files
 from surgeon.graph.apart import take_one
 from surgeon.graph.weights import changed_tensors, write_back
 from surgeon.job import statistics
-from surgeon.job.measure import measure
+from surgeon.job.measure import calibrated, measure, stored_of
 from surgeon.job.operate import draw_anew
 from surgeon.job.proving import prove
 from surgeon.job.run import clean
@@ -83,8 +83,13 @@ def deliver(job: Job, trained: Trained, advice: dict[str, Any] | None) -> Delive
             "the file takes one sample at a time: its batch is fixed at 1, as the samples of a "
             "batch would change each other's answers"
         )
-    plan = job.plan
+    plan, stored = job.plan, trained.delivered.stored
+    if stored is None:
+        stored, said = stored_of(job, tuned, alone=trained.work.alone)
+        notes += said
+    job = calibrated(job, stored)
     stamp(tuned, job.given)
+    envelope.put(tuned, envelope.DECODING, dict(stored) or None)
     told = tuple(envelope.relabel(tuned, job.given.labels))
     if trained.race is not None:  # the file says which start its weights come from
         won: Init = trained.race["winner"] if trained.delivered.kind == "tuned" else "pretrained"

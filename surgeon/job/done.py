@@ -59,6 +59,7 @@ class Candidate:
         cross: cross-validated metrics of the solved head on the training samples, or None.
         believed: what the file must give for validation samples.
         stepped: whether weights that were trained by gradient are among the tensors.
+        stored: what the file stores of answers to validation samples; None = not asked yet.
     """
 
     kind: Literal["tuned", "probe", "start"] = "start"
@@ -67,6 +68,7 @@ class Candidate:
     cross: Mapping[str, Any] | None = None
     believed: tuple[Believed, ...] = ()
     stepped: bool = False
+    stored: Mapping[str, Any] | None = None
 
 
 @dataclass(frozen=True)
@@ -76,7 +78,7 @@ class SolvedHead:
     Attributes:
         candidate: its weight and bias, as the file stores them, with their scores.
         rows: validation samples, ascending.
-        features: what the head reads of them, [rows, d].
+        features: what the head reads of them, [rows, d] or [rows, length, d].
         weight: [classes, d], as solved; `bias` [classes] likewise.
     """
 
@@ -88,7 +90,7 @@ class SolvedHead:
 
     @property
     def logits(self) -> NDArray[Any]:
-        """Of the validation samples, [rows, classes]; made anew each time, as they may be many."""
+        """Of the validation samples; made anew each time, as they may be many."""
         logits: NDArray[Any] = self.features @ self.weight.T + self.bias
         return logits
 
@@ -103,7 +105,7 @@ class SolvedHead:
         def at(positions: NDArray[np.int64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
             values = self.features[positions].astype(np.float64)
             summed = np.abs(values) @ np.abs(weight.T) + np.abs(bias)
-            return values @ weight.T + bias, share * summed.max(axis=1, keepdims=True)
+            return values @ weight.T + bias, share * summed.max(axis=-1, keepdims=True)
 
         return Believed(self.rows, at)
 

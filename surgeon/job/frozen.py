@@ -144,9 +144,9 @@ def rows_of(job: Job, features: Features) -> dict[str, NDArray[np.int64]]:
     test = np.zeros(0, np.int64) if job.given.parts.test is None else job.given.parts.test
     parts = {"train": job.given.parts.train, "validation": job.given.parts.validation, "test": test}
     found = {name: where[indices][where[indices] >= 0] for name, indices in parts.items()}
-    values = job.given.targets.values
-    present = set(values[features.rows[found["train"]]].tolist())
-    if len(present) < len(set(values[job.given.parts.train].tolist())):
+    task, targets = job.given.task, job.given.targets
+    learnt, all_in = targets[features.rows[found["train"]]], targets[job.given.parts.train]
+    if (task.counts(all_in) > 0).sum() > (task.counts(learnt) > 0).sum() or not len(learnt):
         raise DataError(
             "a class has no readable sample left to train on",
             remedy="repair its files, or remove the class",
@@ -160,7 +160,7 @@ def require_finite(job: Job, features: Features, values: NDArray[Any], name: str
     Raises:
         DataError: with the count and the first samples.
     """
-    bad = np.flatnonzero(~np.isfinite(values).all(axis=1))
+    bad = np.flatnonzero(~np.isfinite(values).reshape(len(values), -1).all(axis=1))
     if not len(bad):
         return
     samples = [

@@ -6,6 +6,7 @@ The one room of a job in which outputs become answers. What must not enter: trai
 from __future__ import annotations
 
 import itertools
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -13,9 +14,10 @@ import numpy as np
 from surgeon.errors import CheckError
 from surgeon.job.run import runtime_device
 from surgeon.runtime.stream import Runner
+from surgeon.tasks.base import Targets, TaskCode
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator
+    from collections.abc import Callable, Iterable, Iterator, Mapping
     from pathlib import Path
 
     from numpy.typing import NDArray
@@ -26,6 +28,8 @@ if TYPE_CHECKING:
 
     Outputs = Iterator[tuple[NDArray[np.float64], NDArray[np.int64]]]
 
+Told = tuple["NDArray[np.float64]", Targets]
+"""Answers as a task decodes them, and the right ones of the same samples."""
 SCATTERED = 16
 """Samples on which it is seen how much ONNX Runtime's results depend on the batch."""
 SPOT = 32
@@ -46,12 +50,58 @@ def score(
         job: what is trained on what.
         outputs: of the new head beside the samples they are of, some at a time.
     """
-    parts = ((decode(job, values), job.given.targets[rows]) for values, rows in outputs)
-    first = next(parts, None)
-    if first is None:
+    return scored(job, answers(job, outputs))
+
+
+def answers(job: Job, outputs: Iterable[tuple[NDArray[Any], NDArray[np.int64]]]) -> Iterator[Told]:
+    """Give what outputs say beside the right answers."""
+    return ((decode(job, values), job.given.targets[rows]) for values, rows in outputs)
+
+
+def scored(job: Job, parts: Iterator[Told] | None) -> dict[str, Any] | None:
+    """Return the object of the document's `metrics` of answers, some at a time; None of none."""
+    first = None if parts is None else next(parts, None)
+    if first is None or parts is None:
         return None
     scores = job.task.score(itertools.chain([first], parts))
     return {"samples": int((~np.isnan(scores.quality)).sum()), **scores.figures}
+
+
+def calibrate(job: Job, parts: Iterable[Told]) -> tuple[dict[str, Any], tuple[str, ...]]:
+    """Return what the file stores of answers that were not learnt from, and what is to be said."""
+    stores = type(job.task).calibrate is not TaskCode.calibrate
+    told = list(parts) if stores else []
+    if not told:
+        return {}, ()
+    targets = job.given.targets
+    found = job.task.calibrate(
+        np.concatenate([decoded for decoded, _ in told]),
+        replace(
+            targets,
+            values=np.concatenate([one.values for _, one in told]),
+            known=None
+            if targets.known is None
+            else np.concatenate([one.known for _, one in told if one.known is not None]),
+            groups=None,
+        ),
+    )
+    notes = tuple(found.pop("notes", ()))
+    return found, notes
+
+
+def stored_of(
+    job: Job, tuned: ModelProto, *, alone: bool
+) -> tuple[dict[str, Any], tuple[str, ...]]:
+    """Return what the file stores of its own answers to validation samples, and what to say."""
+    rows = job.given.parts.validation
+    if type(job.task).calibrate is TaskCode.calibrate or not len(rows):
+        return {}, ()
+    return calibrate(job, answers(job, outputs_of(open_runner(job, tuned, alone=alone), rows)))
+
+
+def calibrated(job: Job, stored: Mapping[str, Any] | None) -> Job:
+    """Return the job whose task tells answers as a file does that stores this."""
+    return replace(job, task=type(job.task)(stored)) if stored else job
 
 
 def open_runner(job: Job, model: ModelProto | Path, *, alone: bool) -> Runner:

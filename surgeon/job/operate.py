@@ -28,6 +28,7 @@ from surgeon.job.decide import (
     settle_head,
     settle_start,
 )
+from surgeon.job.losses import settle_loss
 from surgeon.plugin.manager import loaded_plugins
 from surgeon.records import Evidence, Plan
 from surgeon.tasks.find import find_task
@@ -81,6 +82,7 @@ def operate(
     decided = plan or decide(model, anatomy, to, evidence, plugins)
     decided = decided if task is None else for_task(decided, task)
     decided, code = settle_head(decided, to.head, find_task(decided.task, plugins), plugins)
+    decided = settle_loss(decided, to.loss, plugins)
     _require_types(model, anatomy, decided)
     free = to.cut is None or plan is not None  # what was measured read pooled values
     tensor = resolve_cut(anatomy, decided, code, to, free=free)

@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
+from onnx import numpy_helper
 
-from surgeon.errors import UnsupportedError
+from surgeon.errors import UnsupportedError, UsageError
 from surgeon.extras import installed
 from surgeon.graph import precision as halves
 from surgeon.graph.frontier import split as split_graph
@@ -22,9 +23,11 @@ from surgeon.graph.walk import label, reads
 from surgeon.graph.weights import roles, tuned_names, write_back
 from surgeon.job.done import Believed, Work
 from surgeon.job.frozen import features_of, frozen_work, rows_of
+from surgeon.job.losses import own_objective
 from surgeon.job.proving import require_alike
 from surgeon.job.run import head_weights, stage_names
 from surgeon.probe.solver import torch_threads
+from surgeon.tasks.units import Units
 from surgeon.torch_graph import arrays
 from surgeon.torch_graph.initialize import draw_all, randomize
 from surgeon.torch_graph.module import tensors, to_module
@@ -69,13 +72,24 @@ class Sets:
 
 @dataclass(frozen=True)
 class Part:
-    """The trained part of a stage, converted: what `fit` takes, and the work of opening it."""
+    """The trained part of a stage, converted: what `fit` takes, and the work of opening it.
+
+    Numbers are learnt in `units` of their own: targets and the last linear layer are brought into
+    them here, and weights and outputs come back in plain ones. None = as they are.
+    """
 
     module: Any
     graph: ModelProto
     names: list[str]
     sets: Sets
     work: Work
+    units: Units | None = None
+
+    @property
+    def answers(self) -> NDArray[Any]:
+        """Targets of the training samples, in plain units."""
+        targets: NDArray[Any] = self.sets.train.targets
+        return targets if self.units is None else self.units.plain(targets)
 
 
 def open_part(
@@ -89,7 +103,8 @@ def open_part(
     """Convert the trained part with these values; the samples are those of `like`, if given."""
     operated = job.operated
     names, shapes = stage_names(job, stage), operated.anatomy().shapes
-    current = write_back(operated.proto, values, partial=True)
+    targets, units = _targets(job)
+    current = write_back(operated.proto, _into(job, values, units), partial=True)
     front = split_graph(current, names, shapes, keep_weightless=False)
     _require_numbers(front)
     if like is None:
@@ -99,7 +114,7 @@ def open_part(
     module = to_module(trained, roles=roles(trained), quantized=names)
     if like is None:
         begun = time.perf_counter()
-        sets = _sets(job, front, module.input_names, widen=half)
+        sets = _sets(job, front, module.input_names, targets, widen=half)
         seconds = time.perf_counter() - begun
         work = frozen_work(front, sets.features, alone=alone, seconds=seconds)
     else:
@@ -108,7 +123,51 @@ def open_part(
     if alone or shapes.batches[0] == shapes.batches[1]:
         axes = [info.batch_axis for info in front.tensors]
         batches.keep_batch(module, 1 if alone else shapes.batches[0], axes)
-    return Part(module, trained, names, sets, work)
+    return Part(module, trained, names, sets, work, units)
+
+
+def _targets(job: Job) -> tuple[NDArray[Any], Units | None]:
+    """Return what the samples' targets are in training, and their units where they have such.
+
+    Raises:
+        UsageError: the head ends in no linear layer, so that it cannot be brought into them.
+    """
+    values = job.given.targets.values
+    if not getattr(own_objective(job), "standardises", False):
+        return values, None
+    weight, nodes = head_weights(job)[-2], job.operated.proto.graph.node
+    readers = [node for node in nodes if weight in node.input]
+    turned = {name for node in readers if node.op_type == "Transpose" for name in node.output}
+    readers = [node for node in nodes if {weight, *turned} & set(node.input)]
+    if not {node.op_type for node in readers} <= {"Gemm", "MatMul", "Conv", "Transpose"}:
+        raise UsageError(
+            f"the head {job.plan.head.kind!r} ends in no linear layer, and the task "
+            f"{job.plan.task!r} learns numbers in units of their own",
+            where="--head",
+            remedy="a head that ends in one: gemm or mlp",
+        )
+    units = Units.of(values[job.given.parts.train])
+    return units.standard(values), units
+
+
+def _into(
+    job: Job, values: Mapping[str, NDArray[Any]], units: Units | None
+) -> dict[str, NDArray[Any]]:
+    """Return tensors with the last linear layer in the units of training.
+
+    One that is drawn and was never trained is as good in these units as in any.
+    """
+    found = dict(values)
+    if units is None:
+        return found
+    names = head_weights(job)[-2:]
+    if job.goes_on:
+        stored = {t.name: t for t in job.operated.proto.graph.initializer if t.name in names}
+        found = {name: numpy_helper.to_array(one) for name, one in stored.items()} | found
+    if set(names) <= set(found):
+        layer = units.layer(*(found[name] for name in names), plain=False)
+        found |= dict(zip(names, layer, strict=True))
+    return found
 
 
 def _require_numbers(front: Frontier) -> None:
@@ -130,7 +189,9 @@ def _require_numbers(front: Frontier) -> None:
         )
 
 
-def _sets(job: Job, front: Frontier, inputs: Sequence[str], *, widen: bool) -> Sets:
+def _sets(
+    job: Job, front: Frontier, inputs: Sequence[str], targets: NDArray[Any], *, widen: bool
+) -> Sets:
     """Return what is trained and judged on: features of the frozen part, pictures, or values."""
     if front.frozen is not None:
         features = features_of(job, front)
@@ -139,29 +200,47 @@ def _sets(job: Job, front: Frontier, inputs: Sequence[str], *, widen: bool) -> S
             part: (batches.of_features(features, rows), features.rows[rows])
             for part, rows in positions.items()
         }
-        return replace(_value_sets(job, values, inputs, widen=widen), features=features)
+        return replace(_value_sets(targets, values, inputs, widen=widen), features=features)
     parts = {"train": job.given.parts.train, "validation": job.given.parts.validation}
     if not job.given.samples.is_images:
         values = {
             part: (batches.of_samples(job.given.samples, rows), rows)
             for part, rows in parts.items()
         }
-        return _value_sets(job, values, inputs, widen=widen)
+        return _value_sets(targets, values, inputs, widen=widen)
     pictures = batches.Pictures(job.given.samples, job.given.progress)
     readable = {name: rows[pictures.readable[rows]] for name, rows in parts.items()}
-    strength = job.to.training.augment
+    strength = _strength(job)
     if strength == "auto":  # nothing is asked for by name, so that nothing need be installed
         varied = installed("kornia") and not job.given.task.keeps  # answers would stay behind
         strength = "light" if varied else "none"
     train, validation = (
-        batches.PictureBatches(pictures, readable[part], job.given.targets.values, inputs, applied)
+        batches.PictureBatches(pictures, readable[part], targets, inputs, applied)
         for part, applied in (("train", strength), ("validation", "none"))
     )
     return Sets(train, validation if validation.n else None, readable["validation"])
 
 
+def _strength(job: Job) -> str:
+    """Return how pictures are varied; those with an answer per place are not.
+
+    Raises:
+        UsageError: they are asked to be.
+    """
+    strength = job.to.training.augment
+    if job.given.targets.values.ndim < 3 or strength == "none":
+        return strength
+    if strength == "auto":
+        return "none"
+    raise UsageError(
+        "pictures with an answer per place are not varied: their answers would stay where they are",
+        where=f"--augment {strength}",
+        remedy="leave it out",
+    )
+
+
 def _value_sets(
-    job: Job,
+    targets: NDArray[Any],
     values: Mapping[str, tuple[Any, NDArray[np.int64]]],
     inputs: Sequence[str],
     *,
@@ -169,7 +248,7 @@ def _value_sets(
 ) -> Sets:
     """Return batches of values that are loaded as they are, with the samples they are of."""
     train, validation = (
-        batches.ValueBatches(load, job.given.targets.values[samples], inputs, widen=widen)
+        batches.ValueBatches(load, targets[samples], inputs, widen=widen)
         for load, samples in (values["train"], values["validation"])
     )
     return Sets(train, validation if validation.n else None, values["validation"][1])
@@ -189,11 +268,16 @@ def scale(job: Job, part: Part) -> None:
 def trained_tensors(job: Job, part: Part) -> dict[str, NDArray[Any]]:
     """Return what training may have changed of the file."""
     wanted = set(tuned_names(job.operated.proto, part.names))
-    return {
+    found = {
         name: arrays.to_array(value)
         for name, value in tensors(part.module).items()
         if name in wanted
     }
+    names = head_weights(job)[-2:]
+    if part.units is not None:
+        layer = part.units.layer(*(found[name] for name in names), plain=True)
+        found |= dict(zip(names, layer, strict=True))
+    return found
 
 
 def believed(job: Job, part: Part) -> tuple[Believed, ...]:
@@ -213,6 +297,7 @@ def believed(job: Job, part: Part) -> tuple[Believed, ...]:
         inputs = validation.prepare(inputs)
     with torch_threads(job.to.place.threads), torch.no_grad(), arithmetic(device, exact=True):
         logits = module(*inputs).double().cpu().numpy()
+    logits = logits if part.units is None else part.units.plain(logits)
     rows = part.sets.judged[:count]
     order = np.argsort(rows)
     return (Believed.of(rows[order], logits[order], TORCH_SLACK * job.operated.bound),)

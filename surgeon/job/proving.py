@@ -150,7 +150,8 @@ def _rounding(job: Job, model: ModelProto, feeds: Sequence[Mapping[str, Any]]) -
     del shown.graph.output[:]
     shown.graph.output.append(helper.make_empty_tensor_value_info(name))
     session = open_session(shown, device="cpu", threads=job.to.place.threads)
-    features = np.concatenate([session.run(one, [name])[0] for one in feeds])
+    made = (session.run(one, [name])[0] for one in feeds)
+    features = np.concatenate([one.reshape(-1, one.shape[-1]) for one in made])
     values = {
         tensor.name: numpy_helper.to_array(tensor)
         for tensor in model.graph.initializer
@@ -209,7 +210,10 @@ def parity(
         ]
         with torch.no_grad():
             got.append(module(*inputs).float().numpy())
-    return relative_error(np.concatenate(got), np.concatenate(wanted))
+    # A sequence may have another length than the next.
+    return relative_error(
+        *(np.concatenate([one.ravel() for one in each]) for each in (got, wanted))
+    )
 
 
 def _tensor(values: NDArray[Any], *, half: bool) -> torch.Tensor:

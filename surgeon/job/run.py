@@ -5,7 +5,7 @@ What must not enter: the order of the stages, and any training.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from surgeon.errors import UsageError
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from surgeon.job.extend import Extended
     from surgeon.model import Model
     from surgeon.options import Options
+    from surgeon.plugin.manager import Plugins
     from surgeon.records import Plan, Stage
     from surgeon.runtime.places import Device
     from surgeon.tasks.base import TaskCode
@@ -34,9 +35,10 @@ class Job:
         given: on what, and where.
         to: how.
         task: what an answer is.
-        expected: accuracy of a probe at the cut, cross-validated over more samples than validate.
+        expected: quality of a probe at the cut, cross-validated over more samples than validate.
         goes_on: whether the plan is one that the file came with.
         extended: which classes were added to which; None = the head is for those of the data.
+        plugins: loaded plugins; None loads them where one is asked for.
     """
 
     operated: Model
@@ -46,6 +48,7 @@ class Job:
     expected: float | None = None
     goes_on: bool = False
     extended: Extended | None = None
+    plugins: Plugins | None = field(default=None, repr=False)
 
     @property
     def plan(self) -> Plan:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from surgeon.errors import UnsupportedError
+from surgeon.errors import DataError, UnsupportedError
 from surgeon.graph.frontier import split as split_graph
 from surgeon.graph.weights import write_back
 from surgeon.job.done import Candidate, SolvedHead, StageDone, Work
@@ -25,11 +25,10 @@ from surgeon.job.frozen import (
     slack_of,
     view_features,
 )
-from surgeon.job.measure import score
+from surgeon.job.measure import Told, calibrate, calibrated, decode, scored
 from surgeon.job.run import Job, head_input, head_weights, torch_device
 from surgeon.probe import discriminant
 from surgeon.probe.solver import HeadSolution, solve
-from surgeon.tasks.metrics import score_told
 from surgeon.train.device import is_out_of_memory
 
 if TYPE_CHECKING:
@@ -45,6 +44,9 @@ if TYPE_CHECKING:
 
 _AT_ONCE = 2**22
 """Logits computed at once."""
+MOST_ROWS, MOST_NUMBERS = 2**18, 2**27
+"""Positions, and numbers of their features, that a head is solved on: those of one sample are much
+alike, and more of them hardly move it."""
 
 
 @dataclass(frozen=True)
@@ -63,15 +65,25 @@ class _Fitted:
 
     Attributes:
         values: [rows, d].
+        targets: [rows] or [rows, outputs].
         sample: of each row; the samples themselves stand in front of their views.
         held: rows of validation samples, or None where none is among them.
+        place: of each row that is no view: which of `samples`, and which position of it.
+        samples: that were taken.
+        whole: whether every position that tells an answer is a row.
         work: of making views.
+        notes: what people should know.
     """
 
     values: NDArray[Any]
+    targets: NDArray[Any]
     sample: NDArray[np.int64]
     held: NDArray[np.bool_] | None
+    place: tuple[NDArray[np.int64], ...]
+    samples: NDArray[np.int64]
+    whole: bool = True
     work: Work = field(default_factory=Work)
+    notes: tuple[str, ...] = ()
 
 
 def open_head(job: Job, known: StageDone) -> HeadFeatures:
@@ -112,41 +124,101 @@ def solve_head(
     features = read.features
     parts = rows_of(job, features)
     values = features.array(read.name)
-    values = values.reshape(len(values), -1)
+    values = values if values.ndim == 3 else values.reshape(len(values), -1)
     require_finite(job, features, values, read.name)
     fitted = _fitted(job, read, values, parts, refit=refit)
     solution, notes = _solved(job, fitted)
-    scores, cross = _scores(job, features, values, parts, solution, refit=refit)
+    told = _Told(job, features, values, parts, fitted, solution)
+    stored, more = told.stored()
+    scores, cross = told.scores(calibrated(job, stored))
     seconds = time.perf_counter() - begun - fitted.work.seconds_features
     row = _row(job, stage, solution, scores, seconds)
-    tensors = dict(zip(head_weights(job), (solution.weight, solution.bias), strict=True))
+    found = shaped(job, solution.weight, solution.bias)
+    tensors = dict(zip(head_weights(job), found, strict=True))
     order = parts["validation"][np.argsort(features.rows[parts["validation"]])]
-    candidate = Candidate("probe", tensors, scores, cross)
+    candidate = Candidate("probe", tensors, scores, cross, stored=stored)
     solved = SolvedHead(
         candidate, features.rows[order], values[order], solution.weight, solution.bias
     )
     believed = solved.believed(slack_of(job, read.front, features))
     solved = replace(solved, candidate=replace(candidate, believed=(believed,)))
     return solved, fitted.work + Work(
-        history=(row,), samples_seen=len(fitted.sample), seconds_train=seconds, notes=notes
-    )
+        history=(row,), samples_seen=len(fitted.sample), seconds_train=seconds,
+        notes=(*fitted.notes, *notes, *more),
+    )  # fmt: skip
 
 
 def _fitted(
     job: Job, read: HeadFeatures, values: NDArray[Any], parts: Rows, *, refit: bool
 ) -> _Fitted:
-    """Return the rows to solve on: training samples, with `refit` validation samples, and views."""
+    """Return the rows to solve on: training samples, with `refit` validation samples, and views.
+
+    Of features [n, length, d] every position that tells an answer is a row.
+    """
     rows = np.concatenate([parts["train"], *([parts["validation"]] if refit else [])])
-    chosen, sample = values[rows], read.features.rows[rows]
+    samples = read.features.rows[rows]
+    targets = job.given.targets[samples]
     work = Work()
+    if values.ndim == 3:
+        return _positions(job, values, rows, samples, parts, refit=refit)
+    known = targets.answered
+    chosen, sample, answers = values[rows[known]], samples[known], targets.values[known]
+    place: tuple[NDArray[np.int64], ...] = (known,)
     if job.to.training.views > 1:
         begun = time.perf_counter()
         more, of, told = view_features(job, read.front, sample)
         chosen, sample = np.concatenate([chosen, more]), np.concatenate([sample, of])
+        answers = job.given.targets.values[sample]
         seconds = time.perf_counter() - begun
         work = Work(frontier={**read.work.frontier, "views": told}, seconds_features=seconds)
     held = np.isin(sample, read.features.rows[parts["validation"]]) if refit else None
-    return _Fitted(chosen, sample, held, work)
+    return _Fitted(chosen, answers, sample, held, place, samples, work=work)
+
+
+def _positions(
+    job: Job,
+    values: NDArray[Any],
+    rows: NDArray[np.int64],
+    samples: NDArray[np.int64],
+    parts: Rows,
+    *,
+    refit: bool,
+) -> _Fitted:
+    """Return positions of sequences as rows; of very many, some that the seed draws.
+
+    Raises:
+        DataError: answers are of other positions than features.
+    """
+    targets = job.given.targets.values[samples]
+    if targets.shape[1:2] != values.shape[1:2]:
+        raise DataError(
+            f"a sample has {targets.shape[1]} answers and features of {values.shape[1]} positions",
+            where=f"tensor {head_input(job)!r}",
+            remedy="give an answer per position of the input, or choose another cut",
+        )
+    exclusive = job.task.link == "softmax"
+    told = targets >= 0 if exclusive else np.isfinite(targets).any(axis=-1)
+    place = np.nonzero(told)
+    notes: tuple[str, ...] = ()
+    most = max(1, min(MOST_ROWS, MOST_NUMBERS // values.shape[2]))
+    if len(place[0]) > most:
+        random = np.random.default_rng(job.to.training.seed)
+        some = np.sort(random.choice(len(place[0]), most, replace=False))
+        notes = (f"the head is solved on {most:,} of {len(place[0]):,} positions",)
+        place = tuple(axis[some] for axis in place)
+    at, where = place
+    sample = samples[at]
+    chosen = np.asarray(values[rows[at], where])
+    held = np.isin(rows[at], parts["validation"]) if refit else None
+    return _Fitted(
+        chosen, targets[place], sample, held, place, samples, whole=not notes, notes=notes
+    )
+
+
+def shaped(job: Job, weight: NDArray[Any], bias: NDArray[Any]) -> tuple[NDArray[Any], NDArray[Any]]:
+    """Return a solved weight [outputs, d] in the form that the file has it."""
+    dims = {tensor.name: tuple(tensor.dims) for tensor in job.operated.proto.graph.initializer}
+    return weight.reshape(dims[head_weights(job)[0]]), bias
 
 
 def _row(
@@ -168,51 +240,95 @@ def _row(
     }
 
 
-def _scores(
-    job: Job,
-    features: Features,
-    values: NDArray[Any],
-    parts: Rows,
-    solution: HeadSolution,
-    *,
-    refit: bool,
-) -> tuple[dict[str, Any], dict[str, Any] | None]:
-    """Return metrics by part, and the cross-validated ones of the training samples."""
-    samples = {part: features.rows[rows] for part, rows in parts.items()}
-    codes = {part: job.given.targets.values[rows] for part, rows in samples.items()}
-    scores = {
-        part: score(job, _outputs(values[parts[part]], samples[part], solution))
-        for part in ("validation", "test", "train")
-    }
-    # Of what was fitted to, the samples themselves stand in front of their views.
-    trained, judged = len(parts["train"]), len(parts["validation"])
-    cross = _outside(solution, slice(0, trained), codes["train"])
-    cross = cross and cross | {"folds": solution.folds}
-    if refit and judged:
-        seen = slice(trained, trained + judged)
-        scores["validation"] = _outside(solution, seen, codes["validation"])
-    return scores, cross
+@dataclass(frozen=True)
+class _Told:
+    """What a solved head says of the samples of every part."""
+
+    job: Job
+    features: Features
+    values: NDArray[Any]
+    parts: Rows
+    fitted: _Fitted
+    solution: HeadSolution
+
+    def stored(self) -> tuple[dict[str, Any], tuple[str, ...]]:
+        """Return what the file stores of answers to validation samples, and what is to be said.
+
+        A head that was fitted to them, too, is asked by those that have not seen them.
+        """
+        rows = self.parts["validation"]
+        if not len(rows):
+            return {}, ()
+        parts = self._outside(rows) if self.fitted.held is not None else self._inside(rows)
+        return ({}, ()) if parts is None else calibrate(self.job, parts)
+
+    def scores(self, job: Job) -> tuple[dict[str, Any], dict[str, Any] | None]:
+        """Return metrics by part, and the cross-validated ones of the training samples."""
+        scores = {
+            part: scored(job, self._inside(self.parts[part]))
+            for part in ("validation", "test", "train")
+        }
+        cross = scored(job, self._outside(self.parts["train"]))
+        cross = cross and cross | {"method": "cross-validated", "folds": self.solution.folds}
+        if self.fitted.held is not None and len(self.parts["validation"]):
+            found = scored(job, self._outside(self.parts["validation"]))
+            scores["validation"] = found and found | {"method": "cross-validated"}
+        return scores, cross
+
+    def _inside(self, rows: NDArray[np.int64]) -> Iterator[Told]:
+        """Give answers of the head itself, some at a time."""
+        samples = self.features.rows[rows]
+        size = len(self.solution.bias) * max(1, int(np.prod(self.values.shape[1:-1])))
+        at_once = max(1, _AT_ONCE // size)
+        for first in range(0, len(rows), at_once):
+            some = slice(first, first + at_once)
+            outputs = self.values[rows[some]] @ self.solution.weight.T + self.solution.bias
+            yield decode(self.job, outputs), self.job.given.targets[samples[some]]
+
+    def _outside(self, rows: NDArray[np.int64]) -> Iterator[Told] | None:
+        """Give answers of heads that have not seen the samples; None where there were none.
+
+        Of classes only the likeliest and the right one are known: the rest is 0.
+        """
+        fitted, solution = self.fitted, self.solution
+        at, own = fitted.place[0], len(fitted.place[0])
+        mine = np.isin(fitted.samples[at], self.features.rows[rows])
+        said, lost = solution.out_of_fold[:own][mine], solution.out_of_fold_loss[:own][mine]
+        missing = said < 0 if solution.out_of_fold.ndim == 1 else np.isnan(said)
+        if not fitted.whole or not len(said) or missing.any():
+            return None
+        places = tuple(axis[mine] for axis in fitted.place)
+        return self._parts(places, said, lost)
+
+    def _parts(
+        self, places: tuple[NDArray[np.int64], ...], said: NDArray[Any], lost: NDArray[Any]
+    ) -> Iterator[Told]:
+        job, fitted = self.job, self.fitted
+        outputs = len(self.solution.bias)
+        inner = self.values.shape[1:-1]
+        at_once = max(1, _AT_ONCE // (outputs * max(1, int(np.prod(inner)))))
+        every = np.unique(places[0])
+        for first in range(0, len(every), at_once):
+            some = every[first : first + at_once]
+            chosen = np.flatnonzero(np.isin(places[0], some))
+            answers = np.zeros((len(some), *inner, outputs))
+            where = (
+                np.searchsorted(some, places[0][chosen]), *(one[chosen] for one in places[1:])
+            )  # fmt: skip
+            targets = job.given.targets[fitted.samples[some]]
+            if said.ndim == 1:
+                told, right = np.exp(-lost[chosen]), targets.values[where]
+                answers[(*where, said[chosen])] = np.nextafter(np.maximum(told, 1 - told), 2)
+                answers[(*where, right)] = told
+            else:
+                answers[where] = said[chosen]
+            yield answers, targets
 
 
-def _outputs(
-    features: NDArray[Any], samples: NDArray[np.int64], solution: HeadSolution
-) -> Iterator[tuple[NDArray[Any], NDArray[np.int64]]]:
-    """Give the solved head's outputs beside the samples they are of, some at a time."""
-    at_once = max(1, _AT_ONCE // len(solution.bias))
-    for first in range(0, len(samples), at_once):
-        rows = slice(first, first + at_once)
-        yield features[rows] @ solution.weight.T + solution.bias, samples[rows]
-
-
-def _outside(
-    solution: HeadSolution, rows: slice, codes: NDArray[np.int64]
-) -> dict[str, Any] | None:
-    """Return the metrics of heads that have not seen the samples; None where there were none."""
-    predicted = solution.out_of_fold[rows]
-    if not len(predicted) or (predicted < 0).any():
-        return None
-    told = np.exp(-solution.out_of_fold_loss[rows])
-    return score_told(predicted, told, codes) | {"method": "cross-validated"}
+def _groups(job: Job, fitted: _Fitted) -> NDArray[np.int64] | None:
+    """Return what each row belongs to: its group, or its sample where it is a position of it."""
+    groups = job.given.parts.groups_of(fitted.sample)
+    return fitted.sample if groups is None and len(fitted.place) > 1 else groups
 
 
 def _solved(job: Job, fitted: _Fitted) -> tuple[HeadSolution, tuple[str, ...]]:
@@ -225,10 +341,11 @@ def _solved(job: Job, fitted: _Fitted) -> tuple[HeadSolution, tuple[str, ...]]:
     solved = functools.partial(
         solve,
         fitted.values,
-        job.given.targets.values[fitted.sample],
+        fitted.targets,
         job.outputs,
+        link=job.task.link or "softmax",
         views_of=fitted.sample if job.to.training.views > 1 else None,
-        groups=job.given.parts.groups_of(fitted.sample),
+        groups=_groups(job, fitted),
         held=fitted.held,
         seed=job.to.training.seed,
         threads=job.to.place.threads,

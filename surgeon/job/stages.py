@@ -16,7 +16,15 @@ from surgeon.graph.apart import doubtful_nodes
 from surgeon.graph.files import sha256_model
 from surgeon.graph.weights import tuned_names, write_back
 from surgeon.job.done import Believed, Candidate, StageDone, Trained, Work
-from surgeon.job.measure import decode, open_runner, outputs_at_once, score
+from surgeon.job.measure import (
+    answers,
+    calibrate,
+    calibrated,
+    decode,
+    open_runner,
+    outputs_at_once,
+    score,
+)
 from surgeon.job.part import drawn
 from surgeon.job.run import Job, head_weights, stage_names, torch_device
 from surgeon.job.solve import open_head, solve_head
@@ -168,13 +176,15 @@ def _choose(
     if not compared.better and not asked:
         return probe.candidate, compared, Work(notes=(*said, compared.note))
     believed = Believed.of(rows, logits, job.operated.bound, by_runtime=True)
+    stored, more = calibrate(job, answers(job, [(logits, rows)]))
     candidate = replace(
         candidate,
-        scores={"validation": score(job, [(logits, rows)])},
+        scores={"validation": score(calibrated(job, stored), [(logits, rows)])},
         believed=(*candidate.believed, believed),
+        stored=stored,
     )
     warning = () if compared.better else (compared.warning,)
-    return candidate, compared, Work(notes=(*said, *warning))
+    return candidate, compared, Work(notes=(*said, *more, *warning))
 
 
 def _compared(

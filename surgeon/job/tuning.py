@@ -5,7 +5,6 @@ What must not enter: the order of the stages, and which result is delivered.
 
 from __future__ import annotations
 
-import importlib
 import time
 from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any
@@ -13,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from surgeon.graph.cuts import first_use
 from surgeon.job import race
 from surgeon.job.done import Candidate, StageDone, Work
+from surgeon.job.losses import judged, objective_of
 from surgeon.job.part import Part, believed, drawn, open_part, scale, trained_tensors
 from surgeon.probe.solver import torch_threads
 from surgeon.train.loop import fit
@@ -99,10 +99,10 @@ def _rate(job: Job, stage: Stage, start: race.Start, part: Part) -> Work:
 
 
 def _objective(job: Job, part: Part, settings: FitSettings) -> Any:
-    """Return the torch half of the task, made for the samples of a stage."""
-    module, _, name = job.task.objective.partition(":")
-    objective = getattr(importlib.import_module(module), name)
-    return objective.of(part.sets.train.targets, job.outputs, scratch=settings.scratch)
+    """Return what is minimised, made for the samples of a stage."""
+    validation = part.sets.validation
+    judged_by = None if validation is None else validation.targets
+    return objective_of(job, part.answers, judged_by=judged_by, scratch=settings.scratch)
 
 
 def race_stage(
@@ -120,7 +120,7 @@ def race_stage(
         other = open_part(job, stage, drawn(job), alone=part.work.alone, like=part)
         scale(job, other)
         second = _leg(job, stage, "random", other, seconds, checkpoint, first=first.fitted)
-    found = race.Race(first.fitted, None if second is None else second.fitted, job.task.quality)
+    found = race.Race(first.fitted, None if second is None else second.fitted, judged(job))
     legs = [first] if second is None else [first, second]
     winner, leg = found.winner, legs[race.STARTS.index(found.winner)]
     candidate, improved = known.candidate, winner == "random" or leg.fitted.improved
@@ -267,7 +267,7 @@ def _fit(
 
 def _told(job: Job, row: Row, start: race.Start | None) -> dict[str, Any]:
     """Return a row of the document: there the quality has its name."""
-    names = {"validation_quality": f"validation_{job.task.quality}"}
+    names = {"validation_quality": f"validation_{judged(job)}"}
     told = {names.get(key, key): value for key, value in row.items()}
     return told | ({"start": start} if start else {})
 
@@ -281,6 +281,6 @@ def _report(job: Job, progress: Progress) -> None:
         epoch=progress.epoch,
         loss=row.get("loss", progress.loss),
         left=progress.seconds_left,
-        **{job.task.quality: row.get("validation_quality")},
+        **{judged(job): row.get("validation_quality")},
         throughput=progress.samples_per_second,
     )

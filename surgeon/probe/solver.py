@@ -29,6 +29,7 @@ from surgeon.probe import penalty
 from surgeon.probe.basis import Basis
 from surgeon.probe.convex import minimise
 from surgeon.probe.links import LINKS
+from surgeon.tasks.units import Units
 from surgeon.train.device import arithmetic
 
 if TYPE_CHECKING:
@@ -305,28 +306,13 @@ def _read(
     if np.isinf(values).any():
         raise DataError("targets hold infinity", where="labels")
     seen = values if held is None or np.all(held) else values[~np.asarray(held, bool)]
-    centre, spread = standard(seen)
-    if not spread.any():
+    units = Units.of(seen)
+    if not units.spread.any():
         raise DataError(
             f"every one of the {len(seen)} samples has the same target: nothing to learn",
             where="labels",
         )
-    spread = np.where(spread > 0, spread, 1.0)
-    return _Read((values - centre) / spread, spread, centre)
-
-
-def standard(
-    values: npt.NDArray[np.float64],
-) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
-    """Return mean and spread of each column of [n, k] by what is known of it; 0 where nothing is.
-
-    A number that never moves has the spread 0, whatever the rounding of its mean.
-    """
-    known = np.isfinite(values)
-    count = np.maximum(known.sum(axis=0), 1)
-    centre = np.where(known, values, 0.0).sum(axis=0) / count
-    spread = np.sqrt((np.where(known, values - centre, 0.0) ** 2).sum(axis=0) / count)
-    return centre, np.where(spread > 1e-12 * np.abs(centre), spread, 0.0)
+    return _Read(units.standard(values), units.scale, units.centre)
 
 
 def _check_codes(labels: Ints, classes: int) -> None:

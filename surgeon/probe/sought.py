@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from surgeon.tasks.units import Units
+
 if TYPE_CHECKING:
     from collections.abc import Callable
 
@@ -61,13 +63,9 @@ class Sought:
                 return cls.classes(values)
             found, shift, scale = _indicators(values), np.zeros(1), np.ones(1)
         else:
-            known = np.isfinite(values)
-            count = np.maximum(known.sum(axis=0), 1)
-            shift = np.where(known, values, 0.0).sum(axis=0) / count
-            apart = np.where(known, values - shift, 0.0)
-            scale = np.sqrt((apart**2).sum(axis=0) / count)
-            scale = np.where(scale > 1e-12 * np.abs(shift), scale, 1.0)
-            found = apart / scale  # what is not known is as the mean
+            units = Units.of(values)
+            shift, scale = units.centre, units.scale
+            found = np.nan_to_num(units.standard(values))  # what is not known is as the mean
         own = link == task.link and values.shape == targets.values.shape
 
         def worth(outputs: Floats) -> Floats:

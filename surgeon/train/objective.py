@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from surgeon.errors import UsageError
+from surgeon.tasks.units import Units
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -31,6 +32,11 @@ class Objective(Protocol):
 
     The loop divides sums by sums, so that a batch may come in any number of passes. `repr` tells
     every setting: a checkpoint goes on only where it is the same.
+
+    Three more attributes are looked up and may be missing: `judges`, the name of the figure that
+    `judge` gives, where it is not the task's quality; `standardises`, True where targets and
+    outputs are numbers in units of their own; `judged_by(targets)`, called with those of the
+    samples that judge, as they come to `judge`.
 
     Attributes:
         target: type of the targets on their way to the device; their shape is [n, …].
@@ -174,6 +180,8 @@ class _PerNumber(nn.Module):
 class BinaryCrossEntropy(_PerNumber):
     """Any of k labels, each 0 or 1; judged by the share of labels that are told right."""
 
+    judges: ClassVar[str] = "label_accuracy"
+
     def each(self, outputs: Tensor, targets: Tensor) -> Tensor:
         """Return the entropy of every label."""
         return functional.binary_cross_entropy_with_logits(outputs, targets, reduction="none")
@@ -186,16 +194,55 @@ class BinaryCrossEntropy(_PerNumber):
 
 
 class SquaredError(_PerNumber):
-    """Numbers; judged by the negative mean squared error."""
+    """Numbers, standardised as outputs are; judged by their share in R².
+
+    Attributes:
+        standardises: that whoever trains brings targets and the last layer into such units.
+    """
+
+    standardises: ClassVar[bool] = True
+    judges: ClassVar[str] = "r2"
+
+    def __init__(self, scale: Sequence[float] = (1.0,)) -> None:
+        """Take what standardised numbers are multiplied by to be plain ones, for each output."""
+        super().__init__()
+        self.told = tuple(float(one) for one in scale)
+        self.scale: Tensor
+        self.register_buffer("scale", torch.tensor(self.told))
+        self.spread: Tensor
+        self.register_buffer("spread", torch.ones(len(self.told)))
+
+    def judged_by(self, targets: npt.NDArray[Any]) -> None:
+        """Take the spread of the targets that outputs are judged by, which R² is a share of."""
+        spread = Units.of(targets.reshape(len(targets), -1)).spread
+        self.spread = torch.tensor(np.where(spread > 0, spread, np.inf).tolist())
+
+    @classmethod
+    def of(
+        cls,
+        targets: npt.NDArray[Any],
+        outputs: int,  # noqa: ARG003 - the targets tell it
+        *,
+        scratch: bool = False,  # noqa: ARG003 - no setting follows from the start
+    ) -> Self:
+        """Make one for training samples, their targets in plain units."""
+        return cls(Units.of(targets.reshape(len(targets), -1)).scale.tolist())
+
+    def extra_repr(self) -> str:
+        """Tell every setting."""
+        return f"scale={self.told}"
 
     def each(self, outputs: Tensor, targets: Tensor) -> Tensor:
         """Return the square of every difference."""
         return (outputs - targets).square()
 
     def judge(self, outputs: Tensor, targets: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Return the loss, its negative, how many numbers are known."""
-        loss = self.loss(outputs, targets)
-        return loss, -loss, (~targets.isnan()).sum()
+        """Return squared errors in plain units, shares in R², how many numbers are known."""
+        known = ~targets.isnan()
+        squares = self.each(outputs.reshape(targets.shape), targets.nan_to_num())
+        squares = torch.where(known, squares, 0.0)
+        share = known.to(squares) - squares / self.spread**2
+        return (squares * self.scale**2).sum(), share.sum(), known.sum()
 
 
 def class_weights(

@@ -6,7 +6,7 @@ what positions are, and where their classes come from.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 import torch
 from torch import Tensor
@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 
 class PositionEntropy(CrossEntropy):
     """One of k classes per position of a sequence, outputs [n, length, k]; judged by accuracy."""
+
+    judges: ClassVar[str] = "accuracy"
 
     @classmethod
     def of(

@@ -1,0 +1,183 @@
+"""Every task through every case on two small networks: what holds for one holds for all.
+
+A file is what its training computed, only what the plan trains has changed, it proves that, and it
+predicts what ONNX Runtime and the task's decoding say.
+"""
+
+from __future__ import annotations
+
+import json
+
+import networks as nw
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+from onnx import numpy_helper
+
+import surgeon
+from surgeon.errors import SurgeonError
+from surgeon.plugin.manager import load_plugins
+from surgeon.records import Task
+from surgeon.tasks.find import find_task
+
+CASES = (
+    "small-similar",
+    "large-similar",
+    "auto",
+    pytest.param("small-different", marks=pytest.mark.slow),
+    pytest.param("large-different", marks=pytest.mark.slow),
+)
+N, SIDE, LENGTH = 40, 12, 6
+
+
+def pictures():
+    """Return pictures of three classes that differ in brightness, a little, and their codes."""
+    random = np.random.default_rng(3)
+    codes = np.arange(N) % 3
+    values = random.normal(0, 1, (N, 3, SIDE, SIDE)).astype(np.float32)
+    values += codes[:, None, None, None].astype(np.float32) / 2
+    return {"x": values}, codes, values.mean(axis=1)
+
+
+def texts():
+    """Return sequences whose tokens are low or high, mostly by class."""
+    random = np.random.default_rng(4)
+    codes = np.arange(N) % 3
+    ids = random.integers(0, 14, (N, LENGTH)) + 3 * codes[:, None]
+    mask = np.ones((N, LENGTH), np.int64)
+    mask[::5, -2:] = 0
+    return {"input_ids": ids, "attention_mask": mask}, codes, ids / 10
+
+
+def answers(task, codes, places):
+    """Return the answers of a task to samples of these classes, and of these values per place."""
+    flat = places.reshape(len(places), -1).mean(axis=1)
+    if task == "regression":
+        return np.stack([1000 + 50 * flat, -3 * flat + codes], axis=1).astype(np.float32)
+    if task == "multi-label":
+        return np.stack([codes > 0, codes < 2, flat > np.median(flat)], axis=1)
+    if task in ("tokens", "segmentation"):
+        found = (places > np.median(places)).astype(np.int64)
+        found.reshape(len(found), -1)[:, 0] = -100 if task == "tokens" else 255
+        return found
+    return codes
+
+
+MATRIX = [
+    (network, task)
+    for network, tasks in (
+        ("convnet", ("classification", "multi-label", "regression", "segmentation", "embedding")),
+        ("transformer", ("multi-label", "regression", "tokens", "embedding")),
+    )
+    for task in tasks
+    if task in load_plugins().offers(Task)
+]
+
+
+def opened(network):
+    if network == "convnet":
+        return nw.convnet(), *pictures()
+    return nw.transformer(length=LENGTH), *texts()
+
+
+@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize(("network", "task"), MATRIX)
+def test_a_task_goes_through_a_case(network, task, case, tmp_path):
+    model, inputs, codes, places = opened(network)
+    data = {**inputs, "labels": answers(task, codes, places)}
+    path = tmp_path / "tuned.onnx"
+    out = surgeon.finetune(model, data, path, case=case, task=task, epochs=1, device="cpu")
+    body = out.body
+    assert body["plan"]["task"] == task
+    parity = out.proof["parity"]
+    assert parity["max_relative"] <= parity["bound"] <= 1e-4
+    assert set(body["changed"]) <= set(body["trainable"]) | set(body["statistics"])
+    for part in ("validation", "train"):
+        assert np.isfinite(body["metrics"][part]["loss"])
+        assert body["metrics"][part]["quality"] is not None
+    assert surgeon.verify(path).passed
+    frozen_bytes_are_those_of(model, path, body)
+    predicts_as_the_runtime(path, inputs, task)
+
+
+def frozen_bytes_are_those_of(model, path, body):
+    """Compare every tensor that both have and the plan does not train."""
+    before = {t.name: t for t in model.graph.initializer}
+    moving = set(body["trainable"]) | set(body["statistics"])
+    after = {t.name: t for t in onnx.load(path).graph.initializer}
+    shared = (before.keys() & after.keys()) - moving
+    assert after.keys() - before.keys() <= moving | {n for n in after if "surgeon.head" in n}
+    for name in shared:
+        first, second = (numpy_helper.to_array(one[name]) for one in (before, after))
+        assert first.tobytes() == second.tobytes(), name
+
+
+def predicts_as_the_runtime(path, inputs, task):
+    """Compare `predict` with the graph run alone and decoded as its file says."""
+    session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+    taken = {one.name for one in session.get_inputs()}
+    feeds = {name: values[:4] for name, values in inputs.items() if name in taken}
+    (raw,) = session.run(None, feeds)
+    meta = session.get_modelmeta().custom_metadata_map
+    labels = json.loads(meta.get("surgeon.labels", "null"))
+    code = find_task(task, None, json.loads(meta.get("surgeon.decoding", "null")))
+    wanted = code.rows(code.decode(raw, "Identity", labels).answers, labels)
+    told = surgeon.predict(path, {name: values[:4] for name, values in inputs.items()}).document()
+    for one, row in zip(told["predictions"], wanted, strict=True):
+        close(one, row)
+
+
+def close(told, wanted):
+    """Compare what is told of a sample, key by key, numbers but for rounding."""
+    for key, value in wanted.items():
+        if isinstance(value, dict):
+            close(told[key], value)
+        elif isinstance(value, list) and value and isinstance(value[0], dict):
+            for one, other in zip(told[key], value, strict=False):
+                close(one, other)
+        elif isinstance(value, float) or (value and isinstance(value, list)):
+            if isinstance(np.asarray(value).flat[0], str):
+                assert told[key] == value
+            else:
+                np.testing.assert_allclose(told[key], value, rtol=1e-4, atol=1e-5)
+        else:
+            assert told[key] == value
+
+
+def regressed(**options):
+    inputs, codes, places = pictures()
+    data = {**inputs, "labels": answers("regression", codes, places)}
+    return surgeon.finetune(
+        nw.convnet(), data, case="small-similar", task="regression", device="cpu", **options
+    )
+
+
+def test_a_loss_that_is_named_is_minimised_and_stands_in_the_plan(tmp_path):
+    path = tmp_path / "tuned.onnx"
+    out = regressed(loss="huber:delta=0.5", epochs=3, out=path)
+    assert out.body["plan"]["loss"] == "huber:delta=0.5"
+    assert [row["stage"] for row in out.history][-1] == "head"
+    assert out.history[-1]["validation_r2"] is not None
+    inputs, codes, places = pictures()
+    data = {**inputs, "labels": answers("regression", codes, places)}
+    again = surgeon.finetune(path, data, epochs=1, device="cpu")
+    assert again.body["plan"]["loss"] == "huber:delta=0.5"
+
+
+@pytest.mark.parametrize("loss", ["focal", "hubert", "huber:gamma=2", "huber:delta=x"])
+def test_a_loss_that_does_not_fit_is_refused(loss):
+    with pytest.raises(SurgeonError) as caught:
+        regressed(loss=loss)
+    assert "huber" in str(caught.value) or "delta" in str(caught.value)
+
+
+def test_numbers_far_from_zero_are_learnt_by_steps_and_given_in_plain_units():
+    inputs, _, places = pictures()
+    labels = 5e4 + 10 * places.reshape(N, -1).mean(axis=1)
+    out = surgeon.finetune(
+        nw.convnet(), {**inputs, "labels": labels}, case="large-similar", task="regression",
+        head="mlp:hidden=8", epochs=20, lr=0.02, device="cpu",
+    )  # fmt: skip
+    assert out.metrics["train"]["r2"] > 0
+    assert out.history[0]["validation_loss"] < 1e6  # drawn weights are drawn in these units
