@@ -195,10 +195,10 @@ def _joined(
     rest = {size[:at] + size[at + 1 :] for size in sizes}
     if len(rest) > 1:
         raise UnsupportedError(
-            f"the values that the head reads keep {sorted(map(list, rest))} of "
+            f"the values that the head reads keep {sorted(map(list, rest), key=str)} of "
             f"{' and '.join(keeps)}: they do not lie side by side",
             where="--head",
-            remedy="leave the taps out, or give cuts of one size",
+            remedy="--head KIND:taps=none, or taps of one size",
         )
     builder.last = builder.apply("Concat", {"axis": 1 + at}, *parts)
     features = sum(dim for size in sizes if isinstance(dim := size[at], int))

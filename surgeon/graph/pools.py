@@ -28,6 +28,8 @@ POOLS = ("mean", "max", "first", "last", "flatten", "cls", "gem")
 LENGTH, PICTURE = ("length",), ("height", "width")
 GEM = 3.0
 """The exponent of the generalised mean (Radenović et al. 2018, arXiv 1711.02512)."""
+IN_FRONT = (0, 1, 2, 5)
+"""Tokens in front of those of patches: none, a class token, two, or one and four registers."""
 HIDDEN = 1e30
 """Taken from what a mask hides before the largest is looked for."""
 
@@ -239,7 +241,8 @@ def _grid(
     sides = None
     if isinstance(tokens, int) and isinstance(features, int):
         tall, broad = (1, 1) if picture is None else picture[2]
-        sides = next(filter(None, (_sides(tokens - more, tall, broad) for more in range(10))), None)
+        counts = (tokens - more for more in IN_FRONT)
+        sides = next(filter(None, (_sides(count, tall, broad) for count in counts)), None)
     if sides is None:
         raise UnsupportedError(
             f"value {tensor!r} is {list(dims)}: its tokens are no grid of patches",

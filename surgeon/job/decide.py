@@ -298,12 +298,17 @@ def resolve_cut(anatomy: Anatomy, plan: Plan, code: HeadCode, to: Surgery, *, fr
 
 
 def _last_with(anatomy: Anatomy, tensor: str, axes: Sequence[str]) -> str | None:
-    """Return the deepest listed cut up to a tensor that has axes; None where none has."""
-    end = graph_cuts.depth_of(anatomy, tensor)
-    deepest_first = (one for one in reversed(anatomy.cuts) if one.depth <= end)
-    return next(
-        (one.tensor for one in deepest_first if keeps_axes(anatomy.shapes, one.tensor, axes)), None
-    )
+    """Return the deepest listed cut up to a tensor that has axes; None where none has.
+
+    What a reduction makes is pooled in part: the channels are not where they are looked for.
+    """
+    end, makers = graph_cuts.depth_of(anatomy, tensor), anatomy.links.makers
+    for one in reversed(anatomy.cuts):
+        made = makers.get(one.tensor)
+        reduced = made is not None and made.op_type.startswith("Reduce")
+        if one.depth <= end and not reduced and keeps_axes(anatomy.shapes, one.tensor, axes):
+            return one.tensor
+    return None
 
 
 def settle_start(plan: Plan, operated: Model) -> tuple[Plan, str | None]:

@@ -149,6 +149,19 @@ def test_factors_of_old_opsets_give_whole_sizes(sides):
     assert require_sound(made).shape[2:] == sides
 
 
+def test_a_map_that_is_pooled_in_part_is_none():
+    model = maps(13)  # exporters of MobileNetV2 take the mean side by side
+    for node in model.graph.node:
+        if node.op_type == "GlobalAveragePool":
+            node.op_type = "ReduceMean"
+            node.attribute.append(onnx.helper.make_attribute("axes", [3]))
+            node.attribute.append(onnx.helper.make_attribute("keepdims", 0))
+    (weight,) = (t for t in model.graph.initializer if t.name == "fc.w")
+    weight.CopyFrom(onnx.numpy_helper.from_array(np.ones((24, 5), np.float32), "fc.w"))
+    for head in ("attention", "gemm:pool=gem"):
+        assert operated(model, head).plan.cut == "coarse"
+
+
 def test_a_pool_wants_something_to_pool():
     with pytest.raises(UsageError, match="nothing to pool") as caught:
         operated(nw.residual(), "gemm:pool=max", cut="features")
