@@ -147,10 +147,11 @@ def looked_at(folder: Path) -> set[int]:
     import surgeon
     import surgeon_models
     from surgeon.intake import divide, find_preprocess, open_samples
+    from surgeon.options import Reading
     from surgeon.targets import ask_for
 
     model = surgeon.load(surgeon_models.get(MODEL))
-    samples = open_samples(folder, model, find_preprocess(model), None, {}, 0.2)
+    samples = open_samples(folder, model, find_preprocess(model), Reading(), {}, 0.2)
     parts = divide(samples, ask_for("classification", samples, None), 0.2, 0)
     return {int(Path(str(samples.names[int(row)])).stem) for row in parts.train}
 

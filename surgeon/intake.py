@@ -120,13 +120,6 @@ class Answered(Intake):
         """Codes whose shares every part and fold keeps, [n]; one for all where it is no matter."""
         return strata_of(self.task, self.targets)
 
-    @property
-    def coded(self) -> tuple[NDArray[np.int64], list[str]]:
-        """Class codes [n] and names of the classes; without names where answers are none."""
-        if not self.labels or self.task.sought(self.targets[:1])[0] != "softmax":
-            return np.zeros(len(self.targets), np.int64), []
-        return self.targets.values, self.labels
-
 
 @dataclass(frozen=True, kw_only=True)
 class Divided(Answered):
@@ -183,7 +176,7 @@ class Divided(Answered):
         """Find what needs no model: see `data.examine`."""
         from surgeon.data.examine import examine_samples
 
-        return examine_samples(self.samples, *self.coded, self.parts, self.seed)
+        return examine_samples(self.samples, self.task, self.targets, self.parts, self.seed)
 
 
 def open(  # noqa: A001 - read as intake.open

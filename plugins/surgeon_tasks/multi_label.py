@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 
 from surgeon.errors import DataError, ModelError
-from surgeon.records import Head
+from surgeon.records import DataFinding, Head
 from surgeon.tasks import answers, metrics
 from surgeon.tasks.base import Decoded, Scores, Targets, TaskCode
 from surgeon.tasks.label_sets import cells, labels_of, rows_of
@@ -129,6 +129,23 @@ class MultiLabel(TaskCode):
         order = np.argsort(self.counts(targets), kind="stable")
         codes = np.where(there.any(axis=1), there[:, order].argmax(axis=1), len(order))
         return np.unique(codes, return_inverse=True)[1].astype(np.int64)
+
+    def findings(self, targets: Targets, parts: Mapping[str, Ints]) -> Iterable[DataFinding]:  # noqa: ARG002 - counts are of all
+        """Count the labels, and name those that are too rare to be judged."""
+        counts = dict(zip(targets.names, self.counts(targets).tolist(), strict=True))
+        none = int((np.nansum(targets.values, axis=1) == 0).sum())
+        named = listed([f"{name} {count}" for name, count in counts.items()])
+        note = f"{len(targets):,} samples with {len(counts)} labels: {named}; {none} without any"
+        yield DataFinding("note", "classes", note.replace("'", ""))
+        rare = [name for name, count in counts.items() if 0 < count < FEW]
+        if rare:
+            yield DataFinding(
+                "warning",
+                "rare-class",
+                f"{len(rare)} of {len(counts)} labels have fewer than {FEW} samples, too few to "
+                f"judge them by: {listed(rare)}",
+                "gather more of them, or leave them out",
+            )
 
     def decode(
         self,

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 
 from surgeon.errors import DataError
-from surgeon.records import Head
+from surgeon.records import DataFinding, Head
 from surgeon.tasks.base import Decoded, Scores, Targets, TaskCode
 from surgeon.tasks.labels import listed
 from surgeon.tasks.numbers import read_numbers
@@ -105,6 +105,17 @@ class Regression(TaskCode):
         edges = np.quantile(level, np.arange(1, bins) / bins)
         codes: Ints = np.searchsorted(edges, level, side="right").astype(np.int64)
         return codes
+
+    def findings(self, targets: Targets, parts: Mapping[str, Ints]) -> Iterable[DataFinding]:  # noqa: ARG002 - the range is of all
+        """Say the range of the numbers."""
+        for place, column in enumerate(targets.values.T):
+            name = f"{targets.names[place]}: " if targets.names else ""
+            low, middle, high = (f"{value:g}" for value in np.quantile(column, (0, 0.5, 1)))
+            yield DataFinding(
+                "note",
+                "numbers",
+                f"{name}{len(column):,} numbers from {low} to {high}, half of them below {middle}",
+            )
 
     def decode(
         self,

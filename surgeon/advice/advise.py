@@ -160,8 +160,9 @@ def choose(
     near = near_sets(samples, measured)
     parts = given.kept_together(near).parts
     findings = examine(
-        samples, *given.coded, parts, measured, near, seed=given.seed, open_all=thorough
-    )
+        samples, given.task, given.targets, parts, measured, near, seed=given.seed,
+        open_all=thorough,
+    )  # fmt: skip
     given.say("faults of the data", 1, 1)
     clock.stop("findings")
     several = len(labels) or max(len(measured.classes), 1)

@@ -7,6 +7,7 @@ warns of it too. What must not enter: features, probes, and any decision about t
 from __future__ import annotations
 
 from collections import defaultdict
+from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
 
     from surgeon.data.samples import Samples
     from surgeon.data.splits import Splits
+    from surgeon.tasks.base import Targets, TaskCode
 
     Group = tuple[int, ...]
 
@@ -33,12 +35,13 @@ UNREAD = 2000
 """Files outside the pass that are opened to see whether they can be read."""
 _AT_ONCE = 16
 _SHOWN = 5
+_BRIEF = 60
 
 
 def examine_samples(
     samples: Samples,
-    codes: NDArray[np.int64],
-    labels: Sequence[str],
+    task: TaskCode,
+    targets: Targets,
     parts: Splits,
     seed: int,
     *,
@@ -48,8 +51,8 @@ def examine_samples(
 
     Args:
         samples: the labelled data.
-        codes: class of each sample, [n].
-        labels: names of the classes; empty where answers are none.
+        task: what an answer is.
+        targets: the answers of all samples.
         parts: how the samples are divided.
         seed: that divided them, where the data did not.
         unread: samples that were not opened, see `read_rest`.
@@ -58,11 +61,32 @@ def examine_samples(
     usable[samples.failed] = False
     groups = copies(samples, usable)
     return [
-        *class_findings(codes[usable], labels),
+        *answer_findings(task, targets[usable], parts, usable),
         *unreadable_findings(samples, unread),
-        *group_findings(samples, codes, labels, parts),
-        *copy_findings(samples, groups, codes, labels, parts, seed),
+        *group_findings(samples, task, targets, parts),
+        *copy_findings(samples, groups, task, targets, parts, seed),
     ]
+
+
+# ── answers ──────────────────────────────────────────────────────────────────────────────────────
+
+
+def answer_findings(
+    task: TaskCode, targets: Targets, parts: Splits, usable: NDArray[np.bool_]
+) -> list[DataFinding]:
+    """Say what the answers of samples that can be read show, classes or what else a task knows."""
+    place = np.cumsum(usable) - 1
+    held = {"train": parts.train, "validation": parts.validation, "test": parts.test}
+    own = {name: place[rows[usable[rows]]] for name, rows in held.items() if rows is not None}
+    found = list(task.findings(targets, own))
+    if has_classes(targets):
+        return [*class_findings(targets.values, targets.names), *found]
+    return [*found, *label_findings(targets.names)]
+
+
+def has_classes(targets: Targets) -> bool:
+    """Say whether each sample has one class that has a name."""
+    return bool(targets.names) and targets.values.ndim == 1 and targets.values.dtype.kind in "iu"
 
 
 # ── classes ──────────────────────────────────────────────────────────────────────────────────────
@@ -206,7 +230,7 @@ def unreadable_findings(samples: Samples, unread: int = 0) -> list[DataFinding]:
 
 
 def group_findings(
-    samples: Samples, codes: NDArray[np.int64], labels: Sequence[str], parts: Splits
+    samples: Samples, task: TaskCode, targets: Targets, parts: Splits
 ) -> list[DataFinding]:
     """Say which groups the data's own parts tear apart, and which classes lie in one group only."""
     if samples.groups is None:
@@ -230,7 +254,7 @@ def group_findings(
                 "warning",
                 "torn-groups",
                 f"{len(torn)} of {len(members)} groups lie in more than one of the data's own "
-                f"parts: accuracy there is too good: {_list(list(torn))}",
+                f"parts: {_word(task)} there is too good: {_list(list(torn))}",
                 "keep each group in one part, or leave the split out",
                 details=[
                     {"group": name, "part": part[i]} for name, rows in torn.items() for i in rows
@@ -238,9 +262,11 @@ def group_findings(
             )
         )
     places: dict[int, set[str | int]] = defaultdict(set)
-    for index, (code, name) in enumerate(zip(codes.tolist(), samples.groups, strict=True)):
+    labels = targets.names
+    codes = targets.values.tolist() if has_classes(targets) else []
+    for index, (code, name) in enumerate(zip(codes, samples.groups, strict=False)):
         places[code].add(index if name is None else name)
-    single = [labels[code] for code in sorted(places) if labels and len(places[code]) == 1]
+    single = [labels[code] for code in sorted(places) if len(places[code]) == 1]
     if single:
         found.append(
             DataFinding(
@@ -320,8 +346,8 @@ def part_of(parts: Splits, n: int) -> list[str]:
 def copy_findings(
     samples: Samples,
     groups: Sequence[Group],
-    codes: NDArray[np.int64],
-    labels: Sequence[str],
+    task: TaskCode,
+    targets: Targets,
     parts: Splits,
     seed: int,
     *,
@@ -332,8 +358,8 @@ def copy_findings(
     Args:
         samples: the data.
         groups: sets of copies, by index.
-        codes: class of each sample, [n].
-        labels: names of the classes.
+        task: what an answer is.
+        targets: the answers of all samples.
         parts: how the samples are divided.
         seed: that divided them, where the data did not.
         near: whether the copies are near ones, not exact.
@@ -365,25 +391,46 @@ def copy_findings(
                 "warning",
                 "leak",
                 f"{_sets(torn)} of {word} lie in more than one of {whose} "
-                f"({', '.join(between)}): accuracy there is too good",
+                f"({', '.join(between)}): {_word(task)} there is too good",
                 "remove the copies from validation and test" if own else "keep one of each set",
                 details=[{"part": part[i]} for group in torn for i in group],
             )
         )
-    torn = [group for group in groups if len({int(codes[i]) for i in group}) > 1]
-    if torn:
+    values = targets.values
+    torn = [group for group in groups if len({values[i].tobytes() for i in group}) > 1]
+    if torn and not (near and _moves(task, targets)):
         found.append(
             _grouped(
                 samples,
                 torn,
                 "warning",
                 "conflict",
-                f"{_sets(torn)} of {word} have different labels",
+                f"{_sets(torn)} of {word} have different "
+                + ("labels" if targets.names else "answers"),
                 "at least one label in each set is wrong: correct it",
-                details=[{"label": labels[codes[i]]} for group in torn for i in group],
+                details=[{"label": _told(samples, targets, i)} for group in torn for i in group],
             )
         )
     return found
+
+
+def _moves(task: TaskCode, targets: Targets) -> bool:
+    """Say whether what is nearly the same may well have another answer: a number, a mask."""
+    return bool(task.keeps) or (task.output != "logits" and not has_classes(targets))
+
+
+def _word(task: TaskCode) -> str:
+    return task.quality.replace("_", " ")
+
+
+def _told(samples: Samples, targets: Targets, index: int) -> str:
+    """Return the answer of a sample, in a few characters."""
+    if has_classes(targets):
+        return targets.names[int(targets.values[index])]
+    answers = samples.answers
+    if isinstance(answers, Mapping):
+        return ", ".join(f"{name} {column[index]}" for name, column in answers.items())[:_BRIEF]
+    return "" if answers is None else str(answers[index])[:_BRIEF]
 
 
 def _grouped(

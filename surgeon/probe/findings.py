@@ -16,11 +16,19 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from math import log
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from surgeon.data.examine import connect, copies, copy_findings, examine_samples, read_rest
+from surgeon.data.examine import (
+    FEW,
+    connect,
+    copies,
+    copy_findings,
+    examine_samples,
+    has_classes,
+    read_rest,
+)
 from surgeon.probe.evidence import stratified
 from surgeon.records import DataFinding
 from surgeon.tasks.metrics import softmax
@@ -34,6 +42,7 @@ if TYPE_CHECKING:
     from surgeon.data.samples import Samples
     from surgeon.data.splits import Splits
     from surgeon.probe.evidence import Measured, Probe
+    from surgeon.tasks.base import Targets, TaskCode
 
     Floats = NDArray[np.float64]
     Ints = NDArray[np.int64]
@@ -47,6 +56,8 @@ BEST_CUTS = 3
 TEMPERATURES = tuple(float(t) for t in np.geomspace(1.0, 100.0, 30))
 MOST_NOISE = 0.5
 """Share of wrong labels beyond which nothing can be told apart."""
+FAR = 8.0
+"""Robust standard deviations beyond which a number is doubted."""
 SURE = 6.63
 """Twice the log-likelihood that ε must be worth: the 1 % point of χ² with one degree of freedom."""
 COMPARED = 1000
@@ -73,8 +84,8 @@ def to_compare(samples: Samples, parts: Splits, codes: Ints, seed: int) -> Ints 
 
 def examine(
     samples: Samples,
-    codes: Ints,
-    labels: Sequence[str],
+    task: TaskCode,
+    targets: Targets,
     parts: Splits,
     measured: Measured,
     near: Sequence[Group],
@@ -86,8 +97,8 @@ def examine(
 
     Args:
         samples: the labelled data.
-        codes: class of each sample, [n].
-        labels: names of the classes.
+        task: what an answer is.
+        targets: the answers of all samples.
         parts: how the samples are divided.
         measured: the evidence of the pass.
         near: what `near_sets` found in it.
@@ -99,9 +110,9 @@ def examine(
     """
     unread = read_rest(samples, measured.seen) if open_all else 0
     return (
-        *examine_samples(samples, codes, labels, parts, seed, unread=unread),
-        *copy_findings(samples, near, codes, labels, parts, seed, near=True),
-        *label_findings(measured, samples, labels),
+        *examine_samples(samples, task, targets, parts, seed, unread=unread),
+        *copy_findings(samples, near, task, targets, parts, seed, near=True),
+        *doubtful_findings(measured, samples, task, targets),
     )
 
 
@@ -244,6 +255,79 @@ def scores_of(probes: Sequence[Probe]) -> Floats | None:
     return np.asarray(np.mean([item.scores for item in best], axis=0), np.float64)
 
 
+def doubtful_findings(
+    measured: Measured, samples: Samples, task: TaskCode, targets: Targets
+) -> list[DataFinding]:
+    """Name samples whose answer is likely wrong, where a task's answers can be doubted."""
+    if has_classes(targets):
+        return label_findings(measured, samples, targets.names)
+    own = targets[measured.rows]
+    scores = scores_of(measured.probes)
+    if scores is None or task.keeps or scores.shape != own.values.shape:
+        told = "answers at each position" if task.keeps else "these answers"
+        note = f"wrong answers are not looked for: probes of whole samples cannot judge {told}"
+        return [DataFinding("note", "not-examined", note)]
+    if task.link == "logistic":
+        return _several_findings(scores, own, measured.rows, samples)
+    return _number_findings(scores, own, measured.rows, samples)
+
+
+def _several_findings(
+    scores: Floats, targets: Targets, rows: Ints, samples: Samples
+) -> list[DataFinding]:
+    """Doubt each label of each sample by itself: it is there, or it is not."""
+    found: list[tuple[float, int, str, bool]] = []
+    for place, name in enumerate(targets.names):
+        known = np.flatnonzero(np.isfinite(targets.values[:, place]))
+        there = targets.values[known, place].astype(np.int64)
+        if min(there.sum(), len(there) - there.sum()) < FEW:
+            continue
+        share, spread = there.mean(), there.std()
+        believed = scores[known, place] * spread + share
+        doubts = doubt_labels(np.stack([1 - believed, believed], axis=1), there)
+        found += [
+            (float(doubts.wrong[at]), int(rows[known[at]]), name, bool(there[at]))
+            for at in np.flatnonzero(doubts.wrong > 0.5)
+        ]
+    found.sort(key=lambda one: -one[0])
+    told = [
+        (
+            str(samples.names[row]),
+            {
+                "label": name if there else f"not {name}",
+                "suggested": f"not {name}" if there else name,
+                "probability": wrong,
+            },
+        )
+        for wrong, row, name, there in found
+    ]
+    return _doubted(told, f"{len(told)} labels are likely wrong")
+
+
+def _number_findings(
+    scores: Floats, targets: Targets, rows: Ints, samples: Samples
+) -> list[DataFinding]:
+    """Doubt numbers that lie far from what probes that have not seen them expect."""
+    values = targets.values
+    spread = np.where(values.std(axis=0) > 0, values.std(axis=0), 1.0)
+    apart = (values - values.mean(axis=0)) / spread - scores
+    apart -= np.median(apart, axis=0)
+    scale = np.maximum(1.4826 * np.median(np.abs(apart), axis=0), 1e-9)
+    far = np.abs(apart / scale)
+    worst = far.max(axis=1)
+    told = []
+    for at in np.argsort(-worst, kind="stable"):
+        if worst[at] < FAR:
+            break
+        place = int(far[at].argmax())
+        expected = scores[at, place] * spread[place] + values[:, place].mean()
+        about: dict[str, Any] = {
+            "label": f"{values[at, place]:g}", "suggested": f"{expected:.4g}", "probability": None,
+        }  # fmt: skip
+        told.append((str(samples.names[int(rows[at])]), about))
+    return _doubted(told, f"{len(told)} numbers are far from what their samples suggest")
+
+
 def label_findings(
     measured: Measured, samples: Samples, labels: Sequence[str]
 ) -> list[DataFinding]:
@@ -267,6 +351,13 @@ def label_findings(
         )
         for at in flagged
     ]
+    return _doubted(rows, f"{len(rows)} labels are likely wrong, of about {doubts.rate:.1%} in all")
+
+
+def _doubted(rows: Sequence[tuple[str, dict[str, Any]]], told: str) -> list[DataFinding]:
+    """Return the finding of samples whose answers are doubted, the surest first."""
+    if not rows:
+        return []
     named = "; ".join(
         f"{name}: {about['label']}, rather {about['suggested']}" for name, about in rows[:_SHOWN]
     )
@@ -275,8 +366,7 @@ def label_findings(
         DataFinding(
             "warning",
             "label",
-            f"{len(rows)} labels are likely wrong, of about {doubts.rate:.1%} in all: "
-            f"{named}{more}",
+            f"{told}: {named}{more}",
             "look at these samples and correct their labels",
             samples=tuple(name for name, _ in rows),
             details=tuple(about for _, about in rows),

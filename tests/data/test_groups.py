@@ -127,6 +127,11 @@ def divided(samples: Samples, **asked):
     return split_samples(samples, codes, **asked), codes
 
 
+def examined(samples: Samples, parts):
+    found = ask_for("classification", samples, None)
+    return examine_samples(samples, found.task, found.targets, parts, 0)
+
+
 def test_arrays_tell_groups_and_an_input_of_that_name_takes_the_prefix(tmp_path):
     np.savez(tmp_path / "d.npz", **rows(groups=np.arange(24) // 3))
     for data in (tmp_path / "d.npz", rows(groups=[f"p{i // 3}" for i in range(24)])):
@@ -174,7 +179,7 @@ def test_groups_that_the_datas_own_split_tears_are_found():
     own = ["train"] * 12 + ["validation"] * 12
     samples = open_data(rows(groups=np.arange(24) // 5, split=own), [ROW])
     parts, codes = divided(samples)
-    found = examine_samples(samples, codes, ["0", "1"], parts, 0)
+    found = examined(samples, parts)
     (torn,) = [one for one in found if one.kind == "torn-groups"]
     assert torn.level == "warning"
     assert torn.groups == (tuple(f"row {i}" for i in range(10, 15)),)
@@ -182,9 +187,7 @@ def test_groups_that_the_datas_own_split_tears_are_found():
     drawn = open_data(rows(groups=np.arange(24) % 2), [ROW])  # a class is a group
     kinds = {
         one.kind
-        for one in examine_samples(
-            drawn, codes, ["0", "1"], split(codes, groups=None), 0
-        )
+        for one in examined(drawn, split(codes, groups=None))
     }  # fmt: skip
     assert "single-group" in kinds
 
@@ -196,12 +199,10 @@ def test_exact_copies_are_one_group():
     data = rows(60)
     data["x"][30:40] = data["x"][:10]
     samples = open_data(data, [ROW])
-    parts, codes = divided(samples)
+    parts, _ = divided(samples)
     for one in range(10):
         assert (one in parts.train) == (one + 30 in parts.train)
-    assert not [
-        f for f in examine_samples(samples, codes, ["0", "1"], parts, 0) if f.kind == "leak"
-    ]
+    assert not [f for f in examined(samples, parts) if f.kind == "leak"]
     joined = open_data(data | {"groups": np.arange(60) // 2}, [ROW])
     parts, _ = divided(joined)
     kin = parts.groups
@@ -214,7 +215,7 @@ def test_copies_that_leave_nothing_to_judge_by_are_told_instead():
     samples = open_data(data, [ROW])
     parts, codes = divided(samples)
     assert parts.validation.tolist() == split(codes).validation.tolist()
-    kinds = {f.kind for f in examine_samples(samples, codes, ["0", "1"], parts, 0)}
+    kinds = {f.kind for f in examined(samples, parts)}
     assert "leak" in kinds
 
 

@@ -35,7 +35,7 @@ def folder(root, each=20):
 
 def parts_of(model, data, validation, seed):
     how = parse_preprocess("raw", model.inputs[0])
-    samples = inputs.open_samples(data, model, how, None, {}, validation)
+    samples = inputs.open_samples(data, model, how, inputs.AS_THE_FILE_SAYS, {}, validation)
     asked = ask_for("classification", samples, None)
     return inputs.divide(samples, asked, validation, seed), samples, asked.targets.values
 
