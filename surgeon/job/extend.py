@@ -80,12 +80,6 @@ def require_extendable(model: Model, to: Options, plugins: Plugins | None) -> No
     require_opset(model)
     if is_planned(model):
         _require_classes(find_task(model.task, plugins), model.task)
-    if to.training.views > 1 and statistics.carries(model):
-        raise UsageError(
-            "views of samples would count as samples in the statistics",
-            where="--views",
-            remedy="leave --views out",
-        )
 
 
 def old_labels(model: Model) -> tuple[str, ...]:
@@ -112,7 +106,7 @@ def old_labels(model: Model) -> tuple[str, ...]:
         )
     labels = model.labels
     if labels is not None and len(labels) == head.classes:
-        return tuple(labels)
+        return tuple(dict.fromkeys(labels))  # ImageNet has two cranes: the new head has one
     return tuple(map(str, range(head.classes)))
 
 
@@ -179,16 +173,27 @@ def extend(given: Divided, to: Options, plugins: Plugins | None) -> tuple[Model,
             f"{len(untaught)} new classes have no sample to train on: {listed(untaught)}",
             remedy="put samples of every new class into the training split",
         )
+    notes, seen = given.model.notes, int(counts[: len(old)].sum())
     if missing:
         known = statistics.carried(given.model)
         if known is None:
             raise _unknown(given, missing)
+        if to.training.views > 1:
+            raise UsageError(
+                "views of samples would count as samples beside the statistics of old classes",
+                where="--views",
+                remedy="leave --views out",
+            )
         extended = replace(extended, known=known.widened(given.outputs))
+    elif 2 * seen < (counted := statistics.counted(given.model)):
+        rule = "which count where the data have none of a class"
+        few = f"old classes are learnt from {seen} samples"
+        notes += (f"{few}; the file carries statistics of {counted:,}, {rule}",)
     if not is_planned(given.model):
         planned = replace(to, surgery=replace(to.surgery, case=CASE))
         plan = Plan(case=CASE, why="more classes, the old ones kept", extended=extended.new)
         return operate_for(given, planned, plan=plan, evidence=None, plugins=plugins), extended
-    return _widened(given.model, extended, given.seed), extended
+    return _widened(replace(given.model, notes=notes), extended, given.seed), extended
 
 
 def _unknown(given: Divided, missing: list[str]) -> DataError:

@@ -96,6 +96,13 @@ def carries(model: Model) -> bool:
     return envelope.STATISTICS in envelope.metadata(model.proto)
 
 
+def counted(model: Model) -> int:
+    """Return of how many samples a file carries statistics."""
+    document = envelope.get(model.proto, envelope.STATISTICS) or {}
+    counts = document.get("counts")
+    return sum(one for one in counts if isinstance(one, int)) if isinstance(counts, list) else 0
+
+
 def carried(model: Model) -> Moments | None:
     """Return the statistics that a file carries of its classes; None where it has none.
 

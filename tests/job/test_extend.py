@@ -12,6 +12,7 @@ from onnx import numpy_helper
 import surgeon
 from surgeon.cli import main
 from surgeon.errors import DataError, ModelError, UnsupportedError, UsageError
+from surgeon.job.extend import old_labels
 
 CENTRES = 2 * np.random.default_rng(0).normal(size=(9, 8))
 
@@ -145,6 +146,21 @@ def test_a_classifier_of_anyone_is_extended_with_old_data(folder, capsys):
     assert body["labels"][:5] == ["0", "1", "2", "3", "4"]
     assert body["extended"]["method"] == "data"
     assert surgeon.verify(out, net, device="cpu").passed
+
+
+def test_a_name_that_a_classifier_has_twice_is_one_class():
+    net = mlp()
+    net.metadata_props.add(key="names", value="['crane', 'b', 'crane', 'd', 'e']")
+    assert old_labels(surgeon.load(net)) == ("crane", "b", "d", "e")
+
+
+def test_few_samples_of_old_classes_beside_statistics_of_many_are_named(folder):
+    outcome = surgeon.finetune(
+        folder / "six.onnx", data([6]), old_data=data(range(6), each=4), extend=True, device="cpu",
+        dry_run=True,
+    )  # fmt: skip
+    assert outcome.body["extended"]["method"] == "data"
+    assert any("carries statistics of 144" in warning for warning in outcome.body["warnings"])
 
 
 def test_labels_that_are_nearly_the_old_ones_are_named(folder):
