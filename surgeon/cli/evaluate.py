@@ -9,16 +9,16 @@ import click
 from surgeon.cli.group import Verb
 from surgeon.cli.options import model_argument, takes
 from surgeon.cli.progress import progress_for
-from surgeon.cli.screen import Screen, percent
 from surgeon.cli.session import Answer, Session
+from surgeon.tasks.figures import said, written
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
 
+    from surgeon.cli.screen import Screen
+
 SHOWN_CLASSES = 20
-NAMES = {"macro_f1": "macro F1", "micro_f1": "micro F1", "top5": "top 5", "r2": "R²"}
-SHARES = ("accuracy", "top5")
 
 
 @click.command(cls=Verb)
@@ -41,7 +41,7 @@ def show(screen: Screen, body: Mapping[str, Any]) -> None:
     """Metrics, then each class where there are some; the confusion matrix where it fits."""
     metrics, labels = body["metrics"], body["labels"]
     told = {
-        NAMES.get(key, key.replace("_", " ")): percent(value) if key in SHARES else value
+        said(key): written(key, value)
         for key, value in metrics.items()
         if value is not None and key not in ("quality", "loss")
     }

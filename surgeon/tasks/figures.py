@@ -5,14 +5,14 @@ from __future__ import annotations
 SHARES = frozenset(
     (
         "accuracy", "macro_f1", "average_precision", "micro_f1", "subset_accuracy", "span_f1",
-        "miou", "pixel_accuracy", "recall_at_1", "map_at_10", "label_accuracy",
+        "miou", "pixel_accuracy", "recall_at_1", "map_at_10", "label_accuracy", "top5",
     )
 )  # fmt: skip
 """Those of the contract that lie between 0 and 1 and are read as per cent."""
 
 _SAID = {
     "r2": "R²", "mae": "MAE", "rmse": "RMSE", "miou": "mIoU", "map_at_10": "mAP at 10",
-    "macro_f1": "macro F1", "micro_f1": "micro F1", "span_f1": "span F1",
+    "macro_f1": "macro F1", "micro_f1": "micro F1", "span_f1": "span F1", "top5": "top 5",
 }  # fmt: skip
 
 
