@@ -344,7 +344,8 @@ def finetune(  # noqa: PLR0913 - a public verb has its options as keywords
         operated = surgery.operate_for(given, to, plan=plan, evidence=known, plugins=plugins)
         given = given.kept_together(() if advice is None else advice.near)
     given = given.under(operated.task, to, plugins)
-    expected = None if advice is None else advice.expected
+    alike = advice is not None and advice.quality == given.task.quality
+    expected = advice.expected if advice is not None and alike else None
     job = Job(operated, given, to, given.task, expected, goes_on, extended, plugins)
     statistics.require(job)
     found = given.examined() if advice is None else advice.findings

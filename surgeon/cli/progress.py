@@ -15,6 +15,7 @@ import time
 from typing import TYPE_CHECKING, Any, Protocol
 
 from surgeon.cli.session import Session, say
+from surgeon.tasks.figures import said, written
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -97,10 +98,13 @@ def newest(known: dict[str, dict[str, Any]], stage: str, figures: dict[str, Any]
 
 def described(figures: dict[str, Any]) -> list[str]:
     """Write the figures that are known, in a fixed order."""
+    usual = ("epoch", "loss", "accuracy", "throughput", "left")
+    others = {name: value for name, value in figures.items() if name not in usual}
     forms = {
         "epoch": "epoch {}",
         "loss": "loss {:.4f}",
         "accuracy": "accuracy {:.2%}",
+        **{name: f"{said(name)} {written(name, value)}" for name, value in others.items()},
         "throughput": "{:.0f} samples/s",
         "left": "{:.0f} s left",
     }

@@ -259,7 +259,7 @@ def measure(
         providers=found.providers,
         hit=found.hit,
         seconds={"pass": passed - started, "probes": time.perf_counter() - passed},
-        notes=(*found.notes, *notes),
+        notes=(*found.notes, *notes, *filter(None, [sought.note])),
         seen=found.rows,
         features=np.asarray(found.array(taps.outputs[-1])).reshape(found.n, -1),
         content=None if content is None else found.array(content).reshape(found.n, -1),

@@ -23,6 +23,13 @@ if TYPE_CHECKING:
     Ints = NDArray[np.int64]
 
 
+SHARES = (
+    "cuts are compared by how well a linear model tells the share of each label in a sample (R²), "
+    "from features that are pooled: where in it they lie is not asked"
+)
+"""Of answers per position."""
+
+
 @dataclass(frozen=True)
 class Sought:
     """What probes are to find in the values of a cut.
@@ -34,6 +41,7 @@ class Sought:
         worth: the quality of held-out outputs [n, outputs] for each sample, [n]; more is better.
         shares: whether that is 0 or 1 for each, so that a share of right answers is known better.
         quality: name of the figure whose mean it is.
+        note: what people should know of it, where it is not the task's own question.
     """
 
     targets: Floats = field(repr=False)
@@ -41,6 +49,7 @@ class Sought:
     worth: Callable[[Floats], Floats] = field(repr=False)
     shares: bool = True
     quality: str = "accuracy"
+    note: str | None = None
 
     @classmethod
     def classes(cls, codes: Ints) -> Sought:
@@ -77,7 +86,8 @@ class Sought:
             answers = np.clip(answers, 0.0, 1.0) if link == "logistic" else answers
             return np.nan_to_num(task.score([(answers, targets)]).quality)
 
-        return cls(found, strata, worth, link == "softmax", task.quality if own else "r2")
+        note = None if own else SHARES
+        return cls(found, strata, worth, link == "softmax", task.quality if own else "r2", note)
 
     @property
     def baseline(self) -> float:
