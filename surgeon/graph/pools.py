@@ -25,6 +25,8 @@ if TYPE_CHECKING:
     from surgeon.records import Dim
 
 POOLS = ("mean", "max", "first", "last", "flatten", "cls", "gem")
+MASKED = {"mean": 8, "max": 8, "gem": 8, "last": 11}
+"""Pools that honour a mask, and the opset from which they do: Max of two shapes, CumSum."""
 LENGTH, PICTURE = ("length",), ("height", "width")
 GEM = 3.0
 """The exponent of the generalised mean (Radenović et al. 2018, arXiv 1711.02512)."""
@@ -85,12 +87,7 @@ def read_value(
         features = made[0] if tuple(keeps) == PICTURE else made[-1]
     else:
         mask = None
-        if (
-            len(dims) == 3
-            and channels == 2
-            and pool in ("mean", "max", "gem")
-            and builder.opset >= 8
-        ):
+        if len(dims) == 3 and channels == 2 and builder.opset >= MASKED.get(pool, np.inf):
             mask = mask_of(builder, model, shapes, tensor, inputs)
         made = (_pool(builder, tensor, dims, channels, pool, mask),)
         features = made[0]
@@ -151,7 +148,7 @@ def _collapse(
     # Pooling kernels take up to three sides, and no float64.
     pictures = rank in (4, 5) and channels == 1 and builder.kind != TensorProto.DOUBLE
     if mask is not None and pool != "max":
-        _mean_over_mask(builder, mask)
+        _mean_over_mask(builder, _last_of(builder, mask) if pool == "last" else mask)
         return
     if pool in ("mean", "max", "gem"):
         if mask is not None:
@@ -358,6 +355,16 @@ def _hide(builder: HeadNodes, mask: Any) -> None:
     _with_number(builder, "Sub", 1.0)
     _with_number(builder, "Mul", HIDDEN)
     builder.last = builder.apply("Add", {}, held, builder.last)
+
+
+def _last_of(builder: HeadNodes, mask: Any) -> Any:
+    """Append what leaves of a mask the last step that it holds, whichever side is padded."""
+    axis = builder.constant("surgeon.head.axis", np.asarray(1, np.int64))
+    place = builder.apply("Mul", {}, builder.apply("CumSum", {}, mask, axis), mask)
+    total = builder.over("ReduceSum", mask, [1], 13, keepdims=1)
+    return builder.apply(
+        "Cast", {"to": wide(builder.kind)}, builder.apply("Equal", {}, place, total)
+    )
 
 
 def _mean_over_mask(builder: HeadNodes, weight: Any) -> None:

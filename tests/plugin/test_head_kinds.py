@@ -12,6 +12,7 @@ import surgeon
 from surgeon.errors import SurgeonError, UnsupportedError, UsageError
 
 OPSETS = (7, 9, 11, 13, 17, 21)
+POOLS = ("mean", "max", "gem")
 POOLED = ("gemm", "mlp:hidden=5,dropout=0.3", "cosine:scale=4", "cosine:learned=no")
 
 
@@ -114,7 +115,7 @@ def test_heads_on_maps(opset):
     assert require_sound(operated(fixed, "cosine:pool=gem")).shape == (3, 4)
 
 
-@pytest.mark.parametrize("head", ["attention", "gemm:pool=max", "gemm:pool=gem", "gemm:pool=mean"])
+@pytest.mark.parametrize("head", ["attention", *(f"gemm:pool={p}" for p in (*POOLS, "last"))])
 def test_what_the_mask_hides_says_nothing(head):
     made = operated(tokens(17), head)
     feeds = given(made)
@@ -123,6 +124,17 @@ def test_what_the_mask_hides_says_nothing(head):
     feeds["x"][hidden] = 50.0
     (after,) = nw.run(made.proto, feeds).values()
     np.testing.assert_allclose(before, after, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("opset", [11, 21])
+def test_the_last_token_is_the_last_that_the_mask_holds(opset):
+    made = operated(tokens(opset, nw.F64), "gemm:pool=last")
+    feeds = given(made)
+    feeds["attention_mask"][1] = np.arange(7) >= 3  # padded in front
+    held = {t.name: onnx.numpy_helper.to_array(t) for t in made.proto.graph.initializer}
+    hidden = nw.run(nw.with_outputs(made.proto, "hidden"), feeds)["hidden"]
+    wanted = hidden[np.arange(3), [6, 6, 1]] @ held["surgeon.head.weight"].T
+    np.testing.assert_allclose(nw.run(made.proto, feeds)["logits"], wanted, atol=1e-12)
 
 
 def test_the_generalised_mean():
@@ -143,9 +155,10 @@ def test_the_tokens_of_a_picture_are_laid_out_as_a_map():
     assert len(dropped) == 1  # the class token
 
 
-@pytest.mark.parametrize("sides", [(24, 26), (23, 9)])
-def test_factors_of_old_opsets_give_whole_sizes(sides):
-    made = operated(maps(9, sides), "conv:taps=fine", "segmentation")  # 24 → 6, by a factor of 4
+@pytest.mark.parametrize("sides", [(24, 26), (23, 9), (5, 33)])
+@pytest.mark.parametrize("opset", [7, 10, 13])
+def test_maps_of_any_size_become_as_large_as_the_picture(sides, opset):
+    made = operated(maps(opset, sides), "conv:taps=fine", "segmentation")
     assert require_sound(made).shape[2:] == sides
 
 
