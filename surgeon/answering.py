@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from surgeon.intake import Answered, Intake
     from surgeon.model import Model
     from surgeon.tasks.base import Decoded, Scores, Targets, TaskCode
+    from surgeon.vectors import Vectors
 
 
 NUMBERS = frozenset({"LinearRegressor", "TreeEnsembleRegressor", "SVMRegressor", "TreeEnsemble"})
@@ -293,7 +294,9 @@ def _fitting(
     return answers
 
 
-def asked_of(given: Intake, ran: Ran | Running, rows: Iterable[int], *notes: str) -> dict[str, Any]:
+def asked_of(
+    given: Intake, ran: Ran | Running | Vectors, rows: Iterable[int], *notes: str
+) -> dict[str, Any]:
     """Return what a prediction says beside answers: names, failures, providers, notes."""
     samples = given.samples
     return {

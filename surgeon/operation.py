@@ -47,6 +47,7 @@ from surgeon.errors import (
 from surgeon.graph import encodings
 from surgeon.graph.weights import changed_tensors, write_back
 from surgeon.intake import check_views, constant_inputs, find_preprocess
+from surgeon.job import features, front
 from surgeon.job import operate as surgery
 from surgeon.job.chosen import chosen_of_tuned
 from surgeon.job.decide import keeps_plan
@@ -64,6 +65,7 @@ from surgeon.resumption import nothing_to_resume, writable
 from surgeon.runtime.neighbours import require_steady
 from surgeon.targets import AUTO, task_of
 from surgeon.tasks.find import find_task
+from surgeon.vectors import gives_vectors, run_vectors
 
 if TYPE_CHECKING:
     import os
@@ -190,8 +192,9 @@ def operate(  # noqa: PLR0913 - a public verb has its options as keywords
     model: Source,
     case: str | None = None,
     classes: int | None = None,
-    cut: str | None = None,
+    cut: str | Sequence[str] | None = None,
     *,
+    pool: str | None = None,
     output: str | None = None,
     start: str | None = None,
     head: str | None = None,
@@ -215,6 +218,7 @@ def operate(  # noqa: PLR0913 - a public verb has its options as keywords
 
     Args:
         model: path, ModelProto or Model.
+        cut: where; several with a case that appends no head, one output each.
         evidence: what is known about the data.
         drawn: False leaves the pretrained weights where the start is random, for training to draw:
             it compares with what the pretrained ones give.
@@ -229,23 +233,15 @@ def operate(  # noqa: PLR0913 - a public verb has its options as keywords
         ModelError: the graph cannot be operated on.
     """
 
+    cut, also = features.several_cuts(cut)
     to = Options.of(locals())
     model = load(model).with_output(output)
     if case is None:
-        if start is None:
-            raise UsageError(
-                "no case is given", where="--case", remedy="`surgeon cases` lists the cases"
-            )
         return surgery.start_only(model, start)
-    if classes is None:
-        raise UsageError(
-            "the number of classes is not given", where="--classes", remedy="give 1 or more"
-        )
     model = model.with_constants(constant_inputs(model, inputs))
-    return surgery.operate(
-        model, to.surgery, seed=to.training.seed, task=to.reading.asked_task, evidence=evidence,
-        drawn=drawn, plugins=plugins,
-    )  # fmt: skip
+    return features.operate_by(
+        model, to, also=also, evidence=evidence, drawn=drawn, plugins=plugins
+    )
 
 
 # ── the main job ─────────────────────────────────────────────────────────────────────────────────
@@ -261,6 +257,7 @@ def finetune(  # noqa: PLR0913 - a public verb has its options as keywords
     cut: str | None = None,
     output: str | None = None,
     classes: int | None = None,
+    start: str | None = None,
     head: str | None = None,
     init: str | None = None,
     train: str | Sequence[str] = (),
@@ -315,7 +312,7 @@ def finetune(  # noqa: PLR0913 - a public verb has its options as keywords
     Raises:
         SurgeonError: of the kind that fits; nothing is left half-written.
     """
-    from surgeon.advice.advise import consult
+    from surgeon.advice.advise import operate_by
     from surgeon.job import extend as more
     from surgeon.job import stages, statistics
     from surgeon.job.deliver import deliver
@@ -328,7 +325,7 @@ def finetune(  # noqa: PLR0913 - a public verb has its options as keywords
     model = load(model).with_output(output)
     more.require_extendable(model, to, plugins)
     goes_on = more.is_planned(model) if extend else keeps_plan(model, case)
-    given = intake.open(
+    begun, given = front.opened(
         model, data, to, as_planned=goes_on, progress=progress, plugins=plugins,
         names=more.names if extend else None, detect=detect_preprocess if case == "auto" else None,
     )  # fmt: skip
@@ -339,9 +336,7 @@ def finetune(  # noqa: PLR0913 - a public verb has its options as keywords
     elif goes_on:
         operated = chosen_of_tuned(with_loss(operated, loss, plugins), to.surgery)
     else:
-        advice = consult(given, to, plugins=plugins)
-        plan, known = (None, None) if advice is None else (advice.plan, advice.evidence)
-        operated = surgery.operate_for(given, to, plan=plan, evidence=known, plugins=plugins)
+        advice, operated = operate_by(given, to, begun, plugins=plugins)
         given = given.kept_together(() if advice is None else advice.near)
     given = given.under(operated.task, to, plugins)
     alike = advice is not None and advice.quality == given.task.quality
@@ -369,6 +364,8 @@ def predict(  # noqa: PLR0913 - a public verb has its options as keywords
     path: Source,
     inputs: Any,
     *,
+    cut: str | Sequence[str] | None = None,
+    pool: str | None = None,
     output: str | None = None,
     preprocess: Any = None,
     size: Any = None,
@@ -390,6 +387,7 @@ def predict(  # noqa: PLR0913 - a public verb has its options as keywords
         path: the model.
         inputs: pictures, texts (`.txt`), sounds (`.wav`) or series, folders of them, a table, an
             `.npz`, or `{input name: array}`; or one array for a model of one input.
+        cut: gives the vectors there in place of answers; several with one output each.
         constants: constant inputs, `NAME=VALUE`.
         progress: called as `progress(stage, done, total)`.
         plugins: loaded plugins.
@@ -399,8 +397,15 @@ def predict(  # noqa: PLR0913 - a public verb has its options as keywords
         UnsupportedError: the network ends in no row of numbers per sample (a detector).
         UsageError: pictures, texts or sounds without a known preprocessing.
     """
-    to = Options.of(locals() | {"inputs": constants})
+    first, _ = features.several_cuts(cut)
+    to = Options.of(locals() | {"inputs": constants, "cut": first})
     model = load(path).with_output(output)
+    if cut is not None or pool is not None:
+        model = operate(model, "features", cut=cut, pool=pool, inputs=constants, plugins=plugins)
+    if gives_vectors(model):
+        given = intake.open_inputs(model, inputs, to, progress=progress, plugins=plugins)
+        vectors = run_vectors(given, batch)
+        return Prediction.of_vectors(vectors.outputs, **asked_of(given, vectors, vectors.rows))
     teller = find_task(task_of(model, to.reading), plugins, model.decoding)
     labels = model.labels
     answering(model, keeps=bool(teller.keeps))

@@ -143,8 +143,16 @@ class Surgery:
     )
     cut: str | None = option(
         None,
-        "Where to cut: a tensor of `surgeon cuts`, or a depth @0 … @1. Default: the case's.",
-        verbs=OPERATES, metavar="TENSOR|@x", form="cut",
+        "Where to cut: a tensor of `surgeon cuts`, or a depth @0 … @1. Default: the case's. Of "
+        "operate --case features and of predict, which gives the vectors there, several times.",
+        verbs=(*OPERATES, "predict"), metavar="TENSOR|@x", form="cut",
+    )  # fmt: skip
+    pool: str | None = option(
+        None,
+        "How a value's positions become one vector, where no head is appended; none: they stay. "
+        "Default: mean.",
+        verbs=("operate", "predict"),
+        words=("mean", "max", "gem", "cls", "first", "last", "flatten", "none"),
     )  # fmt: skip
     output: str | None = option(
         None,
@@ -170,7 +178,7 @@ class Surgery:
     start: str | None = option(
         None,
         "Let the graph begin at this tensor; the nodes before it are dropped.",
-        verbs=("operate",), metavar="TENSOR", form="text",
+        verbs=("operate", "finetune"), metavar="TENSOR|@x", form="text",
     )  # fmt: skip
     init: str | None = option(
         None,

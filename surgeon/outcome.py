@@ -98,6 +98,8 @@ class Prediction:
         task: tells each row.
         told: of every input what the document says, where the task keeps axes of it;
             `probabilities` are then [n, 0].
+        embeddings: where the file gives vectors, those of each output: an array [n, …], or a list
+            of arrays where samples differ in shape; else None.
     """
 
     labels: list[Any]
@@ -112,6 +114,18 @@ class Prediction:
     values: NDArray[np.float64] | None = None
     task: TaskCode | None = None
     told: list[dict[str, Any]] | None = None
+    embeddings: Mapping[str, Any] | None = None
+
+    @classmethod
+    def of_vectors(cls, outputs: Mapping[str, Any], **told: Any) -> Prediction:
+        """Return the vectors that a file gives; `values` are those of its first output."""
+        first = next(iter(outputs.values()))
+        values = first if isinstance(first, np.ndarray) else None
+        count = len(told["names"])
+        return cls(
+            [None] * count, np.zeros((count, 0)), None, kind="embedding", values=values,
+            embeddings=outputs, **told,
+        )  # fmt: skip
 
     @classmethod
     def of(
@@ -144,6 +158,8 @@ class Prediction:
     @property
     def rows(self) -> list[dict[str, Any]]:
         """What is told of every input, as the document says it."""
+        if self.embeddings is not None:
+            return [self._vectors(place) for place in range(len(self.names))]
         rows, told = self.told, self.probabilities if self.values is None else self.values
         if self.task is None or not len(self.names):
             return []
@@ -160,8 +176,16 @@ class Prediction:
             f"surgeon.Prediction of {len(self.names)}",
             {
                 "labels": shown.tally(self._told()),
-                "first": shown.listed(list(zip(self.names, self.labels, strict=False))[:2]),
+                "first": None
+                if self.embeddings
+                else shown.listed(list(zip(self.names, self.labels, strict=False))[:2]),
                 "classes": shown.listed(self.classes or []),
+                "vectors": shown.listed(
+                    [
+                        f"{name} {[len(all_), *all_[0].shape] if len(all_) else [0]}"
+                        for name, all_ in (self.embeddings or {}).items()
+                    ]
+                ),
                 "failed": len(self.failed) or None,
                 "warnings": shown.listed(self.warnings),
             },
@@ -182,6 +206,12 @@ class Prediction:
         """Return every label given, those of one input one by one."""
         rows = [label if isinstance(label, list) else [label] for label in self.labels]
         return [label for row in rows for label in row if label is not None]
+
+    def _vectors(self, place: int) -> dict[str, Any]:
+        found = {name: values[place].tolist() for name, values in (self.embeddings or {}).items()}
+        first = next(iter(found.values()))
+        row = {"input": self.names[place], **dict.fromkeys(ROW), "embedding": first}
+        return row | ({"embeddings": found} if len(found) > 1 else {})
 
 
 @dataclass(frozen=True, repr=False)

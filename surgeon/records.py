@@ -296,6 +296,7 @@ class Context:
         classes: number of classes, or None where it is not known yet.
         cut: what the user asked for (`--cut`), or None: the case's own choice.
         init: what the user asked for (`--init`), or None: the case's own choice.
+        start: what the user asked for (`--start`), or None.
         late: tensor name of the late cut (the input of the old head's first weighted operator).
         early: tensor name of the early cut (the listed cut nearest `@0.33`).
         cuts: the listed cuts by ascending depth.
@@ -311,6 +312,7 @@ class Context:
     init: Init | None
     late: str
     early: str
+    start: str | None = None
     cuts: tuple[CutPoint, ...] = ()
     taps: tuple[CutPoint, ...] = ()
     parameters: tuple[Parameter, ...] = ()
@@ -330,6 +332,8 @@ class Case:
         measures: whether `finetune` measures evidence, in one pass over the data, before it asks
             for the plan; `operate`, which sees no data, asks without.
         place: among those of its distribution where cases are listed, the smallest first.
+        headless: whether its plans append no head: the file gives the features at the cut.
+        starts: whether its plans have a `start`: it is asked before data are opened, then.
     """
 
     name: str
@@ -338,6 +342,8 @@ class Case:
     plan: Callable[[Context], Plan]
     measures: bool = False
     place: int = 100
+    headless: bool = False
+    starts: bool = False
 
 
 @dataclass(frozen=True)

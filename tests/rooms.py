@@ -36,6 +36,7 @@ ROOMS = (
     Room("advice", "which case, cut and preprocessing suit the data, by measurement"),
     Room("job", "one tuning: decided, frozen part run, stages, race, guard, proof", ("torch",)),
     Room("answering", "a classifier's answers to samples, by ONNX Runtime"),
+    Room("vectors", "what a file without a head gives of samples, by ONNX Runtime"),
     Room("intake", "preprocessing found, samples opened and divided"),
     Room("targets", "the task of a run settled, answers of samples read by it"),
     Room("outcome", "what operations return"),

@@ -19,6 +19,7 @@ from surgeon.graph import cuts as graph_cuts
 from surgeon.graph.picks import picks
 from surgeon.graph.taps import add_taps
 from surgeon.job.decide import decide, for_task, measures
+from surgeon.job.operate import operate_for
 from surgeon.model import load
 from surgeon.options import Options, Surgery, explained
 from surgeon.records import Evidence, Measurement, Plan
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
     import onnx
 
     from surgeon.intake import Divided
+    from surgeon.job.front import Begun
     from surgeon.model import Model
     from surgeon.plugin.manager import Plugins
     from surgeon.probe.detected import Detected
@@ -119,6 +121,27 @@ def consult(given: Divided, to: Options, *, plugins: Plugins | None) -> Advice |
         return None
     asked = replace(to.surgery, case=None if case == "auto" else case)
     return replace(choose(given, asked, plugins=plugins), detected=given.detected)
+
+
+def operate_by(
+    given: Divided, to: Options, begun: Begun | None, *, plugins: Plugins | None
+) -> tuple[Advice | None, Model]:
+    """Decide, by measurement where that is asked for, and operate.
+
+    Args:
+        given: the data, and the model that is operated on.
+        to: what was asked for.
+        begun: where that model begins at an inner tensor; a plan that was made then counts.
+        plugins: loaded plugins; None loads them.
+    """
+    advice, plan, known = None, None if begun is None else begun.plan, None
+    to = to if begun is None else replace(to, surgery=begun.asked(to.surgery))
+    if plan is None:
+        advice = consult(given, to, plugins=plugins)
+    if advice is not None:
+        plan, known = advice.plan, advice.evidence
+    operated = operate_for(given, to, plan=plan, evidence=known, plugins=plugins)
+    return advice, operated if begun is None else begun.finish(operated)
 
 
 def choose(

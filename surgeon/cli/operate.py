@@ -40,7 +40,7 @@ def operate(
         for name, given in (
             ("-o OUT (or --dry-run)", out or dry_run),
             ("--case", settings["case"] or settings["start"]),
-            ("--classes", settings["classes"] or settings["start"]),
+            ("--classes", settings["classes"] or settings["start"] or settings["case"]),
         )
         if not given
     ]

@@ -44,6 +44,7 @@ FORMS: dict[str, Callable[[], Any]] = {
 }
 """How the text of an option is read, by `Option.form`."""
 MORE: dict[str, dict[str, Any]] = {
+    "cut": {"multiple": True, "callback": values.one_or_several, "default": None},
     "case": {"shell_complete": _complete_case},
     **{name: {"multiple": True, "default": None} for name in ("train", "freeze")},
     "inputs": {"multiple": True, "callback": values.unique_names, "default": None},

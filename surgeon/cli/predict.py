@@ -83,6 +83,15 @@ def show(screen: Screen, body: Mapping[str, Any]) -> None:
         ranges = first.get("interval") is not None
         heads = ("input", "values", *(["of ten, nine lie in"] if ranges else []))
         screen.table(heads, [row[: len(heads)] for row in told])
+    elif first.get("embedding") is not None:
+        vectors = [one.get("embeddings") or {"embedding": one["embedding"]} for one in rows]
+        screen.table(
+            ("input", *vectors[0]),
+            [
+                (one["input"], *map(_numbers, found.values()))
+                for one, found in zip(rows, vectors, strict=True)
+            ],
+        )
     elif first.get("labels") is not None:
         screen.table(
             ("input", "labels", "probabilities"),
@@ -122,6 +131,8 @@ def _ranges(row: Mapping[str, Any]) -> str:
     return ", ".join(f"{low:.4g} to {high:.4g}" for low, high in row.get("interval") or ())
 
 
-def _numbers(values: Sequence[float]) -> str:
+def _numbers(values: Sequence[Any]) -> str:
+    if values and isinstance(values[0], list):
+        return f"{len(values)} × ({_numbers(values[0])})"
     shown = ", ".join(f"{value:.4g}" for value in values[:NUMBERS])
     return f"{shown}, … ({len(values)})" if len(values) > NUMBERS else shown

@@ -263,6 +263,15 @@ class ModelFile(_Kind):
         return click.Path(dir_okay=False).shell_complete(ctx, param, incomplete)
 
 
+def one_or_several(
+    ctx: click.Context, param: click.Parameter, given: tuple[str, ...]
+) -> str | tuple[str, ...] | None:
+    """Return what was given: nothing, one, or several where the verb takes several."""
+    if len(given) > 1 and ctx.command.name not in ("operate", "predict"):
+        raise click.BadParameter(f"given {len(given)} times", ctx, param)
+    return (given if len(given) > 1 else given[0]) if given else None
+
+
 def unique_names(
     ctx: click.Context, param: click.Parameter, pairs: tuple[tuple[str, Any], ...]
 ) -> dict[str, Any]:

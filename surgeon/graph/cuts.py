@@ -18,6 +18,7 @@ from onnx import ModelProto, TensorProto
 from surgeon.errors import ModelError, UnknownNameError, UsageError
 from surgeon.graph.beside import taken_in
 from surgeon.graph.dequantize import INTEGERS, Scales
+from surgeon.graph.detector import find_detector, shared
 from surgeon.graph.external import dense_size
 from surgeon.graph.old_head import CLASSIFYING, find_heads
 from surgeon.graph.schema import type_name
@@ -167,6 +168,12 @@ def study(
         else max(ends, key=lambda name: (shapes.batch_axes.get(name, 0) == 0, depth[name]))
     )
     chosen = head.output if head else end
+    missing = None if classifies(head, chosen, shapes) else no_classifier(model, [chosen])
+    body = None
+    if missing is not None and output is None:
+        body = _in_front_of_boxes(model, shapes, work)
+    if body is not None:
+        head, end, missing = None, *body
     path = ancestors(graph, [end])
     data = [node for node in path if _is_data(node, shapes)]
     total = sum(work.get(node.output[0], 0) for node in data)
@@ -178,15 +185,37 @@ def study(
             remedy="the file is a constant; nothing can be tuned in it",
         )
     cuts = _listed(model, data, end, shapes, work, max(total, 1))
-    missing = None if classifies(head, chosen, shapes) else no_classifier(model, [chosen])
     several = None
-    if output is None and len(floats) > 1:
+    if output is None and len(floats) > 1 and body is None:
         why = "its head is the deepest" if head else "it needs most of the network"
         listed = ", ".join(floats)
         several = f"{chosen} counts of the outputs {listed}: {why}; --output takes another"
     return Anatomy(
         model, shapes, head, chosen, end, tuple(cuts), per_sample_work, work, missing, several
     )
+
+
+def _in_front_of_boxes(
+    model: ModelProto, shapes: Shapes, work: Mapping[str, int]
+) -> tuple[str, str] | None:
+    """Return the value in front of a detector's heads, and what to say of it; None for others.
+
+    It is the end of the backbone: the deepest of the coarsest values that all heads read.
+    """
+    links = Links(model.graph)
+    detector = find_detector(model, shapes, links)
+    if detector is None or not detector.heads:
+        return None
+    fit = [
+        name
+        for name in shared(detector.heads, model, shapes, links)
+        if _features_known(shapes.symbolic.get(name, ()), shapes.batch_axes[name])
+    ]
+    if not fit:
+        return None
+    end = max(fit, key=lambda name: (_work_up_to(model.graph, name, work), name))
+    told = f"a detector: cuts lie in front of its {len(detector.heads)} heads, the last at {end!r}"
+    return end, told
 
 
 def _deepest(

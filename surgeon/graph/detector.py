@@ -123,9 +123,10 @@ def pictures(model: ModelProto, shapes: Shapes) -> list[tuple[str, int, tuple[in
 
 
 def shared(heads: Sequence[str], model: ModelProto, shapes: Shapes, links: Links) -> list[str]:
-    """Return the values that all heads are computed from and behind which nothing is shared.
+    """Return the last of the values that all heads are computed from: where the backbone ends.
 
-    Those are floats that carry the batch, computed from an input.
+    Those are floats that carry the batch. Of maps the coarsest count, as far as a head reads such:
+    a neck goes back to finer ones, which tell more of places and less of what is there.
     """
     common: set[str] | None = None
     for head in heads:
@@ -138,6 +139,7 @@ def shared(heads: Sequence[str], model: ModelProto, shapes: Shapes, links: Links
         for name in common or ()
         if name in shapes.data and name in shapes.batch_axes and shapes.dtype(name) in FLOATS
     }
+    fit = _coarsest(fit, heads, shapes)
     inner = {
         name
         for made in fit
@@ -145,6 +147,20 @@ def shared(heads: Sequence[str], model: ModelProto, shapes: Shapes, links: Links
         if name in fit and len(shapes.one.get(name, (0, ()))[1]) > 1
     }
     return sorted(fit - inner)
+
+
+def _coarsest(names: set[str], heads: Sequence[str], shapes: Shapes) -> set[str]:
+    """Return the maps with fewest places, but not fewer than a head reads; all where none is."""
+
+    def places(name: str) -> int:
+        _, dims = shapes.one.get(name, (0, ()))
+        return prod(dims[2:]) if len(dims) == 4 else 0
+
+    least = max(min((places(head) for head in heads), default=0), 2)
+    maps = {name: places(name) for name in names if places(name) >= least}
+    if not maps or min(places(head) for head in heads) == 0:
+        return names
+    return {name for name, count in maps.items() if count == min(maps.values())}
 
 
 def _suppression(scene: _Scene) -> Detector | None:

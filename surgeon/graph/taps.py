@@ -195,7 +195,7 @@ def add_taps(anatomy: Anatomy, cuts: Sequence[CutPoint], *, head: bool = True) -
         scores = None  # samples along another axis are no table of scores
     wanted = [*tensors, *([scores] if scores else [])]
     result = keep_only(anatomy.model, wanted, anatomy.shapes)
-    light = _without_weights(anatomy.model)
+    light = without_weights(anatomy.model)
     inputs = {value.name: value for value in anatomy.model.graph.input}
     needed = {value.name for value in result.graph.input}
     outputs = []
@@ -206,7 +206,8 @@ def add_taps(anatomy: Anatomy, cuts: Sequence[CutPoint], *, head: bool = True) -
             result, value, shapes = dequantize(result, anatomy.model, value, shapes)
             result.graph.node[-1].name = f"surgeon.tap.{place}.DequantizeLinear"
             light.graph.node.append(result.graph.node[-1])
-        name, reads = _append(result, light, anatomy, shapes, value, f"surgeon.tap.{place}.")
+        prefix = f"surgeon.tap.{place}."
+        name, reads = append_pool(result, light, anatomy.model, shapes, value, prefix)
         outputs.append(name)
         needed |= reads & set(inputs)
     del result.graph.input[:]
@@ -218,7 +219,7 @@ def add_taps(anatomy: Anatomy, cuts: Sequence[CutPoint], *, head: bool = True) -
     return Taps(result, tuple(cuts), tuple(outputs), scores)
 
 
-def _without_weights(model: ModelProto) -> ModelProto:
+def without_weights(model: ModelProto) -> ModelProto:
     """Return nodes and opsets alone: all that pooling looks at, quick to copy."""
     light = ModelProto()
     light.ir_version = model.ir_version
@@ -227,21 +228,32 @@ def _without_weights(model: ModelProto) -> ModelProto:
     return light
 
 
-def _append(
+def append_pool(
     result: ModelProto,
     light: ModelProto,
-    anatomy: Anatomy,
+    original: ModelProto,
     shapes: Shapes,
     tensor: str,
     prefix: str,
+    pool: str = "mean",
 ) -> tuple[str, set[str]]:
-    """Append the pooling of one value; return the pooled value's name and all that it reads."""
-    pooled, pool, constants = add_pool(light, shapes, tensor, anatomy.model.graph.input)
-    if not pool:
+    """Append the pooling of one value; return the pooled value's name and all that it reads.
+
+    Args:
+        result: the graph that gets it.
+        light: its nodes, see `without_weights`.
+        original: has all inputs, a mask among them that weighs a mean.
+        shapes: of all values.
+        tensor: the value.
+        prefix: of the names of what is added.
+        pool: how; see `Head`.
+    """
+    pooled, nodes, constants = add_pool(light, shapes, tensor, original.graph.input, pool)
+    if not nodes:
         return tensor, {tensor}
-    names = {name for node in pool for name in node.output} | {t.name for t in constants}
-    known = {value.name for value in anatomy.model.graph.input}
-    for node in pool:
+    names = {name for node in nodes for name in node.output} | {t.name for t in constants}
+    known = {value.name for value in original.graph.input}
+    for node in nodes:
         node.name = prefix + node.name
         for index, name in enumerate(node.input):
             if name in names:
@@ -252,10 +264,10 @@ def _append(
             node.output[index] = prefix + name
     for constant in constants:
         constant.name = prefix + constant.name
-    result.graph.node.extend(pool)
+    result.graph.node.extend(nodes)
     result.graph.initializer.extend(constants)
     _import_standard_domain(result, pooled)
-    return pool[-1].output[0], {name for node in pool for name in node.input}
+    return nodes[-1].output[0], {name for node in nodes for name in node.input}
 
 
 def _import_standard_domain(result: ModelProto, pooled: ModelProto) -> None:

@@ -65,7 +65,6 @@ def decide(
 ) -> Plan:
     """Ask the case for its plan; what the user said by name wins."""
     assert to.case is not None
-    assert to.classes is not None
     case = to.case
     chosen = loaded_plugins(plugins).offer(Case, case).offer
     wanted = None if to.cut is None else graph_cuts.resolve(anatomy, to.cut)
@@ -75,6 +74,7 @@ def decide(
         init=to.init,  # type: ignore[arg-type]
         late=anatomy.late,
         early=anatomy.early,
+        start=to.start,
         cuts=anatomy.cuts,
         taps=_taps(anatomy),
         parameters=tuple(_parameters(model, anatomy)),

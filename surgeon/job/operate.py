@@ -62,7 +62,7 @@ def operate(
 
     Args:
         model: what is operated on; it knows its constant inputs.
-        to: the case and the number of classes, and what the user said of cut, start and weights.
+        to: the case and the number of classes, and what the user said of cut and weights.
         seed: of the head's weights, and of all for a random start.
         plan: what the case decided, where it was asked before.
         evidence: what is known about the data, for the case.
@@ -88,8 +88,6 @@ def operate(
     tensor = resolve_cut(anatomy, decided, code, to, free=free)
     headed = _with_head(model, anatomy, decided, tensor, code, to.classes, seed)
     proto = headed.proto
-    if to.start is not None:
-        proto = graph_cuts.start_at(proto, to.start, anatomy.shapes)
     operated = model.with_proto(proto, output=None)
     settled = _planned(model, anatomy, decided, tensor, headed, to.classes, proto, plugins)
     settled = replace(settled, trainable=resolve_trainable(settled, operated, model))
@@ -97,7 +95,7 @@ def operate(
     settled, no_race = settle_start(settled, operated)
     if settled.init == "random" and drawn:
         proto = draw_anew(operated, settled, seed)
-    _stamp(proto, model, settled, started=to.start is not None)
+    _stamp(proto, model, settled)
     batch_note = anatomy.batch_note
     if batch_note is not None:
         proto, batch_note = batch_as_tried(model, proto, batch_note)
@@ -225,14 +223,14 @@ def _planned(
     )
 
 
-def _stamp(proto: onnx.ModelProto, model: Model, plan: Plan, *, started: bool) -> None:
+def _stamp(proto: onnx.ModelProto, model: Model, plan: Plan) -> None:
     """Write into a file what it is; what was true of the source only goes."""
     for key in (envelope.LABELS, envelope.PROOF, envelope.ADVICE, envelope.STATISTICS):
         envelope.put(proto, key, None)
     document = plan.as_dict() | {"source_sha256": model.file_sha256}
     envelope.put(proto, envelope.PLAN, document)
     preprocess = find_preprocess(model)
-    if preprocess is not None and not started:
+    if preprocess is not None:
         envelope.put(proto, envelope.PREPROCESS, encodings.as_document(preprocess))
 
 
@@ -293,8 +291,16 @@ def draw_anew(operated: Model, plan: Plan, seed: int) -> onnx.ModelProto:
     return write_back(operated.proto, draw_all(operated.proto, names, seed=seed), partial=True)
 
 
-def start_only(model: Model, start: str) -> Model:
-    """Drop everything in front of a tensor; nothing else changes."""
+def start_only(model: Model, start: str | None) -> Model:
+    """Drop everything in front of a tensor; nothing else changes.
+
+    Raises:
+        UsageError: no tensor is given, and no case was.
+    """
+    if start is None:
+        raise UsageError(
+            "no case is given", where="--case", remedy="`surgeon cases` lists the cases"
+        )
     anatomy = model.anatomy()
     proto = graph_cuts.start_at(anatomy.model, start, anatomy.shapes)
     for key in (envelope.PROOF, envelope.PREPROCESS):

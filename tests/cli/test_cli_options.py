@@ -32,6 +32,7 @@ def test_finetune_passes_every_option(run, operation, plugins, model, tmp_path):
         "cut": "@0.5",
         "output": None,
         "classes": 4,
+        "start": None,
         "epochs": 2,
         "budget": 60.0,
         "init": "random",
@@ -126,7 +127,7 @@ def test_other_verbs(run, operation, plugins, model, tmp_path):
     run("operate", model, "--start", "t", "--dry-run")
     assert operation.settings.keys() - manager == {
         *("case", "classes", "cut", "output", "start", "init", "seed", "inputs", "device"),
-        *("threads", "head", "task", "train", "train_from", "freeze"),
+        *("threads", "head", "task", "train", "train_from", "freeze", "pool"),
     }
     run("evaluate", model, "d", "--ignore-unknown")
     assert operation.settings.keys() - manager == {
@@ -137,7 +138,7 @@ def test_other_verbs(run, operation, plugins, model, tmp_path):
     assert operation.calls[-1][1] == (model, (tmp_path, model))
     assert operation.settings.keys() - manager == {
         *("preprocess", "size", "constants", "batch", "device", "threads", "progress"),
-        *("tokenizer", "max_length", "audio", "output", "task", "masks"),
+        *("tokenizer", "max_length", "audio", "output", "task", "masks", "cut", "pool"),
     }
     run("verify", model, "--source", model)
     assert operation.settings == {"source": model, "device": "auto", "threads": None}

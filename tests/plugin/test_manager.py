@@ -20,7 +20,10 @@ from surgeon.plugin.manager import load_plugins
 from surgeon.records import Case
 
 FIXTURES = Path(__file__).parent.parent / "fixtures"
-FOUR = ["small-similar", "small-different", "large-similar", "large-different"]
+OURS = [
+    "small-similar", "small-different", "large-similar", "large-different", "features",
+    "features-in",
+]  # fmt: skip
 
 MULTI = "surgeon-multi"
 
@@ -42,9 +45,9 @@ def _without_our_own_plugin(monkeypatch):
 
 def test_the_four_come_first_and_from_our_own_distribution():
     found = load_plugins().offers(Case)
-    assert list(found)[:4] == FOUR
-    assert {found[name].distribution for name in FOUR} == {"onnx-surgeon"}
-    assert {found[name].version for name in FOUR} == {surgeon.__version__}
+    assert list(found)[: len(OURS)] == OURS
+    assert {found[name].distribution for name in OURS} == {"onnx-surgeon"}
+    assert {found[name].version for name in OURS} == {surgeon.__version__}
 
 
 def test_a_case_of_another_distribution(install):
@@ -111,7 +114,7 @@ def test_a_broken_plugin_is_one_line_that_names_its_distribution(install, conten
     assert "their-broken" in line
     assert words in line
     assert "\n" not in line
-    assert [*FOUR, "mine"] == list(plugins.offers(Case))
+    assert [*OURS, "mine"] == list(plugins.offers(Case))
     assert plugins.hook.surgeon_open_data(uri="nothing") is None
 
 
@@ -119,7 +122,7 @@ def test_a_hook_that_fails_when_it_is_asked_does_not_end_the_others(install, cap
     content = "from surgeon.plugin import hookimpl\n@hookimpl\ndef surgeon_cases():\n    yield 3"
     install("their-broken", "broken", content)
     with caplog.at_level(logging.WARNING):
-        assert list(load_plugins().offers(Case)) == FOUR
+        assert list(load_plugins().offers(Case)) == OURS
     assert "their-broken" in caplog.text
 
 
@@ -143,7 +146,7 @@ def test_nobody_takes_the_place_of_our_own_cases(install):
         load_plugins().offers(Case)
     assert "onnx-surgeon" in caught.value.where
     assert "bbb-dist" in caught.value.where
-    assert list(load_plugins(enabled=False).offers(Case)) == FOUR
+    assert list(load_plugins(enabled=False).offers(Case)) == OURS
 
 
 @pytest.mark.parametrize("word", ["mine", "their-case", "Their_Case"])
@@ -152,11 +155,11 @@ def test_plugins_are_left_out_by_entry_point_or_distribution(install, monkeypatc
     install("their-broken", "broken", "raise RuntimeError")
     monkeypatch.setenv("SURGEON_DISABLE_PLUGINS", f"{word}, broken, {MULTI}")
     plugins = load_plugins()
-    assert list(plugins.offers(Case)) == FOUR
+    assert list(plugins.offers(Case)) == OURS
     assert plugins.warnings == ()
     monkeypatch.delenv("SURGEON_DISABLE_PLUGINS")
     assert "mine" not in load_plugins(disabled=[word]).offers(Case)
-    assert list(load_plugins(enabled=False).offers(Case)) == FOUR
+    assert list(load_plugins(enabled=False).offers(Case)) == OURS
     assert load_plugins(enabled=False).warnings == ()
 
 
@@ -203,7 +206,7 @@ def names(done):
 
 def test_an_installed_case_appears_and_a_broken_plugin_is_one_line(site):
     done = run(site, "cases", "--json")
-    assert names(done) == [*FOUR, "half-way"]
+    assert names(done) == [*OURS, "half-way"]
     document = json.loads(done.stdout)
     mine = document["cases"][-1]
     assert mine["distribution"] == "surgeon-half-way"
@@ -217,7 +220,7 @@ def test_no_plugins_hides_both(site):
         run(site, "--no-plugins", "cases", "--json"),
         run(site, "cases", "--json", SURGEON_DISABLE_PLUGINS=f"half-way,surgeon-broken,{MULTI}"),
     ):
-        assert names(done) == FOUR
+        assert names(done) == OURS
         assert "surgeon-broken" not in done.stderr
 
 
