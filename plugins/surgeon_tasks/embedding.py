@@ -32,6 +32,7 @@ class Embedding(TaskCode):
     quality: ClassVar[str] = "recall_at_1"
     link: ClassVar[Link | None] = None
     output: ClassVar[str] = "embedding"
+    any_outputs: ClassVar[bool] = True
     objective: ClassVar[str] = "surgeon_losses.embedding:ArcFace"
 
     def head(self, options: Mapping[str, Any]) -> Head:
@@ -79,7 +80,7 @@ class Embedding(TaskCode):
             )
 
     def outputs(self, targets: Targets) -> int:  # noqa: ARG002 - vectors are as long as wished
-        """Return the dimensions of vectors where the head does not say them."""
+        """Return the dimensions of vectors where nobody says them."""
         return DIMENSIONS
 
     def strata(self, targets: Targets) -> Ints | None:

@@ -51,6 +51,22 @@ def check_places(targets: Targets, what: str) -> None:
         )
 
 
+def occurring(targets: Targets) -> NDArray[np.bool_]:
+    """Return [n, names] whether a class occurs in a sample."""
+    there = np.zeros((len(targets), len(targets.names)), np.bool_)
+    place = np.nonzero(targets.values >= 0)
+    there[place[0], targets.values[place]] = True
+    return there
+
+
+def rarest(targets: Targets) -> NDArray[np.int64]:
+    """Return the class of each sample that the fewest have; one more code for those without any."""
+    there = occurring(targets)
+    order = np.argsort(there.sum(axis=0), kind="stable")
+    codes = np.where(there.any(axis=1), there[:, order].argmax(axis=1), len(order))
+    return np.unique(codes, return_inverse=True)[1].astype(np.int64)
+
+
 def onto_places(targets: Targets, names: Sequence[str], what: str, *, ignore: bool) -> Targets:
     """Map classes to the places of their names among those of a file.
 

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from surgeon.tasks.base import Link
+    from surgeon.tasks.base import Ints, Link
 
 NONE = 255
 """Value of a mask's pixels whose class is not told."""
@@ -76,6 +76,15 @@ class Segmentation(TaskCode):
     def outputs(self, targets: Targets) -> int:
         """Return the number of classes."""
         return len(targets.names)
+
+    def counts(self, targets: Targets) -> Ints:
+        """Return how many samples each class occurs in."""
+        found: Ints = places.occurring(targets).sum(axis=0)
+        return found
+
+    def strata(self, targets: Targets) -> Ints | None:
+        """Return the rarest class of each sample, so that training has some of every one."""
+        return places.rarest(targets)
 
     def decode(
         self,

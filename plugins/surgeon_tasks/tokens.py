@@ -19,13 +19,16 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from surgeon.tasks.base import Link, Piece
+    from surgeon.tasks.base import Ints, Link, Piece
 
 
 class Tokens(TaskCode):
-    """Targets are codes [n, length], −100 where none is told; answers [n, length, classes]."""
+    """Targets are codes [n, length], −100 where none is told; answers [n, length, classes].
 
-    quality: ClassVar[str] = "span_f1"
+    The quality is the F1 of spans where labels mark some, else accuracy.
+    """
+
+    quality: ClassVar[str] = "quality"
     keeps: ClassVar[tuple[str, ...]] = ("length",)
     link: ClassVar[Link | None] = "softmax"
     objective: ClassVar[str] = "surgeon.train.positions:PositionEntropy"
@@ -55,6 +58,15 @@ class Tokens(TaskCode):
     def outputs(self, targets: Targets) -> int:
         """Return the number of labels."""
         return len(targets.names)
+
+    def counts(self, targets: Targets) -> Ints:
+        """Return how many samples each class occurs in."""
+        found: Ints = places.occurring(targets).sum(axis=0)
+        return found
+
+    def strata(self, targets: Targets) -> Ints | None:
+        """Return the rarest class of each sample, so that training has some of every one."""
+        return places.rarest(targets)
 
     def decode(
         self,

@@ -136,6 +136,8 @@ def operate_for(
         UsageError: another number of classes was asked for than the data have.
     """
     asked, count = to.surgery, given.outputs
+    if given.task.any_outputs:
+        count = asked.classes or count
     if asked.classes not in (None, count):
         raise UsageError(
             f"--classes is {asked.classes}, the data has {count} labels",

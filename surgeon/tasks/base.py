@@ -124,6 +124,8 @@ class TaskCode(ABC):
         keeps: axes of a sample that answers keep, as `HeadKind.keeps` names them: (), ("length",),
             ("height", "width"). Answers that keep some are judged and told as they come, since all
             of them may not fit into memory.
+        any_outputs: whether people may say how many numbers the head gives (`--classes`), as of
+            vectors, rather than the answers.
         objective: `"module:attribute"` of the torch half, an `Objective` of `surgeon.train`.
         extends: whether names that a file lacks can be added behind its own: targets are [n] codes
             of classes.
@@ -133,6 +135,7 @@ class TaskCode(ABC):
     link: ClassVar[Link | None] = None
     output: ClassVar[str] = "logits"
     keeps: ClassVar[tuple[str, ...]] = ()
+    any_outputs: ClassVar[bool] = False
     objective: ClassVar[str]
     extends: ClassVar[bool] = False
 

@@ -47,6 +47,9 @@ def test_a_words_label_is_that_of_its_first_token(tmp_path):
     assert samples.answers_along(()) == [row["tags"] for row in WORDS]
     found = ask_for("tokens", samples, None).targets
     assert found.names == ("L", "O", "P")
+    words = [None if piece is None else piece.text for piece in samples.pieces(0)]
+    assert [word is not None for word in words] == [label is not None for label in TOLD]
+    assert [word for word in words if word] == WORDS[0]["tokens"]
     assert found.values[0].tolist() == [-100, 2, -100, 1, 1, 0, -100, 1, -100]
     assert found.values.shape[1] == samples.batch([0])["input_ids"].shape[1]
 

@@ -229,6 +229,16 @@ def test_intersection_over_union_is_of_the_whole_set():
     ]  # fmt: skip
 
 
+@pytest.mark.parametrize("task", [TOKENS, SEGMENTATION])
+def test_a_split_keeps_the_rarest_class_of_each_sample(task):
+    codes = np.array([[0, 0], [0, 1], [0, 1], [2, 0], [-100, -100]])
+    targets = Targets(codes if task is TOKENS else codes[..., None], ("a", "b", "c", "d"))
+    assert task.counts(targets).tolist() == [4, 2, 1, 0]
+    strata = task.strata(targets)
+    assert len(set(strata[[0, 1, 3, 4]].tolist())) == 4
+    assert strata[1] == strata[2]
+
+
 def test_a_sample_without_a_pixel_that_is_told_counts_nowhere():
     right = np.array([[[0, 1]], [[-100, -100]]])
     scores = SEGMENTATION.score([(sure(right, 2, 1), Targets(right, ("a", "b")))])

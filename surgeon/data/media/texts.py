@@ -112,7 +112,6 @@ class TextSamples(SourceSamples):
         self.words = given.words
         self._tokenizer = tokenizer
         self._tokens = self._tokenize(tokenizer, self._limit)
-        self._tokenizer = tokenizer
         longest = max((len(ids) for ids, _ in self._tokens), default=0)
         self.encoding = encoding
         self._length = 0
@@ -164,13 +163,21 @@ class TextSamples(SourceSamples):
     def pieces(self, index: int) -> list[Piece | None] | None:
         """Return the word of the text that begins at each position; None where none begins.
 
-        Words are those of the tokenizer; places in the text are in characters.
+        Words are those of the data where they say them, else of the tokenizer; places in the text
+        are in characters.
         """
         if not len(self._tokens[index][0]):
             return [None] * self._length
         text = _decode(self._content(index))
         encoded = self._tokenizer.encode(text)
         found: list[Piece | None] = []
+        if self.words is not None:
+            spans = words_of(text, self.words[index])
+            labels = label_words(range(len(spans)), spans, _places(text, encoded))
+            found = [
+                None if at is None else Piece(text[slice(*spans[at])], *spans[at]) for at in labels
+            ]
+            return self._padded(found)
         before = None
         for word in encoded.word_ids:
             piece = None
@@ -179,8 +186,12 @@ class TextSamples(SourceSamples):
                 piece = Piece(text[start:end], start, end)
             found.append(piece)
             before = word
-        rest: list[Piece | None] = [None] * (self._length - len(found))
-        return [*rest, *found] if self._left else [*found, *rest]
+        return self._padded(found)
+
+    def _padded(self, row: list[Any]) -> list[Any]:
+        """Return a row with None on the side of the padding."""
+        rest = [None] * (self._length - len(row))
+        return [*rest, *row] if self._left else [*row, *rest]
 
     def answers_along(self, kept: Sequence[str]) -> Answers | None:
         """Return a label for each token, None where there is none, as long as the padded texts."""
@@ -198,13 +209,12 @@ class TextSamples(SourceSamples):
                 labels: list[Any] = []
                 if row in encoded:
                     labels = self._labels(row, answers[row], texts[rows.index(row)], encoded[row])
-                rest = [None] * (self._length - len(labels))
-                told.append([*rest, *labels] if self._left else [*labels, *rest])
+                told.append(self._padded(labels))
         return told
 
     def _labels(self, row: int, answer: Any, text: str, encoded: Any) -> list[Any]:
         """Return the label of each token of a text."""
-        tokens = [(end - len(text[start:end].lstrip()), end) for start, end in encoded.offsets]
+        tokens = _places(text, encoded)
         words = None if self.words is None else self.words[row]
         answer = answer.tolist() if isinstance(answer, np.ndarray) else answer
         if not isinstance(answer, list | tuple):
@@ -275,6 +285,11 @@ class TextSamples(SourceSamples):
                 if one.overflowing:
                     self._cut.append(index)
         return found
+
+
+def _places(text: str, encoded: Any) -> list[tuple[int, int]]:
+    """Return where each token lies in a text, blanks in front of it left out."""
+    return [(end - len(text[start:end].lstrip()), end) for start, end in encoded.offsets]
 
 
 def _decode(content: bytes) -> str:
