@@ -118,8 +118,12 @@ def split(
                 remedy="put samples of every class into the training split",
             )
     if not len(validation):
-        message = "no sample is left for validation"
-        raise DataError(message, remedy="give more samples, or --validation PATH")
+        message, remedy = "no sample is left for validation", "give more samples"
+        if groups is not None:
+            count = len(np.unique(groups[mask]))
+            message += f": the samples lie in {count} groups, which are taken whole"
+            remedy = "give smaller groups, or samples of more of them"
+        raise DataError(message, remedy=f"{remedy}, or --validation PATH")
     cross = given is None and not len(test)
     return Splits(train, validation, test if len(test) else None, cross, own, groups)
 

@@ -242,9 +242,7 @@ def measure(
     values = (found.array(name)[judged] for name in taps.outputs)
     probes, best, curve = _probed(taps.cuts, values, sought, groups, seed, say)
     leep = None
-    if not of_classes:  # their scores say nothing of labels
-        probes = tuple(replace(one, scores=np.zeros((0, 0))) for one in probes)
-    elif taps.head is not None and anatomy.head is not None:
+    if of_classes and taps.head is not None and anatomy.head is not None:
         leep = _leep_of(found.array(taps.head)[judged], sought.strata, anatomy.head.activation)
     return Measured(
         probes=probes,

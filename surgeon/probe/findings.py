@@ -259,7 +259,7 @@ def doubtful_findings(
     measured: Measured, samples: Samples, task: TaskCode, targets: Targets
 ) -> list[DataFinding]:
     """Name samples whose answer is likely wrong, where a task's answers can be doubted."""
-    if has_classes(targets):
+    if has_classes(targets) and len(measured.classes):
         return label_findings(measured, samples, targets.names)
     own = targets[measured.rows]
     scores = scores_of(measured.probes)

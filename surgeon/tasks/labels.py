@@ -49,12 +49,14 @@ def label_text(value: Any, where: str) -> str:
         value = value.item()
     if isinstance(value, bytes):
         value = value.decode("utf-8", errors="backslashreplace")
+    kind = type(value).__name__
     if isinstance(value, list | tuple | dict | np.ndarray):
         raise DataError(
-            f"a label is a {type(value).__name__}, not one name or number",
+            f"a label is {'an array' if isinstance(value, np.ndarray) else 'a ' + kind}, not one "
+            "name or number",
             where=where,
             remedy="give one, or the right column with --label-column; lists of labels are --task "
-            "multi-label or --task tokens",
+            "multi-label or --task tokens, masks --task segmentation",
         )
     if isinstance(value, float) and value.is_integer():
         value = int(value)

@@ -30,7 +30,7 @@ def read_numbers(column: Any, where: str) -> NDArray[np.float64]:
         rows = np.unique(np.nonzero(bad)[0])
         raise DataError(
             f"{len(rows)} of {len(values)} samples have no number, or one beyond ±{LARGEST:g}: "
-            f"{column[rows[0]]!r}",
+            f"{str(column[rows[0]])[:60]}",
             where=f"{where}[{rows[0]}]",
             remedy="give every sample a number, or drop those without one",
         )

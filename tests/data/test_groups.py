@@ -192,6 +192,13 @@ def test_groups_that_the_datas_own_split_tears_are_found():
     assert "single-group" in kinds
 
 
+def test_groups_that_leave_nothing_to_validate_are_said():
+    with pytest.raises(DataError) as caught:
+        split(np.arange(20) % 2, groups=np.zeros(20, int))
+    assert "1 groups" in caught.value.message
+    assert "groups" in caught.value.remedy
+
+
 # ── copies ───────────────────────────────────────────────────────────────────────────────────────
 
 
