@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from surgeon.errors import CheckError
+from surgeon.errors import CheckError, DataError
 from surgeon.job.run import runtime_device
 from surgeon.runtime.stream import Runner
 from surgeon.tasks.base import Targets, TaskCode
@@ -136,6 +136,29 @@ def outputs_at_once(
         return None
     logits, rows = zip(*found, strict=True)
     return np.concatenate(logits), np.concatenate(rows)
+
+
+def require_places(job: Job) -> None:
+    """Refuse answers per position that are of other positions than what the network gives.
+
+    Raises:
+        DataError: with both shapes.
+    """
+    values = job.given.targets.values
+    if values.ndim < 2 or values.dtype.kind not in "iu":
+        return
+    runner = open_runner(job, job.operated.proto, alone=False)
+    given, _ = next(outputs_of(runner, job.given.parts.train[:8]), (None, None))
+    if given is None:
+        return
+    wanted, inner = values.shape[1:], given.shape[1:]
+    if wanted not in (inner[:-1], inner[1:]):
+        raise DataError(
+            f"the answers of a sample have the shape {list(wanted)}, what the network gives "
+            f"{list(inner)}",
+            where=job.given.samples.where,
+            remedy="give an answer per position of the input, in its size as the network takes it",
+        )
 
 
 def measure(

@@ -23,6 +23,7 @@ from surgeon.job.measure import (
     decode,
     open_runner,
     outputs_at_once,
+    require_places,
     score,
 )
 from surgeon.job.part import drawn
@@ -51,6 +52,7 @@ def train(job: Job) -> Trained:
     plan = job.plan
     device = torch_device(job)  # one that is missing is refused now, not behind the frozen part
     started = time.perf_counter()
+    require_places(job)
     stages = stages_of(job)
     only_solved = all(stage.method == "solve" for stage in stages)
     done = StageDone("pretrained" if job.operated.tuned else plan.init)

@@ -181,3 +181,17 @@ def test_numbers_far_from_zero_are_learnt_by_steps_and_given_in_plain_units():
     )  # fmt: skip
     assert out.metrics["train"]["r2"] > 0
     assert out.history[0]["validation_loss"] < 1e6  # drawn weights are drawn in these units
+
+
+@pytest.mark.parametrize(
+    ("network", "task"), [("convnet", "segmentation"), ("transformer", "tokens")]
+)
+def test_answers_of_other_positions_than_the_network_gives_are_refused(network, task):
+    model, inputs, codes, places = opened(network)
+    labels = answers(task, codes, places)[:, 1:]
+    with pytest.raises(SurgeonError) as caught:
+        surgeon.finetune(
+            model, {**inputs, "labels": labels}, case="large-similar", task=task, device="cpu"
+        )
+    assert str(labels.shape[1]) in caught.value.message
+    assert caught.value.remedy
