@@ -48,9 +48,10 @@ class Classification(TaskCode):
         column = one_column(column, where)
         if isinstance(column, np.ndarray):
             if column.ndim != 1:
-                told = not_one_class(column)
                 raise DataError(
-                    f"the labels have shape {list(column.shape)}, not [n]: {told}", where=where
+                    f"the labels have shape {list(column.shape)}, not [n]",
+                    where=where,
+                    remedy=not_one_class(column),
                 )
             column = column.tolist()
         labels = [label_text(value, f"{where}[{row}]") for row, value in enumerate(column)]

@@ -61,7 +61,8 @@ def label_text(value: Any, where: str) -> str:
     if isinstance(value, float) and value.is_integer():
         value = int(value)
     if value is None or value == "" or (isinstance(value, float) and np.isnan(value)):
-        raise DataError("a label is missing", where=where, remedy="label it or drop the sample")
+        said = "a label is missing" + (" (NaN)" if isinstance(value, float) else "")
+        raise DataError(said, where=where, remedy="label it or drop the sample")
     if not isinstance(value, str | int | float):
         message = f"a label is a {type(value).__name__}, not a number or text"
         raise DataError(message, where=where, remedy="name the right column with --label-column")
