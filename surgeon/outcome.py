@@ -172,13 +172,16 @@ class Prediction:
 
     def __repr__(self) -> str:
         """Return how many of what, in a few lines."""
+        first: list[Any] = self.labels[:2]
+        if self.values is not None and self.values.ndim == 2:
+            first = [[float(f"{value:.4g}") for value in row[:4]] for row in self.values[:2]]
         return shown.block(
             f"surgeon.Prediction of {len(self.names)}",
             {
                 "labels": shown.tally(self._told()),
                 "first": None
                 if self.embeddings
-                else shown.listed(list(zip(self.names, self.labels, strict=False))[:2]),
+                else shown.listed(list(zip(self.names, first, strict=False))),
                 "classes": shown.listed(self.classes or []),
                 "vectors": shown.listed(
                     [

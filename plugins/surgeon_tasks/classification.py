@@ -85,11 +85,6 @@ class Classification(TaskCode):
         labels = None if names is None else len(names)
         return answers.decode(raw, activation, classifier=True, labels=labels)
 
-    def chosen(self, decoded: NDArray[np.float64]) -> Ints:
-        """Return the class that is given as the answer, [n]: the likeliest."""
-        codes: Ints = decoded.argmax(axis=1)
-        return codes
-
     def score(self, parts: Iterable[tuple[NDArray[np.float64], Targets]]) -> Scores:
         """Return accuracy, macro F1 over classes that occur, and loss in nats per sample."""
         found = []
@@ -97,7 +92,7 @@ class Classification(TaskCode):
             right, lost = (np.full(len(targets), np.nan) for _ in range(2))
             known = _known(targets)
             codes = targets.values[known]
-            predicted, told = self.chosen(decoded[known]), decoded[known, codes]
+            predicted, told = decoded[known].argmax(axis=1), decoded[known, codes]
             right[known] = predicted == codes
             lost[known] = -np.log(np.clip(told, 1e-12, None))
             found.append((right, lost, predicted, told, codes))
@@ -117,14 +112,14 @@ class Classification(TaskCode):
                 "probability": float(row[index]),
                 "probabilities": row.tolist(),
             }
-            for row, index in zip(decoded, self.chosen(decoded).tolist(), strict=True)
+            for row, index in zip(decoded, decoded.argmax(axis=1).tolist(), strict=True)
         ]
 
     def details(self, decoded: NDArray[np.float64], targets: Targets) -> dict[str, Any]:
         """Return figures of each class, and which are taken for which."""
         known = _known(targets)
         codes, told = targets.values[known], decoded[known]
-        predicted = self.chosen(told)
+        predicted = told.argmax(axis=1)
         table, notes = None, [f"{len(targets.names):,} classes: no confusion matrix"]
         if len(targets.names) <= MOST_CONFUSED:
             table, notes = confusion(codes, predicted, len(targets.names)), []

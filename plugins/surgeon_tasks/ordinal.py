@@ -16,13 +16,11 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from surgeon.tasks.base import Ints
-
 
 class Ordinal(Classification):
     """Targets are places of grades [n], answers probabilities [n, grades].
 
-    A sample's grade is the one nearest to the mean of its distribution: it errs least by squares.
+    A head is solved as one of classes; training by steps minimises distances, too.
     """
 
     quality: ClassVar[str] = "weighted_kappa"
@@ -41,11 +39,6 @@ class Ordinal(Classification):
             )
         return found
 
-    def chosen(self, decoded: NDArray[np.float64]) -> Ints:
-        """Return the grade nearest to the mean."""
-        grades = np.arange(decoded.shape[1])
-        return np.rint(decoded @ grades).astype(np.int64).clip(0, max(len(grades) - 1, 0))
-
     def score(self, parts: Iterable[tuple[NDArray[np.float64], Targets]]) -> Scores:
         """Return Cohen's kappa by squared distances, and the mean distance in grades, too.
 
@@ -53,7 +46,7 @@ class Ordinal(Classification):
         """
         parts = list(parts)
         told = super().score(parts)
-        said = np.concatenate([self.chosen(decoded) for decoded, _ in parts])
+        said = np.concatenate([decoded.argmax(axis=1) for decoded, _ in parts])
         right = np.concatenate([targets.values for _, targets in parts]).astype(np.float64)
         right[np.isnan(told.quality)] = np.nan
         apart = said - right

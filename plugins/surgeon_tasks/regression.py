@@ -87,7 +87,7 @@ class Regression(TaskCode):
             raise DataError(
                 f"all {len(targets)} samples have the same number "
                 f"{targets.values[0, same[0]]:g}: nothing can be learnt from it",
-                where=f"column {listed(names)}",
+                where=f"column {listed(names)}" if targets.values.shape[1] > 1 else None,
                 remedy="give numbers that vary, or leave the column out",
             )
 
