@@ -261,3 +261,24 @@ def test_attention_learns_which_token_counts(tmp_path):
     path = outcome.model.save(tmp_path / "tuned.onnx")
     assert surgeon.load(path).plan.head.weights == outcome.model.plan.head.weights
     assert surgeon.verify(path).passed
+
+
+@pytest.mark.parametrize("task", ["segmentation", "tokens"])
+def test_heads_per_place_are_trained_proven_and_known_again(task, tmp_path):
+    random = np.random.default_rng(0)
+    if task == "segmentation":
+        x = random.standard_normal((30, 3, 16, 12)).astype(np.float32)
+        model, head, case = maps(13), "conv:taps=fine,width=4", "large-similar"
+        data = {"x": x, "labels": (x[:, 0] > 0).astype(np.int64)}
+    else:
+        ids = random.integers(0, 20, (40, 6))
+        model, head, case = nw.transformer(), "linear", "small-similar"
+        data = {"input_ids": ids, "attention_mask": np.ones_like(ids), "labels": ids % 3}
+    outcome = surgeon.finetune(
+        model, data, case=case, task=task, head=head, epochs=2, device="cpu"
+    )  # fmt: skip
+    plan = outcome.model.plan
+    assert set(outcome.document()["changed"]) <= set(plan.trainable)
+    path = outcome.model.save(tmp_path / "tuned.onnx")
+    assert surgeon.verify(path).passed
+    assert surgeon.load(path).plan.head == plan.head
