@@ -48,7 +48,7 @@ def _no_number(column: Any, where: str) -> DataError:
                 None if size == first else f"holds {list(size)} numbers, the first {list(first)}"
             )
         except (TypeError, ValueError, OverflowError):
-            problem = "is no number" if value not in ("", None) else "is missing"
+            problem = "is no number" if str(value) not in ("", "None") else "is missing"
         if problem is not None:
             return DataError(
                 f"the answer {str(value)[:60]!r} {problem}",

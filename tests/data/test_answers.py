@@ -166,6 +166,7 @@ def test_answers_of_two_sources_are_one_behind_the_other(tmp_path):
         [[1, 2], [3], [], [4]],
         [{"a": 1}] * 4,
         [None] * 4,
+        [[1, "a"]] * 4,
         np.full((4, 2), np.inf),
     ],
 )
