@@ -33,6 +33,7 @@ def test_finetune_passes_every_option(run, operation, plugins, model, tmp_path):
         "output": None,
         "classes": 4,
         "start": None,
+        "loss": None,
         "epochs": 2,
         "budget": 60.0,
         "init": "random",
@@ -132,7 +133,16 @@ def test_other_verbs(run, operation, plugins, model, tmp_path):
     run("evaluate", model, "d", "--ignore-unknown")
     assert operation.settings.keys() - manager == {
         *("preprocess", "size", "label_column", "inputs", "batch", "device", "threads"),
-        *("tokenizer", "max_length", "audio", "ignore_unknown", "progress", "output", "task"),
+        *(
+            "tokenizer",
+            "max_length",
+            "audio",
+            "ignore_unknown",
+            "progress",
+            "output",
+            "task",
+            "against",
+        ),
     }
     run("predict", model, tmp_path, model)
     assert operation.calls[-1][1] == (model, (tmp_path, model))
