@@ -175,10 +175,9 @@ def check(  # noqa: PLR0913 - a public verb has its options as keywords
     model = load(path).with_output(output)
 
     def operated() -> Model:
-        asked = replace(to.surgery, classes=classes or 2)
-        return surgery.operate(
-            model, asked, seed=to.training.seed, task=to.reading.asked_task, plugins=plugins
-        )
+        heads = None if front.headless(case, plugins) else classes or 2
+        asked = replace(to, surgery=replace(to.surgery, classes=heads))
+        return features.operate_by(model, asked, plugins=plugins)
 
     shown, findings = preflight(model, None if case is None else operated, plugins)
     return checked_body(model, shown, findings, case)

@@ -39,9 +39,9 @@ def operate_by(
     model: Model,
     to: Options,
     *,
-    also: Sequence[str],
-    evidence: Evidence | None,
-    drawn: bool,
+    also: Sequence[str] = (),
+    evidence: Evidence | None = None,
+    drawn: bool = True,
     plugins: Plugins | None,
 ) -> Model:
     """Operate as a case says: with a new head or without, from the inputs or from a tensor.

@@ -164,6 +164,12 @@ def test_nothing_is_trained_by_it(tmp_path):
         surgeon.finetune(surgeon.operate(model, "features"), data)
 
 
+@pytest.mark.parametrize("case", ["features", "features-in"])
+def test_check_knows_the_cases_that_cut_a_network_in_two(case):
+    body = surgeon.operation.check(nw.residual(), case=case)
+    assert (body["ok"], body["case"]) == (True, case)
+
+
 def test_a_detector_gives_features_too():
     model = seeing.yolo()
     assert surgeon.predict(model, nw.feeds(model, batch=2), cut="stage2.out").values.shape == (2, 8)
