@@ -41,6 +41,10 @@ if TYPE_CHECKING:
     Report = Callable[..., None]
 
 
+LEVELS = 10
+"""Classes that answers which are none count as, where samples of each are asked for."""
+
+
 @explained
 def advise(  # noqa: PLR0913 - a public verb has its options as keywords
     model: Source,
@@ -188,7 +192,7 @@ def choose(
     )  # fmt: skip
     given.say("faults of the data", 1, 1)
     clock.stop("findings")
-    several = len(labels) or max(len(measured.classes), 1)
+    several = max(len(labels), len(measured.classes) or LEVELS)
     judged = judge(measured, several, len(parts.train) + len(parts.validation))
     evidence = evidence_of(given, measured, judged)
     plan = _plan(given, to, evidence, judged, plugins)
