@@ -114,15 +114,17 @@ def _fitting(pattern: str, names: Iterable[str]) -> set[str]:
 
 def _meant(without: Sequence[str], known: Collection[str], source: Model) -> str:
     """Say what patterns without a weight may have been meant for."""
-    for pattern in without:
-        if _fitting(pattern, source.learnable()):
-            return f"{pattern!r} matches weights behind the cut, which are dropped"
-        if kinds := {role for name, role in source.roles().items() if fnmatchcase(name, pattern)}:
-            told = "move with the scale and bias of their layer" * ("statistics" in kinds)
-            return f"{pattern!r} matches {' and '.join(sorted(kinds))}, which {told or 'stay'}"
     stems = [pattern.strip("*?") for pattern in without]
     near = [one for stem in stems for one in get_close_matches(stem, known, n=3, cutoff=0.3)]
-    return "weights are " + ", ".join([*dict.fromkeys(near)][:5] or sorted(known)[:5])
+    weights = "weights are " + ", ".join([*dict.fromkeys(near)][:5] or sorted(known)[:5])
+    for pattern in without:
+        if _fitting(pattern, source.learnable()):
+            return f"{pattern!r} matches weights behind the cut, which are dropped; {weights}"
+        if kinds := {role for name, role in source.roles().items() if fnmatchcase(name, pattern)}:
+            told = "move with the scale and bias of their layer" * ("statistics" in kinds)
+            which = f"{' and '.join(sorted(kinds))}, which {told or 'stay'}"
+            return f"{pattern!r} matches {which}; {weights}"
+    return weights
 
 
 def _in_front(source: Model, start: str) -> set[str]:
