@@ -84,8 +84,12 @@ class Embedding(TaskCode):
         return DIMENSIONS
 
     def strata(self, targets: Targets) -> Ints | None:
-        """Return the classes."""
+        """Return the classes; None where groups keep each whole, so that parts share none."""
         codes: Ints = targets.values
+        if targets.groups is not None:
+            pairs = np.unique(np.stack([codes, targets.groups]), axis=1)
+            if len(np.unique(pairs[0])) == pairs.shape[1]:
+                return None
         return codes
 
     def decode(

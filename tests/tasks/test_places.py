@@ -322,6 +322,13 @@ def test_classes_without_pairs_are_refused(column, words):
         EMBEDDING.check(EMBEDDING.read(column, "labels"))
 
 
+def test_classes_that_groups_keep_whole_are_no_strata():
+    codes = np.array([0, 0, 1, 1])
+    assert EMBEDDING.strata(Targets(codes, groups=np.array([5, 5, 6, 6]))) is None
+    assert EMBEDDING.strata(Targets(codes, groups=np.array([5, 6, 6, 6]))).tolist() == [0, 0, 1, 1]
+    assert EMBEDDING.strata(Targets(codes)).tolist() == [0, 0, 1, 1]
+
+
 def test_vectors_are_judged_by_classes_that_no_file_names():
     found = EMBEDDING.read(["x", "y", "x"], "labels")
     assert (found.values.tolist(), found.names) == ([0, 1, 0], ())
