@@ -12,7 +12,7 @@ from surgeon.records import DataFinding, Head
 from surgeon.tasks import answers, metrics
 from surgeon.tasks.base import Decoded, Scores, Targets, TaskCode
 from surgeon.tasks.label_sets import cells, labels_of, rows_of
-from surgeon.tasks.labels import listed, sort_labels
+from surgeon.tasks.labels import listed, refuse_fractions, sort_labels
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
@@ -105,6 +105,7 @@ class MultiLabel(TaskCode):
             raise DataError(
                 "no sample has a label", remedy="give samples with and without each label"
             )
+        refuse_fractions(targets.names, "multi-label learns names of labels")
         for value, said in ((1, "no sample has"), (0, "every sample has")):
             lone = np.flatnonzero(~(targets.values == value).any(axis=0))
             if len(lone):

@@ -158,7 +158,7 @@ def _labels(row: Any, where: str) -> list[str | None]:
     """
     if not isinstance(row, list | tuple) and getattr(row, "ndim", 0) != 1:
         raise DataError(
-            f"{row!r:.60} is no list of labels, one per position",
+            f"{str(row)!r:.60} is no list of labels, one per position",
             where=where,
             remedy="give a list per sample, or integers [n, length] with −100 for none",
         )

@@ -18,10 +18,11 @@ from surgeon.advice.rules import RACE_FROM, Judged, best_case, judge, reasons, t
 from surgeon.graph import cuts as graph_cuts
 from surgeon.graph.picks import picks
 from surgeon.graph.taps import add_taps
-from surgeon.job.decide import decide, for_task, measures
+from surgeon.job.decide import decide, for_task, measures, settle_head
 from surgeon.job.operate import operate_for
 from surgeon.model import load
 from surgeon.options import Options, Surgery, explained
+from surgeon.plugin.manager import loaded_plugins
 from surgeon.records import Evidence, Measurement, Plan
 
 if TYPE_CHECKING:
@@ -264,7 +265,9 @@ def _plan(
     plan = for_task(decide(given.model, anatomy, asked, evidence, plugins), given.task_name)
     tensor = graph_cuts.resolve(anatomy, plan.cut, default=anatomy.late)
     depth = graph_cuts.depth_of(anatomy, tensor)
-    return replace(plan, cut=tensor, depth=depth, classes=count, outputs=count)
+    plan, _ = settle_head(plan, to.head, given.task, loaded_plugins(plugins))
+    named = count if given.task.names_classes else None
+    return replace(plan, cut=tensor, depth=depth, classes=named, outputs=count)
 
 
 def _candidates(

@@ -117,6 +117,10 @@ def split(
                 f"{len(missing)} classes have no sample to train on: {missing[:5]}",
                 remedy="put samples of every class into the training split",
             )
+    if not len(train):
+        raise DataError(
+            "no sample is left to train on", remedy="put samples into the training split"
+        )
     if not len(validation):
         message, remedy = "no sample is left for validation", "give more samples"
         if groups is not None:

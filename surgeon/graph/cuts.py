@@ -19,6 +19,7 @@ from surgeon.errors import ModelError, UnknownNameError, UsageError
 from surgeon.graph.beside import taken_in
 from surgeon.graph.dequantize import INTEGERS, Scales
 from surgeon.graph.detector import find_detector, shared
+from surgeon.graph.envelope import headed_at
 from surgeon.graph.external import dense_size
 from surgeon.graph.old_head import CLASSIFYING, find_heads
 from surgeon.graph.schema import type_name
@@ -168,7 +169,10 @@ def study(
         else max(ends, key=lambda name: (shapes.batch_axes.get(name, 0) == 0, depth[name]))
     )
     chosen = head.output if head else end
-    missing = None if classifies(head, chosen, shapes) else no_classifier(model, [chosen])
+    ours = headed_at(model)  # a file of ours ends in the head of its task
+    known_end = ours is not None or classifies(head, chosen, shapes)
+    missing = None if known_end else no_classifier(model, [chosen])
+    end = ours if ours in shapes.data and head is None else end
     body = None
     if missing is not None and output is None:
         body = _in_front_of_boxes(model, shapes, work)

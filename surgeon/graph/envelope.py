@@ -101,6 +101,16 @@ def plan(model: ModelProto) -> Plan | None:
     return replace(found, head=replace(found.head, weights=weights))
 
 
+def headed_at(model: ModelProto) -> str | None:
+    """Return the value that a file's head reads by its plan, as long as both are there."""
+    found = plan(model)
+    weights = () if found is None else found.head.weights
+    made = {name for node in model.graph.node for name in node.output if name}
+    if not weights or not {t.name for t in model.graph.initializer}.issuperset(weights):
+        return None
+    return found.cut if found is not None and found.cut in made else None
+
+
 def labels(model: ModelProto, count: int | None = None) -> list[str] | None:
     """Return the class names a file carries, by our key or those that exporters use.
 

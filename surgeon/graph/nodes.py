@@ -169,7 +169,8 @@ def _begin(
     keeps = () if code is None else code.keeps
     if code is not None and code.output in all_names(result.graph):
         values, shapes = _free_output_name(result, values, shapes, code.output)
-    builder = HeadNodes(all_names(result.graph), opset)
+    taken = all_names(result.graph) | {node.name for node in result.graph.node}
+    builder = HeadNodes(taken, opset)
     end, apart = values[-1], code is not None and "taps" in parameters_beside(code.build)
     parts, sizes = [], []
     for name in values:

@@ -148,8 +148,10 @@ def rows_of(job: Job, features: Features) -> dict[str, NDArray[np.int64]]:
     learnt, all_in = targets[features.rows[found["train"]]], targets[job.given.parts.train]
     if (task.counts(all_in) > 0).sum() > (task.counts(learnt) > 0).sum() or not len(learnt):
         raise DataError(
-            "a class has no readable sample left to train on",
-            remedy="repair its files, or remove the class",
+            "no readable sample is left to train on"
+            if not len(learnt)
+            else "a class has no readable sample left to train on",
+            remedy="repair its files, or leave out what they tell",
         )
     return found
 

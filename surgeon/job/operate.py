@@ -104,7 +104,7 @@ def operate(
         notes.append("--init random: only what is trained starts anew, here the new head alone")
     if settled.dropped_outputs:
         notes.append(f"other outputs were dropped: {', '.join(settled.dropped_outputs)}")
-    notes += [*headed.part.notes, *output_notes(anatomy, proto)]
+    notes += [*headed.part.notes, *output_notes(anatomy, proto, settled)]
     chosen_early = to.cut is None and tensor == anatomy.early != anatomy.late
     asked = "early" if chosen_early else to.cut or decided.cut
     notes += filter(None, [graph_cuts.far_away(anatomy, asked, tensor)])
@@ -354,15 +354,14 @@ def require_runs_at_all(model: Model) -> None:
     require_runs(model.stored or model.proto, model.where or "the model")
 
 
-def output_notes(anatomy: Anatomy, proto: onnx.ModelProto) -> list[str]:
+def output_notes(anatomy: Anatomy, proto: onnx.ModelProto, plan: Plan) -> list[str]:
     """Return what became of the old output: its activation, its name."""
     new, head = proto.graph.output[0].name, anatomy.head
     notes = []
     if head is not None and head.activation is not None:
-        notes.append(
-            f"the old {head.activation} is gone: {new} are raw scores, and `surgeon predict` makes "
-            "probabilities of them"
-        )
+        raw = f"the old {head.activation} is gone"
+        named = f"{raw}: {new} are raw scores, and `surgeon predict` makes probabilities of them"
+        notes.append(raw if plan.classes is None else named)
     if anatomy.output != new:
         notes.append(f"the output is called {new} now; it was {anatomy.output}")
     return notes

@@ -311,6 +311,7 @@ def _read(
         raise DataError(
             f"every one of the {len(seen)} samples has the same target: nothing to learn",
             where="labels",
+            remedy="give samples whose answers vary, or more of them",
         )
     return _Read(units.standard(values), units.scale, units.centre)
 

@@ -16,13 +16,13 @@ from surgeon.graph.reading import shown
 from surgeon.tasks.base import Targets
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Collection, Iterable, Sequence
 
     from numpy.typing import NDArray
 
 _INTEGER = re.compile(r"[+-]?[0-9]{1,4000}")  # Python reads integers of no more than 4,300
 _NUMBER = re.compile(r"[+-]?([0-9]+(\.[0-9]*)?|\.[0-9]+)([eE][+-]?[0-9]{1,3})?")
-_SHOWN = 5
+_SHOWN, _LONG = 5, 60
 ONE_CLASS = "classification learns one class per sample"
 REGRESSION = "numbers to predict are --task regression"
 
@@ -203,13 +203,7 @@ def check_trainable(labels: Sequence[str]) -> None:
     counts = Counter(labels)
     if not counts:
         raise DataError("there is no sample to train on", remedy="give data with labelled samples")
-    broken = [label for label in counts if _is_fraction(label)]
-    if broken and all(_NUMBER.fullmatch(label) for label in counts):
-        raise DataError(
-            f"the labels are {len(counts)} numbers, {len(broken)} of them with a fraction "
-            f"({listed(broken[:3])}), and {ONE_CLASS}",
-            remedy=f"give classes as names or whole numbers; {REGRESSION}",
-        )
+    refuse_fractions(counts, ONE_CLASS)
     if len(counts) == 1:
         message = f"all {len(labels)} samples have the same label {next(iter(counts))!r}"
         raise DataError(message, remedy="give samples of at least two classes")
@@ -220,6 +214,21 @@ def check_trainable(labels: Sequence[str]) -> None:
         if 2 * len(lonely) > len(counts) > 10 and all(map(_INTEGER.fullmatch, counts)):
             remedy += f"; {REGRESSION}"
         raise DataError(message, remedy=remedy)
+
+
+def refuse_fractions(names: Collection[str], wanted: str) -> None:
+    """Refuse names of classes that are all numbers, and not all whole ones.
+
+    Raises:
+        DataError: says what is `wanted` in their place.
+    """
+    broken = [name for name in names if _is_fraction(name)]
+    if broken and all(_NUMBER.fullmatch(name) for name in names):
+        raise DataError(
+            f"the labels are {len(names)} numbers, {len(broken)} of them with a fraction "
+            f"({listed(broken[:3])}), and {wanted}",
+            remedy=f"give classes as names or whole numbers; {REGRESSION}",
+        )
 
 
 def alike(labels: Iterable[str]) -> list[list[str]]:
@@ -260,5 +269,6 @@ def _is_fraction(label: str) -> bool:
 
 def listed(names: Sequence[str]) -> str:
     """Name the first few, and say how many more there are."""
-    shown = ", ".join(repr(name) for name in names[:_SHOWN])
+    cut = [name if len(name) <= _LONG else f"{name[:_LONG]}…" for name in names[:_SHOWN]]
+    shown = ", ".join(map(repr, cut))
     return shown if len(names) <= _SHOWN else f"{shown} and {len(names) - _SHOWN} more"

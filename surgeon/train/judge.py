@@ -76,7 +76,10 @@ class Judge(Part):
             self._note(f"validating on {done} of {self._validation.n} samples to keep the budget")
         loss, quality, judged = sums
         if not judged:
-            raise DataError("no validation sample has a target that is known")
+            raise DataError(
+                "no validation sample can be judged: none has an answer that is known",
+                remedy="give more samples, or --validation PATH",
+            )
         return loss / judged, quality / judged
 
     def _sums(self, validation: Batches, limit: float) -> tuple[int, list[float]]:

@@ -195,3 +195,65 @@ def test_answers_of_other_positions_than_the_network_gives_are_refused(network, 
         )
     assert str(labels.shape[1]) in caught.value.message
     assert caught.value.remedy
+
+
+@pytest.mark.parametrize(
+    ("network", "task"),
+    [("convnet", "segmentation"), ("convnet", "embedding"), ("transformer", "tokens")],
+)
+def test_a_case_takes_off_the_head_that_a_task_put_on(network, task, tmp_path):
+    """A file is operated on anew where its own head began, whatever that head's form."""
+    model, inputs, codes, places = opened(network)
+    path, data = tmp_path / "tuned.onnx", {**inputs, "labels": answers(task, codes, places)}
+    to = {"task": task, "epochs": 1, "device": "cpu"}
+    first = surgeon.finetune(model, data, path, case="small-similar", **to)
+    again = surgeon.finetune(path, data, case="large-similar", **to)
+    assert again.body["plan"]["cut"] == first.body["plan"]["cut"]
+    assert not [note for note in again.body["warnings"] if "no classification head" in note]
+    names = [node.name for node in again.model.proto.graph.node if node.name]
+    assert len(names) == len(set(names))
+
+
+@pytest.mark.parametrize("task", ["regression", "segmentation", "embedding"])
+def test_advice_plans_the_head_of_the_task(task):
+    model, inputs, codes, places = opened("convnet")
+    data = {**inputs, "labels": answers(task, codes, places)}
+    plan = surgeon.advise(model, data, task=task, device="cpu").plan
+    trained = surgeon.finetune(model, data, case="auto", task=task, epochs=1, device="cpu")
+    trained = trained.model.plan
+    assert (plan.head.kind, plan.classes) == (trained.head.kind, trained.classes)
+    assert [stage.method for stage in plan.stages] == [stage.method for stage in trained.stages]
+
+
+def test_numbers_are_no_probabilities_of_the_old_head():
+    out = surgeon.operate(nw.matmul_add(), case="small-similar", classes=2, task="regression")
+    assert not [note for note in out.notes if "probabilities" in note]
+
+
+ROWS = np.random.default_rng(5).normal(0, 1, (20, 8)).astype(np.float32)
+
+
+@pytest.mark.parametrize(
+    ("task", "labels", "more", "said"),
+    [
+        ("multi-label", ROWS[:, 0], {}, "with a fraction"),
+        ("tokens", ROWS[:, 0], {}, "is no list of labels"),
+        ("embedding", np.arange(5) % 2, {}, "can be judged"),
+        ("regression", ROWS[:2, 0], {}, "the same target"),
+        ("regression", ROWS[:, 0], {"split": ["validation"] * 20}, "left to train on"),
+    ],
+)
+def test_answers_that_teach_nothing_are_said_with_a_remedy(task, labels, more, said):
+    data = {"x": ROWS[: len(labels)], "labels": labels, **{k: np.array(v) for k, v in more.items()}}
+    with pytest.raises(SurgeonError, match=said) as caught:
+        surgeon.finetune(nw.mlp(), data, case="small-similar", task=task, device="cpu")
+    assert caught.value.remedy
+    assert "np." not in str(caught.value)
+
+
+def test_names_that_are_very_long_are_cut_in_messages():
+    with pytest.raises(SurgeonError) as caught:
+        find_task("classification").check(
+            find_task("classification").read([f"{n}" * 400 for n in "abc"], "labels")
+        )
+    assert len(str(caught.value)) < 600

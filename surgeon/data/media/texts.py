@@ -219,7 +219,7 @@ class TextSamples(SourceSamples):
         answer = answer.tolist() if isinstance(answer, np.ndarray) else answer
         if not isinstance(answer, list | tuple):
             raise DataError(
-                f"{answer!r:.60} is no list of labels",
+                f"{str(answer)!r:.60} is no list of labels",
                 where=self.answer_at(row),
                 remedy=REMEDY,
             )
