@@ -378,12 +378,12 @@ class HeadKind(Offer):
 
     Attributes:
         keeps: axes of the value that are not pooled: (), ("length",), ("height", "width").
-        solves: whether it is linear, weight [outputs, features] and bias [outputs], so no steps.
+        solves: whether weight [outputs, features], bias are all; or the one link it is solved by.
         pools: whether it pools the kept axes itself.
     """
 
     keeps: tuple[str, ...] = ()
-    solves: bool = False
+    solves: bool | str = False
     pools: bool = False
 
 

@@ -18,7 +18,9 @@ def surgeon_heads() -> Iterable[HeadKind]:
     yield HeadKind("gemm", "one linear layer", "surgeon_heads.gemm:build", solves=True)
     yield HeadKind("mlp", "two linear layers, Relu and Dropout", "surgeon_heads.mlp:build")
     yield HeadKind("cosine", "the angle to a direction per output", "surgeon_heads.cosine:build")
-    yield HeadKind("embed", "a linear layer of length one", "surgeon_heads.embed:build")
+    yield HeadKind(
+        "embed", "a linear layer of length one", "surgeon_heads.embed:build", solves="discriminant"
+    )
     yield HeadKind(
         "attention", "tokens weighed by learned queries, then one linear layer",
         "surgeon_heads.attention:build", keeps=position, pools=True,

@@ -30,7 +30,7 @@ class Embedding(TaskCode):
     """Targets are class codes [n], which outputs do not name; answers are vectors [n, d]."""
 
     quality: ClassVar[str] = "recall_at_1"
-    link: ClassVar[Link | None] = None
+    link: ClassVar[Link | None] = "discriminant"
     output: ClassVar[str] = "embedding"
     any_outputs: ClassVar[bool] = True
     objective: ClassVar[str] = "surgeon_losses.embedding:ArcFace"

@@ -236,7 +236,8 @@ def settle_head(
         )
     build: Callable[..., Built] = plugins.offer(HeadKind, head.kind).load()
     options = settings.typed(build, head.options, f"head {head.kind}")
-    head = replace(head, options=options, solves=found.solves and task.link is not None)
+    solves = task.link is not None and found.solves in (True, task.link)
+    head = replace(head, options=options, solves=solves)
     stages = plan.stages
     if not head.solves:
         stages = stages or (SOLVE_HEAD, *(() if plan.trainable == "head" else (TRAIN_ALL,)))

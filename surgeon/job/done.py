@@ -80,6 +80,7 @@ class SolvedHead:
         rows: validation samples, ascending.
         features: what the head reads of them, [rows, d] or [rows, length, d].
         weight: [classes, d], as solved; `bias` [classes] likewise.
+        unit: whether the file brings outputs to length one.
     """
 
     candidate: Candidate
@@ -87,6 +88,7 @@ class SolvedHead:
     features: NDArray[Any]
     weight: NDArray[np.float32]
     bias: NDArray[np.float32]
+    unit: bool = False
 
     @property
     def logits(self) -> NDArray[Any]:
@@ -105,7 +107,11 @@ class SolvedHead:
         def at(positions: NDArray[np.int64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
             values = self.features[positions].astype(np.float64)
             summed = np.abs(values) @ np.abs(weight.T) + np.abs(bias)
-            return values @ weight.T + bias, share * summed.max(axis=-1, keepdims=True)
+            wanted, slack = values @ weight.T + bias, share * summed.max(axis=-1, keepdims=True)
+            if not self.unit:
+                return wanted, slack
+            length = np.maximum(np.linalg.norm(wanted, axis=-1, keepdims=True), 1e-12)
+            return wanted / length, 2 * slack / length + share
 
         return Believed(self.rows, at)
 

@@ -27,8 +27,10 @@ from surgeon.job.frozen import (
 )
 from surgeon.job.measure import Told, calibrate, calibrated, decode, scored
 from surgeon.job.run import Job, head_input, head_weights, torch_device
-from surgeon.probe import discriminant
-from surgeon.probe.solver import HeadSolution, solve
+from surgeon.plugin.manager import loaded_plugins
+from surgeon.probe import directions, discriminant
+from surgeon.probe.solver import HeadSolution, solve, torch_threads
+from surgeon.records import HeadKind
 from surgeon.train.device import is_out_of_memory
 
 if TYPE_CHECKING:
@@ -44,6 +46,8 @@ if TYPE_CHECKING:
 
 _AT_ONCE = 2**22
 """Logits computed at once."""
+MOST_COMPARED = 2**14
+"""Vectors of training samples that are judged by each other."""
 MOST_ROWS, MOST_NUMBERS = 2**18, 2**27
 """Positions, and numbers of their features, that a head is solved on: those of one sample are much
 alike, and more of them hardly move it."""
@@ -137,9 +141,11 @@ def solve_head(
     tensors = dict(zip(head_weights(job), found, strict=True))
     order = parts["validation"][np.argsort(features.rows[parts["validation"]])]
     candidate = Candidate("probe", tensors, scores, cross, stored=stored)
+    kind = loaded_plugins(job.plugins).offer(HeadKind, job.plan.head.kind).offer
     solved = SolvedHead(
-        candidate, features.rows[order], values[order], solution.weight, solution.bias
-    )
+        candidate, features.rows[order], values[order], solution.weight, solution.bias,
+        unit=kind.solves == "discriminant",
+    )  # fmt: skip
     believed = solved.believed(slack_of(job, read.front, features))
     solved = replace(solved, candidate=replace(candidate, believed=(believed,)))
     return solved, fitted.work + Work(
@@ -263,10 +269,16 @@ class _Told:
         return ({}, ()) if parts is None else calibrate(self.job, parts)
 
     def scores(self, job: Job) -> tuple[dict[str, Any], dict[str, Any] | None]:
-        """Return metrics by part, and the cross-validated ones of the training samples."""
+        """Return metrics by part, and the cross-validated ones of the training samples.
+
+        Of very many vectors, each compared with all others, some training samples are judged.
+        """
+        parts, train = dict(self.parts), self.parts["train"]
+        if job.task.link == "discriminant" and len(train) > MOST_COMPARED:
+            random = np.random.default_rng(job.to.training.seed)
+            parts["train"] = np.sort(random.choice(train, MOST_COMPARED, replace=False))
         scores = {
-            part: scored(job, self._inside(self.parts[part]))
-            for part in ("validation", "test", "train")
+            part: scored(job, self._inside(parts[part])) for part in ("validation", "test", "train")
         }
         cross = scored(job, self._outside(self.parts["train"]))
         cross = cross and cross | {"method": "cross-validated", "folds": self.solution.folds}
@@ -338,6 +350,8 @@ def _solved(job: Job, fitted: _Fitted) -> tuple[HeadSolution, tuple[str, ...]]:
     """
     if job.extended is not None and job.extended.known is not None:
         return _beside(job, fitted, job.extended.known), ()
+    if job.task.link == "discriminant":
+        return _directions(job, fitted), ()
     solved = functools.partial(
         solve,
         fitted.values,
@@ -361,6 +375,21 @@ def _solved(job: Job, fitted: _Fitted) -> tuple[HeadSolution, tuple[str, ...]]:
     torch.cuda.empty_cache()
     note = "the head did not fit into the GPU's memory: solved on the CPU"
     return solved(device="cpu"), (note,)
+
+
+def _directions(job: Job, fitted: _Fitted) -> HeadSolution:
+    """Return the directions that tell the classes of the rows apart, as the task judges vectors."""
+
+    def worth(vectors: NDArray[Any], rows: NDArray[np.int64]) -> float | None:
+        told = decode(job, vectors), job.given.targets[fitted.sample[rows]]
+        return job.task.score([told]).figures["quality"]
+
+    with torch_threads(job.to.place.threads):
+        return directions.solve(
+            fitted.values, fitted.targets, job.outputs, worth=worth,
+            views_of=fitted.sample if job.to.training.views > 1 else None,
+            groups=_groups(job, fitted), held=fitted.held, seed=job.to.training.seed,
+        )  # fmt: skip
 
 
 def _beside(job: Job, fitted: _Fitted, known: Moments) -> HeadSolution:

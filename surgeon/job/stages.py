@@ -60,6 +60,11 @@ def train(job: Job) -> Trained:
         done = done.worked(_examine_neighbours(job))
     if stages[0].method != "solve" and _probes(job):
         done = _candidate(job, done)
+        # A loss that compares directions goes on from the best that are found without steps.
+        fresh = not job.operated.tuned and stages[0].trains == "head"
+        if fresh and done.probe is not None and job.task.link == "discriminant":
+            found = done.probe.candidate
+            done = replace(done, candidate=Candidate(tensors=found.tensors))
     for number, stage in enumerate(stages):
         if stage.method == "solve":
             done = _solve_stage(job, stage, done, refit=only_solved and not job.given.parts.given)

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     Ints = NDArray[np.int64]
     Column = Sequence[Any] | NDArray[Any]
     Answers = Column | Mapping[str, Column]
-    Link = Literal["softmax", "logistic", "squared"]
+    Link = Literal["softmax", "logistic", "squared", "discriminant"]
 
 
 @dataclass(frozen=True)
@@ -118,7 +118,8 @@ class TaskCode(ABC):
 
     Attributes:
         quality: name of the figure by which models are chosen; more is better.
-        link: how the head's outputs meet the targets where it can be solved without steps;
+        link: how the head's outputs meet the targets where it can be solved without steps:
+            `discriminant` gives vectors of which directions count, of samples of known classes;
             None = the head is trained by steps on cached features.
         output: name of the graph output that the new head makes.
         keeps: axes of a sample that answers keep, as `HeadKind.keeps` names them: (), ("length",),

@@ -165,6 +165,19 @@ def test_a_loss_that_is_named_is_minimised_and_stands_in_the_plan(tmp_path):
     assert again.body["plan"]["loss"] == "huber:delta=0.5"
 
 
+def test_vectors_are_solved_and_a_named_loss_goes_on_from_there(tmp_path):
+    inputs, codes, _ = pictures()
+    data = {**inputs, "labels": codes}
+    wanted = {"case": "small-similar", "task": "embedding", "classes": 4, "device": "cpu"}
+    out = surgeon.finetune(nw.convnet(), data, tmp_path / "solved.onnx", **wanted)
+    assert [row["lr"] for row in out.history] == [None]
+    assert surgeon.verify(tmp_path / "solved.onnx").passed
+    loss = {"loss": "supcon", "lr": 1e-9, "epochs": 1}
+    more = surgeon.finetune(nw.convnet(), data, tmp_path / "stepped.onnx", **wanted, **loss)
+    assert [row["lr"] for row in more.history][:2] == [None, pytest.approx(1e-9, rel=1)]
+    assert more.delivered == "probe"  # such steps move nothing: it began where the probe is
+
+
 @pytest.mark.parametrize("loss", ["focal", "hubert", "huber:gamma=2", "huber:delta=x"])
 def test_a_loss_that_does_not_fit_is_refused(loss):
     with pytest.raises(SurgeonError) as caught:

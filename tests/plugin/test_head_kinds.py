@@ -181,8 +181,10 @@ def test_a_pool_wants_something_to_pool():
     assert "b2.out" in caught.value.remedy
 
 
-def test_a_task_without_a_solver_trains_a_linear_head_by_steps():
-    plan = operated(nw.mlp(), "gemm", "embedding").plan
+def test_vectors_of_length_one_are_solved_where_their_direction_counts():
+    for head in ("gemm", "embed"):
+        assert operated(nw.mlp(), head, "embedding").plan.head.solves
+    plan = operated(nw.mlp(), "embed", "classification").plan
     assert not plan.head.solves
     assert {stage.method for stage in plan.stages} == {"adamw"}
 
