@@ -100,8 +100,7 @@ class Head:
     @classmethod
     def from_dict(cls, document: Mapping[str, Any]) -> Head:
         """Rebuild a head from its JSON form; unknown keys are ignored, so newer files load."""
-        known = {f.name for f in fields(cls)}
-        values = {key: value for key, value in document.items() if key in known}
+        values = {f.name: document[f.name] for f in fields(cls) if f.name in document}
         values |= {name: tuple(values.get(name) or ()) for name in ("taps", "weights")}
         return cls(**values | {"options": dict(values.get("options") or {})})
 
@@ -190,8 +189,7 @@ class Plan:
     @classmethod
     def from_dict(cls, document: Mapping[str, Any]) -> Plan:
         """Rebuild a plan from `as_dict`; unknown keys are ignored, so newer files still load."""
-        known = {f.name for f in fields(cls)}
-        values = {key: value for key, value in document.items() if key in known}
+        values = {f.name: document[f.name] for f in fields(cls) if f.name in document}
         if isinstance(values.get("head"), Mapping):
             values["head"] = Head.from_dict(values["head"])
         stages = []
@@ -445,10 +443,12 @@ class Built:
     Attributes:
         output: the Variable of the answers.
         weights: the Constants that are trained, in the order of the kind's own (weight, bias, …).
+        linear: whether one that `solves` is so here; a Resize (linear, half_pixel) may follow.
     """
 
     output: Any
     weights: tuple[Any, ...]
+    linear: bool = True
 
 
 @dataclass(frozen=True)

@@ -31,5 +31,5 @@ def surgeon_heads() -> Iterable[HeadKind]:
     )  # fmt: skip
     yield HeadKind(
         "conv", "1×1 Conv at every place of a map, resized to the picture",
-        "surgeon_heads.conv:build", keeps=place,
+        "surgeon_heads.conv:build", keeps=place, solves=True,
     )  # fmt: skip

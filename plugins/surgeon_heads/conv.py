@@ -31,7 +31,8 @@ def build(
 
     The value is [n, channels, height, width], `taps` are maps in front of it by ascending depth,
     `size` is that of the picture, `width` the channels of the U where there are taps. ONNX Runtime
-    has neither Conv nor Resize for float64: such values are cast to float32.
+    has neither Conv nor Resize for float64: such values are cast to float32. Without taps it is
+    linear, as a 1×1 Conv and a Resize commute; before opset 11 that has no half-pixel centres.
 
     Raises:
         UnsupportedError: before opset 11, where a size is not fixed or a map would shrink.
@@ -51,10 +52,12 @@ def build(
         weights += more
     made, last = _conv(graph, made, outputs, random, "", 1.0)
     fixed = size.values.tolist() if isinstance(size, gs.Constant) else [None, None]
-    made = _resized(graph, made, size, fixed)
+    before, made = made, _resized(graph, made, size, fixed)
+    resizes = made is not before
     if dtype != np.float32:
         made = layers.put(graph, "Cast", made, to=_CODES[np.dtype(dtype)])
-    return Built(made, (*weights, *last))
+    linear = not fronts and (graph.opset >= 11 or not resizes)
+    return Built(made, (*weights, *last), linear)
 
 
 _CODES = {np.dtype(np.float32): 1, np.dtype(np.float64): 11}

@@ -31,7 +31,7 @@ class Segmentation(TaskCode):
 
     quality: ClassVar[str] = "miou"
     keeps: ClassVar[tuple[str, ...]] = ("height", "width")
-    link: ClassVar[Link | None] = None
+    link: ClassVar[Link | None] = "softmax"
     objective: ClassVar[str] = "surgeon.train.positions:EntropyDice"
 
     def head(self, options: Mapping[str, Any]) -> Head:  # noqa: ARG002 - it has no settings

@@ -37,6 +37,7 @@ class HeadNodes:
         self._nodes: list[Any] = []
         self._inputs: dict[str, Any] = {}
         self._constants: list[Any] = []
+        self.linear = True
 
     def begin(self, tensor: str, kind: int) -> None:
         """Begin a chain at a value of the graph, of this element type."""
@@ -143,7 +144,7 @@ class HeadNodes:
                 end = tensor is built.output
                 tensor.name = name if end else self.free(f"{node.name}.out")
         self._nodes += graph.nodes
-        self.last = built.output
+        self.last, self.linear = built.output, built.linear
         return tuple(weight.name for weight in built.weights)
 
     @staticmethod

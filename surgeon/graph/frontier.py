@@ -8,7 +8,7 @@ is repeated in the trained graph.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import prod
 from typing import TYPE_CHECKING
 
@@ -100,6 +100,16 @@ def split(
         len(frozen.graph.node) if frozen is not None else 0,
         len(trained.graph.node),
     )
+
+
+def alone(front: Frontier, model: ModelProto, name: str, shapes: Shapes) -> Frontier:
+    """Return a frontier at which one of its tensors alone is computed, if it is among them."""
+    kept = tuple(tensor for tensor in front.tensors if tensor.name == name)
+    if not kept or len(kept) == len(front.tensors):
+        return front
+    frozen = None if name in data_inputs(model.graph) else _front(model, [name], shapes)
+    nodes = 0 if frozen is None else len(frozen.graph.node)
+    return replace(front, frozen=frozen, tensors=kept, nodes_frozen=nodes)
 
 
 def _weightless_front(model: ModelProto, trainable: set[str]) -> bool:

@@ -50,6 +50,21 @@ class HeadCode:
     output: str = "logits"
 
 
+@dataclass(frozen=True)
+class Added:
+    """A new head as it was built.
+
+    Attributes:
+        weights: names of the initializers it trains.
+        nodes: how many there are.
+        linear: see `Built`.
+    """
+
+    weights: tuple[str, ...]
+    nodes: int
+    linear: bool = True
+
+
 def add_head(
     model: ModelProto,
     shapes: Shapes,
@@ -60,7 +75,7 @@ def add_head(
     *,
     seed: int = 0,
     inputs: Sequence[onnx.ValueInfoProto] = (),
-) -> tuple[ModelProto, tuple[str, ...], list[str]]:
+) -> tuple[ModelProto, Added]:
     """Append a new head to a graph that ends at a value; what it gives becomes the only output.
 
     Of several values the head reads the features of all, concatenated in that order (after
@@ -82,7 +97,7 @@ def add_head(
             mean over a value [batch, length, features].
 
     Returns:
-        The operated model, the names of the head's weights, and the names of the nodes added.
+        The operated model, and what was added to it.
 
     Raises:
         ModelError: the number of features is not a fixed number.
@@ -113,7 +128,7 @@ def add_head(
     batch = shapes.symbolic[end][shapes.batch_axes[end]]
     dims = (batch, *_dims_of(begun, outputs, code, inputs))
     graph.output.append(make_value(code.output, wide(shapes.dtype(end)), dims))
-    return result, names, [node.name for node in nodes]
+    return result, Added(names, len(nodes), builder.linear)
 
 
 def add_pool(

@@ -205,8 +205,6 @@ def settle_head(
 ) -> tuple[Plan, HeadCode]:
     """Find the code of a head: the user's, the plan's, or the one that its task's answers need.
 
-    One that no solver knows, or for whose task there is none, is trained by steps on its features.
-
     Returns:
         The plan, the head's settings as its code takes them, and the code.
 
@@ -238,12 +236,22 @@ def settle_head(
     options = settings.typed(build, head.options, f"head {head.kind}")
     solves = task.link is not None and found.solves in (True, task.link)
     head = replace(head, options=options, solves=solves)
-    stages = plan.stages
-    if not head.solves:
-        stages = stages or (SOLVE_HEAD, *(() if plan.trainable == "head" else (TRAIN_ALL,)))
-        stages = tuple(replace(stage, method="adamw") for stage in stages)
     code = HeadCode(build, tuple(found.keeps), found.pools, task.output)
-    return replace(plan, head=head, stages=stages), code
+    return replace(plan, head=head), code
+
+
+def settle_stages(plan: Plan, *, linear: bool) -> Plan:
+    """Return the plan of a head that was built: one that is not solved is trained by steps.
+
+    Args:
+        plan: with the head that its kind and task allow to be solved, or not.
+        linear: whether it was built so that it can be.
+    """
+    if plan.head.solves and linear:
+        return plan
+    stages = plan.stages or (SOLVE_HEAD, *(() if plan.trainable == "head" else (TRAIN_ALL,)))
+    stages = tuple(replace(stage, method="adamw") for stage in stages)
+    return replace(plan, head=replace(plan.head, solves=False), stages=stages)
 
 
 def asked_head(text: str, planned: Head) -> Head:

@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
+from surgeon.probe.maps import outputs_of
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
@@ -78,9 +80,10 @@ class SolvedHead:
     Attributes:
         candidate: its weight and bias, as the file stores them, with their scores.
         rows: validation samples, ascending.
-        features: what the head reads of them, [rows, d] or [rows, length, d].
+        features: what the head reads of them, [rows, d], [rows, length, d] or maps [rows, d, h, w].
         weight: [classes, d], as solved; `bias` [classes] likewise.
         unit: whether the file brings outputs to length one.
+        size: (height, width) that scores of maps are brought to.
     """
 
     candidate: Candidate
@@ -89,12 +92,11 @@ class SolvedHead:
     weight: NDArray[np.float32]
     bias: NDArray[np.float32]
     unit: bool = False
+    size: tuple[int, ...] = ()
 
-    @property
-    def logits(self) -> NDArray[Any]:
-        """Of the validation samples; made anew each time, as they may be many."""
-        logits: NDArray[Any] = self.features @ self.weight.T + self.bias
-        return logits
+    def logits(self, positions: NDArray[np.int64] | slice = slice(None)) -> NDArray[Any]:
+        """Return those of validation samples; made anew each time, as they may be many."""
+        return outputs_of(self.features[positions], self.weight, self.bias, self.size)
 
     def believed(self, share: float) -> Believed:
         """Return what the file must give for the validation samples if this head is delivered.
@@ -106,8 +108,9 @@ class SolvedHead:
 
         def at(positions: NDArray[np.int64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
             values = self.features[positions].astype(np.float64)
-            summed = np.abs(values) @ np.abs(weight.T) + np.abs(bias)
-            wanted, slack = values @ weight.T + bias, share * summed.max(axis=-1, keepdims=True)
+            wanted = outputs_of(values, weight, bias, self.size)
+            summed = outputs_of(np.abs(values), np.abs(weight), np.abs(bias), self.size)
+            slack = share * summed.max(axis=1 if values.ndim == 4 else -1, keepdims=True)
             if not self.unit:
                 return wanted, slack
             length = np.maximum(np.linalg.norm(wanted, axis=-1, keepdims=True), 1e-12)

@@ -26,6 +26,7 @@ from surgeon.job.decide import (
     resolve_taps,
     resolve_trainable,
     settle_head,
+    settle_stages,
     settle_start,
 )
 from surgeon.job.losses import settle_loss
@@ -39,7 +40,7 @@ if TYPE_CHECKING:
     import onnx
 
     from surgeon.graph.cuts import Anatomy
-    from surgeon.graph.nodes import HeadCode
+    from surgeon.graph.nodes import Added, HeadCode
     from surgeon.graph.shapes import Observe, Shapes
     from surgeon.intake import Divided
     from surgeon.model import Model
@@ -82,11 +83,12 @@ def operate(
     decided = plan or decide(model, anatomy, to, evidence, plugins)
     decided = decided if task is None else for_task(decided, task)
     decided, code = settle_head(decided, to.head, find_task(decided.task, plugins), plugins)
-    decided = settle_loss(decided, to.loss, plugins)
     _require_types(model, anatomy, decided)
     free = to.cut is None or plan is not None  # what was measured read pooled values
     tensor = resolve_cut(anatomy, decided, code, to, free=free)
     headed = _with_head(model, anatomy, decided, tensor, code, to.classes, seed)
+    decided = settle_stages(decided, linear=headed.added.linear)
+    decided = settle_loss(decided, to.loss, plugins)
     proto = headed.proto
     operated = model.with_proto(proto, output=None)
     settled = _planned(model, anatomy, decided, tensor, headed, to.classes, proto, plugins)
@@ -100,7 +102,7 @@ def operate(
     if batch_note is not None:
         proto, batch_note = batch_as_tried(model, proto, batch_note)
     notes = [*model.notes, *filter(None, [batch_note, no_race]), *anatomy.notes]
-    if settled.init == "random" and set(settled.trainable) <= set(headed.weights):
+    if settled.init == "random" and set(settled.trainable) <= set(headed.added.weights):
         notes.append("--init random: only what is trained starts anew, here the new head alone")
     if settled.dropped_outputs:
         notes.append(f"other outputs were dropped: {', '.join(settled.dropped_outputs)}")
@@ -108,7 +110,7 @@ def operate(
     chosen_early = to.cut is None and tensor == anatomy.early != anatomy.late
     asked = "early" if chosen_early else to.cut or decided.cut
     notes += filter(None, [graph_cuts.far_away(anatomy, asked, tensor)])
-    added = headed.added + headed.part.picked
+    added = headed.added.nodes + headed.part.picked
     return replace(
         operated,
         proto=proto,
@@ -165,13 +167,12 @@ def _require_types(model: Model, anatomy: Anatomy, decided: Plan) -> None:
 
 @dataclass(frozen=True)
 class Headed:
-    """A graph cut and with a new head: the names of its weights, and what it reads."""
+    """A graph cut and with a new head, and what that reads."""
 
     proto: onnx.ModelProto
-    weights: tuple[str, ...]
+    added: Added
     taps: tuple[str, ...]
     part: Truncated
-    added: int
 
 
 def _with_head(
@@ -193,11 +194,11 @@ def _with_head(
     for place, value in enumerate(values):
         if shapes.dtype(value) in INTEGERS:
             truncated, values[place], shapes = dequantize(truncated, anatomy.model, value, shapes)
-    proto, weights, added = add_head(
+    proto, added = add_head(
         truncated, shapes, values, outputs, decided.head, code, seed=seed,
         inputs=anatomy.model.graph.input,
     )  # fmt: skip
-    return Headed(proto, weights, taps, part, len(added))
+    return Headed(proto, added, taps, part)
 
 
 def _planned(
@@ -217,7 +218,7 @@ def _planned(
         decided,
         cut=tensor,
         depth=graph_cuts.depth_of(anatomy, tensor),
-        head=replace(decided.head, taps=headed.taps, pool=pool, weights=headed.weights),
+        head=replace(decided.head, taps=headed.taps, pool=pool, weights=headed.added.weights),
         classes=classes if find_task(decided.task, plugins).names_classes else None,
         outputs=classes,
         dropped_outputs=tuple(name for name in dropped if name != anatomy.output),

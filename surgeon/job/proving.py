@@ -151,13 +151,15 @@ def _rounding(job: Job, model: ModelProto, feeds: Sequence[Mapping[str, Any]]) -
     shown.graph.output.append(helper.make_empty_tensor_value_info(name))
     session = open_session(shown, device="cpu", threads=job.to.place.threads)
     made = (session.run(one, [name])[0] for one in feeds)
+    made = (np.moveaxis(one, 1, -1) if one.ndim == 4 else one for one in made)  # maps
     features = np.concatenate([one.reshape(-1, one.shape[-1]) for one in made])
     values = {
         tensor.name: numpy_helper.to_array(tensor)
         for tensor in model.graph.initializer
         if tensor.name in (weight, bias)
     }
-    return rounding_of_head(features, values[weight], values[bias])
+    by_output = values[weight].reshape(len(values[bias]), -1)
+    return rounding_of_head(features, by_output, values[bias])
 
 
 def parity(

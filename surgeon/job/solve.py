@@ -14,6 +14,7 @@ import numpy as np
 import torch
 
 from surgeon.errors import DataError, UnsupportedError
+from surgeon.graph.frontier import alone
 from surgeon.graph.frontier import split as split_graph
 from surgeon.graph.weights import write_back
 from surgeon.job.done import Candidate, SolvedHead, StageDone, Work
@@ -28,7 +29,7 @@ from surgeon.job.frozen import (
 from surgeon.job.measure import Told, calibrate, calibrated, decode, scored
 from surgeon.job.run import Job, head_input, head_weights, torch_device
 from surgeon.plugin.manager import loaded_plugins
-from surgeon.probe import directions, discriminant
+from surgeon.probe import directions, discriminant, maps
 from surgeon.probe.solver import HeadSolution, solve, torch_threads
 from surgeon.records import HeadKind
 from surgeon.train.device import is_out_of_memory
@@ -97,12 +98,13 @@ def open_head(job: Job, known: StageDone) -> HeadFeatures:
         UnsupportedError: samples cannot be told apart in them, so that they are not kept.
     """
     current = write_back(job.operated.proto, known.candidate.tensors, partial=True)
-    front = split_graph(current, head_weights(job), job.operated.anatomy().shapes)
+    shapes, name = job.operated.anatomy().shapes, head_input(job)
+    # Beside it a head may read the size of the input: that of the answers is known.
+    front = alone(split_graph(current, head_weights(job), shapes), current, name, shapes)
     begun = time.perf_counter()
     features = features_of(job, front)
     seconds = time.perf_counter() - begun
     work = frozen_work(front, features, alone=known.work.alone, seconds=seconds)
-    name = head_input(job)
     if [tensor.name for tensor in front.tensors] != [name]:
         raise UnsupportedError(
             "the features of the new head cannot be divided into samples",
@@ -128,7 +130,7 @@ def solve_head(
     features = read.features
     parts = rows_of(job, features)
     values = features.array(read.name)
-    values = values if values.ndim == 3 else values.reshape(len(values), -1)
+    values = values if values.ndim in (3, 4) else values.reshape(len(values), -1)
     require_finite(job, features, values, read.name)
     fitted = _fitted(job, read, values, parts, refit=refit)
     solution, notes = _solved(job, fitted)
@@ -145,6 +147,7 @@ def solve_head(
     solved = SolvedHead(
         candidate, features.rows[order], values[order], solution.weight, solution.bias,
         unit=kind.solves == "discriminant",
+        size=_size(job, values),
     )  # fmt: skip
     believed = solved.believed(slack_of(job, read.front, features))
     solved = replace(solved, candidate=replace(candidate, believed=(believed,)))
@@ -159,14 +162,14 @@ def _fitted(
 ) -> _Fitted:
     """Return the rows to solve on: training samples, with `refit` validation samples, and views.
 
-    Of features [n, length, d] every position that tells an answer is a row.
+    Of features [n, length, d] every position that tells an answer is a row, of maps every pixel.
     """
     rows = np.concatenate([parts["train"], *([parts["validation"]] if refit else [])])
     samples = read.features.rows[rows]
     targets = job.given.targets[samples]
     work = Work()
-    if values.ndim == 3:
-        return _positions(job, values, rows, samples, parts, refit=refit)
+    if values.ndim > 2:
+        return _positions(job, read, values, rows, samples, parts, refit=refit)
     known = targets.answered
     chosen, sample, answers = values[rows[known]], samples[known], targets.values[known]
     place: tuple[NDArray[np.int64], ...] = (known,)
@@ -183,6 +186,7 @@ def _fitted(
 
 def _positions(
     job: Job,
+    read: HeadFeatures,
     values: NDArray[Any],
     rows: NDArray[np.int64],
     samples: NDArray[np.int64],
@@ -190,13 +194,16 @@ def _positions(
     *,
     refit: bool,
 ) -> _Fitted:
-    """Return positions of sequences as rows; of very many, some that the seed draws.
+    """Return positions of sequences, or pixels, as rows; of very many, some that the seed draws.
+
+    Where there are so many, training samples have enough: validation samples judge.
 
     Raises:
         DataError: answers are of other positions than features.
     """
     targets = job.given.targets.values[samples]
-    if targets.shape[1:2] != values.shape[1:2]:
+    size = _size(job, values)
+    if not size and targets.shape[1:2] != values.shape[1:2]:
         raise DataError(
             f"a sample has {targets.shape[1]} answers and features of {values.shape[1]} positions",
             where=f"tensor {head_input(job)!r}",
@@ -204,21 +211,45 @@ def _positions(
         )
     exclusive = job.task.link == "softmax"
     told = targets >= 0 if exclusive else np.isfinite(targets).any(axis=-1)
-    place = np.nonzero(told)
+    most = max(1, min(MOST_ROWS, MOST_NUMBERS // values.shape[1 if size else 2]))
+    all_in = int(told.sum())
     notes: tuple[str, ...] = ()
-    most = max(1, min(MOST_ROWS, MOST_NUMBERS // values.shape[2]))
-    if len(place[0]) > most:
-        random = np.random.default_rng(job.to.training.seed)
-        some = np.sort(random.choice(len(place[0]), most, replace=False))
-        notes = (f"the head is solved on {most:,} of {len(place[0]):,} positions",)
-        place = tuple(axis[some] for axis in place)
-    at, where = place
+    if all_in > most:
+        if refit:
+            return _fitted(job, read, values, parts, refit=False)
+        notes = (f"the head is solved on {most:,} of {all_in:,} positions",)
+    place = _drawn(told, most, job.to.training.seed)
+    at, *where = place
     sample = samples[at]
-    chosen = np.asarray(values[rows[at], where])
+    if size:
+        chosen = maps.at_pixels(values, rows[at], (where[0], where[1]), size)
+    else:
+        chosen = np.asarray(values[rows[at], where[0]])
     held = np.isin(rows[at], parts["validation"]) if refit else None
     return _Fitted(
         chosen, targets[place], sample, held, place, samples, whole=not notes, notes=notes
     )
+
+
+def _drawn(told: NDArray[np.bool_], most: int, seed: int) -> tuple[NDArray[np.int64], ...]:
+    """Return where it is true: at most so often, the same share of every sample."""
+    random = np.random.default_rng(seed)
+    counts = told.reshape(len(told), -1).sum(axis=1)
+    ends = np.concatenate([[0], np.cumsum(counts)])
+    takes = np.diff(ends * min(most, ends[-1]) // max(ends[-1], 1))
+    chosen = [
+        np.sort(random.choice(np.flatnonzero(one), take, replace=False))
+        if take < count
+        else np.flatnonzero(one)
+        for one, count, take in zip(told, counts, takes, strict=True)
+    ]
+    where = np.unravel_index(np.concatenate(chosen), told.shape[1:])
+    return np.repeat(np.arange(len(told)), takes), *where
+
+
+def _size(job: Job, values: NDArray[Any]) -> tuple[int, ...]:
+    """Return (height, width) of the answers, which maps are brought to; () without maps."""
+    return tuple(job.given.targets.values.shape[1:3]) if values.ndim == 4 else ()
 
 
 def shaped(job: Job, weight: NDArray[Any], bias: NDArray[Any]) -> tuple[NDArray[Any], NDArray[Any]]:
@@ -257,6 +288,11 @@ class _Told:
     fitted: _Fitted
     solution: HeadSolution
 
+    @property
+    def inner(self) -> tuple[int, ...]:
+        """Axes of the places that a sample has an answer for."""
+        return _size(self.job, self.values) or self.values.shape[1:-1]
+
     def stored(self) -> tuple[dict[str, Any], tuple[str, ...]]:
         """Return what the file stores of answers to validation samples, and what is to be said.
 
@@ -290,11 +326,11 @@ class _Told:
     def _inside(self, rows: NDArray[np.int64]) -> Iterator[Told]:
         """Give answers of the head itself, some at a time."""
         samples = self.features.rows[rows]
-        size = len(self.solution.bias) * max(1, int(np.prod(self.values.shape[1:-1])))
-        at_once = max(1, _AT_ONCE // size)
+        weight, bias, size = self.solution.weight, self.solution.bias, _size(self.job, self.values)
+        at_once = max(1, _AT_ONCE // (len(bias) * max(1, int(np.prod(self.inner)))))
         for first in range(0, len(rows), at_once):
             some = slice(first, first + at_once)
-            outputs = self.values[rows[some]] @ self.solution.weight.T + self.solution.bias
+            outputs = maps.outputs_of(self.values[rows[some]], weight, bias, size)
             yield decode(self.job, outputs), self.job.given.targets[samples[some]]
 
     def _outside(self, rows: NDArray[np.int64]) -> Iterator[Told] | None:
@@ -316,8 +352,7 @@ class _Told:
         self, places: tuple[NDArray[np.int64], ...], said: NDArray[Any], lost: NDArray[Any]
     ) -> Iterator[Told]:
         job, fitted = self.job, self.fitted
-        outputs = len(self.solution.bias)
-        inner = self.values.shape[1:-1]
+        outputs, inner = len(self.solution.bias), self.inner
         at_once = max(1, _AT_ONCE // (outputs * max(1, int(np.prod(inner)))))
         every = np.unique(places[0])
         for first in range(0, len(every), at_once):
@@ -334,7 +369,7 @@ class _Told:
                 answers[(*where, right)] = told
             else:
                 answers[where] = said[chosen]
-            yield answers, targets
+            yield np.moveaxis(answers, -1, 1) if len(inner) == 2 else answers, targets
 
 
 def _groups(job: Job, fitted: _Fitted) -> NDArray[np.int64] | None:

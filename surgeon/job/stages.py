@@ -201,7 +201,7 @@ def _compared(
     known = np.searchsorted(probe.rows, rows)
     before, after = (
         job.task.score([(decode(job, outputs), job.given.targets[rows])])
-        for outputs in (probe.logits[known], logits)
+        for outputs in (probe.logits(known), logits)
     )
     return guard.compare(before, after, job.task.quality, expected=job.expected)
 

@@ -76,7 +76,7 @@ def test_what_a_solved_head_believes_are_its_own_logits_within_rounding():
     bias = random.standard_normal(3)
     solved = SolvedHead(Candidate("probe"), np.arange(6), features, weight, bias)
     logits, slack = solved.believed(1e-4).at(np.array([1, 4]))
-    np.testing.assert_allclose(logits, solved.logits[[1, 4]])
+    np.testing.assert_allclose(logits, solved.logits()[[1, 4]])
     # By all that is summed, not by what is left of it.
     assert (slack >= 1e-4 * np.abs(logits).max(axis=1, keepdims=True)).all()
 
