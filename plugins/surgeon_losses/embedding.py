@@ -91,6 +91,14 @@ class ArcFace(SupCon):
         """Make one for training samples."""
         return cls(int(targets.max(initial=0)) + 1, outputs, **options)
 
+    def begin(self, outputs: Tensor, targets: Tensor) -> None:
+        """Turn the direction of each class to the mean of its vectors, as training begins."""
+        known = targets >= 0
+        sums = torch.zeros_like(self.weight.data)
+        sums.index_add_(0, targets[known], functional.normalize(outputs[known]).to(sums))
+        some = sums.norm(dim=1) > 0
+        self.weight.data[some] = functional.normalize(sums[some])
+
     def extra_repr(self) -> str:
         """Tell every setting."""
         classes, dimensions = self.weight.shape

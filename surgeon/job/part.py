@@ -25,7 +25,7 @@ from surgeon.job.done import Believed, Work
 from surgeon.job.frozen import features_of, frozen_work, rows_of
 from surgeon.job.losses import own_objective
 from surgeon.job.proving import require_alike
-from surgeon.job.run import head_weights, stage_names
+from surgeon.job.run import head_weights, stage_names, torch_device
 from surgeon.probe.solver import torch_threads
 from surgeon.tasks.units import Units
 from surgeon.torch_graph import arrays
@@ -47,6 +47,8 @@ if TYPE_CHECKING:
     from surgeon.runtime.features import Features
 
 
+BEGUN = 2048
+"""Training samples that an objective may look at before training, where it wants to."""
 BELIEVED = 32
 """Validation samples whose logits by torch are compared with those of the written file."""
 TORCH_SLACK = 10
@@ -289,18 +291,33 @@ def believed(job: Job, part: Part) -> tuple[Believed, ...]:
     if validation is None or quantised_values(part.graph):
         return ()
     count = min(validation.n, BELIEVED)
-    module = part.module.eval()
-    device = next(module.parameters()).device
-    inputs = validation.load(np.arange(count))
-    inputs = tuple(None if value is None else value.to(device) for value in inputs)
-    if hasattr(validation, "prepare"):
-        inputs = validation.prepare(inputs)
-    with torch_threads(job.to.place.threads), torch.no_grad(), arithmetic(device, exact=True):
-        logits = module(*inputs).double().cpu().numpy()
+    logits = _outputs(job, part, validation, np.arange(count)).double().cpu().numpy()
     logits = logits if part.units is None else part.units.plain(logits)
     rows = part.sets.judged[:count]
     order = np.argsort(rows)
     return (Believed.of(rows[order], logits[order], TORCH_SLACK * job.operated.bound),)
+
+
+def begun(job: Job, part: Part) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return what the module gives for some training samples before it is trained, and targets."""
+    part.module.to(torch_device(job))
+    train = part.sets.train
+    rows = np.unique(np.linspace(0, train.n - 1, BEGUN).astype(np.int64))
+    pieces = [rows[at : at + BELIEVED] for at in range(0, len(rows), BELIEVED)]
+    found = torch.cat([_outputs(job, part, train, piece).float().cpu() for piece in pieces])
+    return found, torch.from_numpy(train.targets[rows])
+
+
+def _outputs(job: Job, part: Part, sets: Any, rows: NDArray[np.int64]) -> torch.Tensor:
+    """Return what the module gives for samples as they are, by position."""
+    module = part.module.eval()
+    device = next(module.parameters()).device
+    inputs = tuple(None if value is None else value.to(device) for value in sets.load(rows))
+    if hasattr(sets, "prepare"):
+        inputs = sets.prepare(inputs)
+    with torch_threads(job.to.place.threads), torch.no_grad(), arithmetic(device, exact=True):
+        found: torch.Tensor = module(*inputs)
+    return found
 
 
 def drawn(job: Job) -> dict[str, NDArray[Any]]:

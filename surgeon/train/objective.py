@@ -33,10 +33,11 @@ class Objective(Protocol):
     The loop divides sums by sums, so that a batch may come in any number of passes. `repr` tells
     every setting: a checkpoint goes on only where it is the same.
 
-    Three more attributes are looked up and may be missing: `judges`, the name of the figure that
+    Four more attributes are looked up and may be missing: `judges`, the name of the figure that
     `judge` gives, where it is not the task's quality; `standardises`, True where targets and
     outputs are numbers in units of their own; `judged_by(targets)`, called with those of the
-    samples that judge, as they come to `judge`.
+    samples that judge, as they come to `judge`; `begin(outputs, targets)`, called with what a
+    network that does not start at random gives for some training samples.
 
     Attributes:
         target: type of the targets on their way to the device; their shape is [n, …].

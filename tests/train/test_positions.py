@@ -205,3 +205,12 @@ def test_an_objective_of_vectors_tells_its_settings(kind):
     assert repr(kind.of(codes, 4)) == repr(kind.of(codes, 4))
     setting = {SupCon: {"temperature": 0.2}, ArcFace: {"margin": 0.1}}[kind]
     assert repr(kind.of(codes, 4, **setting)) != repr(kind.of(codes, 4))
+
+
+def test_arcface_begins_with_its_classes_where_their_vectors_are():
+    objective = ArcFace(3, 4)
+    before = objective.weight.detach().clone()
+    vectors = torch.eye(4)[[0, 0, 1, 3]] * 2
+    objective.begin(vectors, torch.tensor([0, 0, 2, -100]))
+    torch.testing.assert_close(objective.weight.detach()[[0, 2]], torch.eye(4)[[0, 1]])
+    torch.testing.assert_close(objective.weight.detach()[1], before[1])  # of which none is known
