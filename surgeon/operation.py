@@ -217,7 +217,6 @@ def operate(  # noqa: PLR0913 - a public verb has its options as keywords
 
     Args:
         model: path, ModelProto or Model.
-        cut: where; several with a case that appends no head, one output each.
         evidence: what is known about the data.
         drawn: False leaves the pretrained weights where the start is random, for training to draw:
             it compares with what the pretrained ones give.
@@ -386,7 +385,6 @@ def predict(  # noqa: PLR0913 - a public verb has its options as keywords
         path: the model.
         inputs: pictures, texts (`.txt`), sounds (`.wav`) or series, folders of them, a table, an
             `.npz`, or `{input name: array}`; or one array for a model of one input.
-        cut: gives the vectors there in place of answers; several with one output each.
         constants: constant inputs, `NAME=VALUE`.
         progress: called as `progress(stage, done, total)`.
         plugins: loaded plugins.

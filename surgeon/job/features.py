@@ -92,9 +92,9 @@ def several_cuts(cut: str | Sequence[str] | None) -> tuple[str | None, tuple[str
     Raises:
         UsageError: there is none in the list.
     """
-    if cut is None or isinstance(cut, str):
-        return cut, ()
-    if not len(cut):
+    if not isinstance(cut, list | tuple):
+        return cut, ()  # type: ignore[return-value]  # what is no text is refused as an option
+    if not cut:
         raise UsageError("no cut is given", where="--cut", remedy="give one, or leave it out")
     return cut[0], tuple(cut[1:])
 
