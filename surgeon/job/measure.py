@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
     from surgeon.job.done import Believed, Trained
     from surgeon.job.run import Job
+    from surgeon.tasks.base import Scores
 
     Outputs = Iterator[tuple[NDArray[np.float64], NDArray[np.int64]]]
 
@@ -63,7 +64,11 @@ def scored(job: Job, parts: Iterator[Told] | None) -> dict[str, Any] | None:
     first = None if parts is None else next(parts, None)
     if first is None or parts is None:
         return None
-    scores = job.task.score(itertools.chain([first], parts))
+    return metrics_of(job.task.score(itertools.chain([first], parts)))
+
+
+def metrics_of(scores: Scores) -> dict[str, Any]:
+    """Return the object of the document's `metrics`."""
     return {"samples": int((~np.isnan(scores.quality)).sum()), **scores.figures}
 
 
@@ -102,6 +107,11 @@ def stored_of(
 def calibrated(job: Job, stored: Mapping[str, Any] | None) -> Job:
     """Return the job whose task tells answers as a file does that stores this."""
     return replace(job, task=type(job.task)(stored)) if stored else job
+
+
+def as_they_come(job: Job) -> bool:
+    """Say whether answers are judged some at a time, as all of them may not fit into memory."""
+    return bool(job.task.keeps) and type(job.task).calibrate is TaskCode.calibrate
 
 
 def open_runner(job: Job, model: ModelProto | Path, *, alone: bool) -> Runner:

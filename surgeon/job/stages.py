@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 import time
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -17,12 +18,16 @@ from surgeon.graph.files import sha256_model
 from surgeon.graph.weights import tuned_names, write_back
 from surgeon.job.done import Believed, Candidate, StageDone, Trained, Work
 from surgeon.job.measure import (
+    SPOT,
     answers,
+    as_they_come,
     calibrate,
     calibrated,
     decode,
+    metrics_of,
     open_runner,
     outputs_at_once,
+    outputs_of,
     require_places,
     score,
 )
@@ -35,12 +40,14 @@ from surgeon.records import SOLVE_HEAD, TRAIN_ALL, Stage
 from surgeon.runtime import neighbours
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
     from pathlib import Path
 
     from numpy.typing import NDArray
 
     from surgeon.job.done import SolvedHead
+    from surgeon.job.measure import Told
+    from surgeon.runtime.stream import Runner
 
 
 def train(job: Job) -> Trained:
@@ -174,19 +181,21 @@ def _choose(
         return candidate, None, Work()
     tuned = write_back(job.operated.proto, candidate.tensors, partial=True)
     runner = open_runner(job, tuned, alone=done.work.alone)
-    predicted = outputs_at_once(runner, probe.rows)
+    again = _Again(job, runner, probe)
+    compared, metrics = again.compared()
     said = tuple(runner.notes)
-    if predicted is None:
+    if compared is None:
         return candidate, None, Work(notes=said)
-    logits, rows = predicted
-    compared = _compared(job, probe, logits, rows)
     if not compared.better and not asked:
         return probe.candidate, compared, Work(notes=(*said, compared.note))
+    logits, rows = (np.concatenate(each) for each in zip(*again.kept, strict=True))
     believed = Believed.of(rows, logits, job.operated.bound, by_runtime=True)
     stored, more = calibrate(job, answers(job, [(logits, rows)]))
+    if not as_they_come(job):
+        metrics = score(calibrated(job, stored), [(logits, rows)])
     candidate = replace(
         candidate,
-        scores={"validation": score(calibrated(job, stored), [(logits, rows)])},
+        scores={"validation": metrics},
         believed=(*candidate.believed, believed),
         stored=stored,
     )
@@ -194,16 +203,44 @@ def _choose(
     return candidate, compared, Work(notes=(*said, *more, *warning))
 
 
-def _compared(
-    job: Job, probe: SolvedHead, logits: NDArray[Any], rows: NDArray[np.int64]
-) -> guard.Comparison:
-    """Compare a network with the probe by its outputs for some of the probe's samples."""
-    known = np.searchsorted(probe.rows, rows)
-    before, after = (
-        job.task.score([(decode(job, outputs), job.given.targets[rows])])
-        for outputs in (probe.logits(known), logits)
-    )
-    return guard.compare(before, after, job.task.quality, expected=job.expected)
+@dataclass
+class _Again:
+    """What a network gives for the probe's samples: all of it, or the first few are kept."""
+
+    job: Job
+    runner: Runner
+    probe: SolvedHead
+    kept: list[tuple[NDArray[Any], NDArray[np.int64]]] = field(default_factory=list)
+    seen: list[NDArray[np.int64]] = field(default_factory=list)
+
+    def compared(self) -> tuple[guard.Comparison | None, dict[str, Any] | None]:
+        """Compare it with the probe; None where no sample could be read. And its metrics."""
+        job, told = self.job, self._told()
+        first = next(told, None)
+        if first is None:
+            return None, None
+        after = job.task.score(itertools.chain([first], told))
+        before = job.task.score(
+            (
+                decode(job, self.probe.logits(np.searchsorted(self.probe.rows, rows))),
+                job.given.targets[rows],
+            )
+            for rows in self.seen
+        )
+        compared = guard.compare(before, after, job.task.quality, expected=job.expected)
+        return compared, metrics_of(after)
+
+    def _told(self) -> Iterator[Told]:
+        some = as_they_come(self.job)
+        parts = outputs_of(self.runner, self.probe.rows)
+        if not some:
+            found = outputs_at_once(self.runner, self.probe.rows)
+            parts = iter(() if found is None else (found,))
+        for logits, rows in parts:
+            self.seen.append(rows)
+            if not some or sum(map(len, self.seen[:-1])) < SPOT:
+                self.kept.append((logits, rows))
+            yield decode(self.job, logits), self.job.given.targets[rows]
 
 
 def _examine_neighbours(job: Job) -> Work:
