@@ -135,9 +135,14 @@ def solve(
         raise DataError(
             f"features of shape {features.shape} and {len(codes)} classes do not fit",
             where="features",
+            remedy="give features [n, d] and a class of each",
         )
     if len(np.unique(codes)) < 2:
-        raise DataError(f"all {len(codes)} training samples are of the same class", where="labels")
+        raise DataError(
+            f"all {len(codes)} training samples are of the same class",
+            where="labels",
+            remedy="train on samples of at least two classes",
+        )
     basis, points = _points(features, seed)
     width = int((basis.scale > 0).sum())
     if not width:
@@ -196,7 +201,11 @@ def _points(features: Floats, seed: int) -> tuple[Basis, NDArray[np.floating[Any
         rows = slice(begin, begin + _CHUNK)
         points[rows] = (features[rows] - mean).astype(np.float32) @ turned
     if not np.isfinite(points).all():
-        raise DataError("features hold NaN or infinity", where="features")
+        raise DataError(
+            "features hold NaN or infinity",
+            where="features",
+            remedy="check the preprocessing; a float16 model may overflow on these samples",
+        )
     return basis, points
 
 

@@ -251,7 +251,12 @@ ROWS = np.random.default_rng(5).normal(0, 1, (20, 8)).astype(np.float32)
     [
         ("multi-label", ROWS[:, 0], {}, "with a fraction"),
         ("tokens", ROWS[:, 0], {}, "is no list of labels"),
-        ("embedding", np.arange(5) % 2, {}, "can be judged"),
+        (
+            "embedding",
+            np.arange(6) // 4,
+            {"split": ["train"] * 4 + ["validation"] * 2},
+            "of the same class",
+        ),
         ("regression", ROWS[:2, 0], {}, "the same target"),
         ("regression", ROWS[:, 0], {"split": ["validation"] * 20}, "left to train on"),
     ],
