@@ -6,12 +6,14 @@ and never leave training. Samples below code 0 are of no known class: neither le
 
 from __future__ import annotations
 
-from typing import Any, ClassVar, Self
+from typing import Annotated, Any, ClassVar, Self
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
+
+from surgeon.plugin.settings import Within
 
 FAR = -1e4
 """Similarity ÷ temperature of what is not compared: its exponential is zero."""
@@ -26,7 +28,7 @@ class SupCon(nn.Module):
 
     target: ClassVar[Any] = np.int64
 
-    def __init__(self, *, temperature: float = 0.1) -> None:
+    def __init__(self, *, temperature: Annotated[float, Within(1e-3)] = 0.1) -> None:
         super().__init__()
         self.temperature = temperature
 
@@ -71,7 +73,12 @@ class ArcFace(SupCon):
     """
 
     def __init__(
-        self, classes: int, dimensions: int, *, margin: float = 0.3, scale: float = 16.0
+        self,
+        classes: int,
+        dimensions: int,
+        *,
+        margin: Annotated[float, Within(0, 3)] = 0.3,
+        scale: Annotated[float, Within(1e-3)] = 16.0,
     ) -> None:
         """Draw a direction per class.
 

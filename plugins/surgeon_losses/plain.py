@@ -6,14 +6,20 @@ on the last axis of outputs, of pictures [n, classes, height, width] on the seco
 
 from __future__ import annotations
 
+from typing import Annotated
+
 import torch
 from torch import Tensor
 from torch.nn import functional
 
+from surgeon.plugin.settings import Within
+
 UNKNOWN = -100
 
 
-def focal(outputs: Tensor, targets: Tensor, *, gamma: float = 2.0) -> Tensor:
+def focal(
+    outputs: Tensor, targets: Tensor, *, gamma: Annotated[float, Within(0, 100)] = 2.0
+) -> Tensor:
     """Return (1 − p)^gamma · −log p of what is right (Lin et al., arXiv 1708.02002)."""
     if targets.is_floating_point():
         told = targets.nan_to_num()
@@ -23,18 +29,24 @@ def focal(outputs: Tensor, targets: Tensor, *, gamma: float = 2.0) -> Tensor:
     return _mean((1 - (-entropy).exp()) ** gamma * entropy, targets != UNKNOWN)
 
 
-def smoothing(outputs: Tensor, targets: Tensor, *, amount: float = 0.1) -> Tensor:
+def smoothing(
+    outputs: Tensor, targets: Tensor, *, amount: Annotated[float, Within(0, 1)] = 0.1
+) -> Tensor:
     """Return cross-entropy with smoothed labels (Szegedy et al., arXiv 1512.00567)."""
     return _mean(_entropy(outputs, targets, amount), targets != UNKNOWN)
 
 
-def huber(outputs: Tensor, targets: Tensor, *, delta: float = 1.0) -> Tensor:
+def huber(
+    outputs: Tensor, targets: Tensor, *, delta: Annotated[float, Within(1e-6)] = 1.0
+) -> Tensor:
     """Return half the squared error, linear from delta on (Huber 1964)."""
     each = functional.huber_loss(outputs, targets.nan_to_num(), reduction="none", delta=delta)
     return _mean(each, ~targets.isnan())
 
 
-def ordinal(outputs: Tensor, targets: Tensor, *, weight: float = 1.0) -> Tensor:
+def ordinal(
+    outputs: Tensor, targets: Tensor, *, weight: Annotated[float, Within(0)] = 1.0
+) -> Tensor:
     """Return cross-entropy plus the squared earth mover's distance (Hou et al., 1611.05916)."""
     return _entropy(outputs, targets) + weight * distance(outputs, targets)
 

@@ -46,6 +46,10 @@ class Weighted(CrossEntropy):
         Raises:
             UsageError: a weight that is none, or a name that no class has.
         """
+        if not 0 <= smoothing <= 1:
+            raise UsageError(
+                f"smoothing is {smoothing:g}", where="--loss weighted", remedy="give 0 to 1"
+            )
         if weights == "balanced":
             found = class_weights(targets[targets != UNKNOWN], outputs, "balanced")
             return cls(found or (1.0,) * outputs, smoothing=smoothing)

@@ -44,7 +44,7 @@ class Embedding(TaskCode):
         column = one_column(column, where)
         if isinstance(column, np.ndarray) and column.ndim != 1:
             raise DataError(
-                f"they have shape {list(column.shape)}, not [n]",
+                f"the answers have shape {list(column.shape)}, not [n]",
                 where=where,
                 remedy="give one class or group per sample",
             )

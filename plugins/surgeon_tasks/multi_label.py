@@ -57,7 +57,9 @@ class MultiLabel(TaskCode):
         if isinstance(column, np.ndarray) and column.ndim != 1:
             if column.ndim != 2:
                 raise DataError(
-                    f"they have shape {list(column.shape)}, not [n, labels]", where=where
+                    f"the labels have shape {list(column.shape)}, not [n, labels]",
+                    where=where,
+                    remedy="give a column of 0 and 1 per label",
                 )
             values = cells(column, where)
             return _table(values, [str(at) for at in range(values.shape[1])])

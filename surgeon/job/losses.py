@@ -27,7 +27,7 @@ def settle_loss(plan: Plan, asked: str | None, plugins: Plugins | None) -> Plan:
         UnknownNameError: there is no such loss.
         UsageError: it is for other tasks, or a setting that it does not take.
     """
-    text = asked or plan.loss
+    text = plan.loss if asked is None else asked
     if text is None:
         return plan
     from surgeon.train.losses import check_loss

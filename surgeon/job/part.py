@@ -38,6 +38,7 @@ from surgeon.train.device import arithmetic
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
+    import onnx
     from numpy.typing import NDArray
     from onnx import ModelProto
 
@@ -51,6 +52,11 @@ BEGUN = 2048
 """Training samples that an objective may look at before training, where it wants to."""
 BELIEVED = 32
 """Validation samples whose logits by torch are compared with those of the written file."""
+LINEAR = frozenset(
+    {"Gemm", "MatMul", "Conv", "Add", "Transpose", "Identity", "Reshape", "Flatten", "Squeeze",
+     "Unsqueeze", "Cast", "Resize", "Upsample"}
+)  # fmt: skip
+"""Operators behind a head's last weight through which a scale and an offset of it pass."""
 TORCH_SLACK = 10
 """Times the bound of parity by which they may differ: batches are summed in other orders."""
 
@@ -137,11 +143,10 @@ def _targets(job: Job) -> tuple[NDArray[Any], Units | None]:
     values = job.given.targets.values
     if not getattr(own_objective(job), "standardises", False):
         return values, None
-    weight, nodes = head_weights(job)[-2], job.operated.proto.graph.node
-    readers = [node for node in nodes if weight in node.input]
-    turned = {name for node in readers if node.op_type == "Transpose" for name in node.output}
-    readers = [node for node in nodes if {weight, *turned} & set(node.input)]
-    if not {node.op_type for node in readers} <= {"Gemm", "MatMul", "Conv", "Transpose"}:
+    last = head_weights(job)[-2:]
+    if not set(last) <= set(job.operated.trainable):
+        return values, None  # a head that stays as it is gives plain units
+    if not _linear_to_the_end(job.operated.proto, last[0]):
         raise UsageError(
             f"the head {job.plan.head.kind!r} ends in no linear layer, and the task "
             f"{job.plan.task!r} learns numbers in units of their own",
@@ -150,6 +155,16 @@ def _targets(job: Job) -> tuple[NDArray[Any], Units | None]:
         )
     units = Units.of(values[job.given.parts.train])
     return units.standard(values), units
+
+
+def _linear_to_the_end(model: onnx.ModelProto, weight: str) -> bool:
+    """Say whether what a graph gives is linear in a weight of its head."""
+    held, kinds = {weight}, set()
+    for node in model.graph.node:
+        if held.intersection(node.input):
+            held.update(node.output)
+            kinds.add(node.op_type)
+    return kinds <= LINEAR
 
 
 def _into(

@@ -6,9 +6,10 @@ What must not enter: names of offers.
 from __future__ import annotations
 
 import inspect
+import math
 import types
 import typing
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from surgeon.errors import UsageError
 
@@ -19,6 +20,17 @@ WORDS = {
     "true": True, "yes": True, "on": True, "1": True,
     "false": False, "no": False, "off": False, "0": False,
 }  # fmt: skip
+
+
+class Within(NamedTuple):
+    """What a number may be, both ends included: `gamma: Annotated[float, Within(0)]`."""
+
+    least: float
+    most: float = math.inf
+
+    def __str__(self) -> str:
+        """Say it."""
+        return f"from {self.least:g} " + ("on" if math.isinf(self.most) else f"to {self.most:g}")
 
 
 def parse(text: str, where: str) -> tuple[str, dict[str, str]]:
@@ -82,7 +94,7 @@ def _kinds(code: Callable[..., Any]) -> dict[str, tuple[Any, bool]]:
     found = {}
     try:
         hints = typing.get_type_hints(
-            vars(code).get("__init__") if isinstance(code, type) else code
+            vars(code).get("__init__") if isinstance(code, type) else code, include_extras=True
         )
     except NameError:  # names that are imported for type checkers alone
         hints = {}
@@ -100,6 +112,13 @@ def _kinds(code: Callable[..., Any]) -> dict[str, tuple[Any, bool]]:
 
 def _as(value: Any, kind: Any, key: str, where: str) -> Any:
     """Return one value as what it is to be."""
+    if typing.get_origin(kind) is typing.Annotated:
+        kind, *marks = typing.get_args(kind)
+        found = _as(value, kind, key, where)
+        for limit in (mark for mark in marks if isinstance(mark, Within)):
+            if isinstance(found, int | float) and not limit.least <= found <= limit.most:
+                raise UsageError(f"{key} is {found:g}", where=where, remedy=f"a number {limit}")
+        return found
     union = typing.get_origin(kind) in (typing.Union, types.UnionType)
     kinds = typing.get_args(kind) if union else (kind,)
     if type(None) in kinds and value in (None, "none"):
@@ -120,12 +139,13 @@ def _simple(value: Any, kind: Any) -> Any:
     if kind is bool:
         return value if isinstance(value, bool) else WORDS.get(str(value).lower())
     if isinstance(value, kind) and not isinstance(value, bool):
-        return value
+        return None if isinstance(value, float) and not math.isfinite(value) else value
     if kind not in (int, float) or isinstance(value, bool):
         return None
     try:
-        return kind(value) if isinstance(value, str) or kind is float else None
-    except (TypeError, ValueError):
+        found = kind(value) if isinstance(value, str) or kind is float else None
+        return None if found is None or not math.isfinite(found) else found
+    except (TypeError, ValueError, OverflowError):
         return None
 
 

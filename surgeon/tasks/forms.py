@@ -99,6 +99,8 @@ def _lists(rows: list[list[Any]], *, words: bool) -> tuple[str, tuple[str, ...]]
     cells = [cell for row in rows for cell in row]
     if any(isinstance(cell, Mapping) for cell in cells):
         return "spans in texts", POSITIONS
+    if any(isinstance(cell, list | tuple | set | np.ndarray) for cell in cells):
+        return "lists of lists", ()
     if words:
         return "a list of labels for a list of words", POSITIONS
     numbers = [cell for cell in cells if isinstance(cell, float | np.floating)]

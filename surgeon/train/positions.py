@@ -6,12 +6,13 @@ what positions are, and where their classes come from.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, ClassVar, Self
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Self
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
+from surgeon.plugin.settings import Within
 from surgeon.train.objective import UNKNOWN, CrossEntropy
 
 if TYPE_CHECKING:
@@ -69,7 +70,9 @@ class EntropyDice(CrossEntropy):
         return entropy, (share * told.flatten(1).sum(1)).sum(), judged
 
 
-def dice(outputs: Tensor, targets: Tensor, *, smooth: float = 1.0) -> Tensor:
+def dice(
+    outputs: Tensor, targets: Tensor, *, smooth: Annotated[float, Within(1e-6)] = 1.0
+) -> Tensor:
     """Return [n] 1 − the mean Dice coefficient of the classes that a sample has.
 
     Args:

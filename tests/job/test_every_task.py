@@ -275,3 +275,48 @@ def test_names_that_are_very_long_are_cut_in_messages():
             find_task("classification").read([f"{n}" * 400 for n in "abc"], "labels")
         )
     assert len(str(caught.value)) < 600
+
+
+@pytest.mark.parametrize(
+    ("task", "loss"),
+    [
+        ("classification", "focal:gamma=-1"),
+        ("classification", "focal:gamma=nan"),
+        ("classification", "smoothing:amount=1.5"),
+        ("classification", "weighted:smoothing=-1"),
+        ("regression", "huber:delta=0"),
+        ("embedding", "supcon:temperature=0"),
+        ("embedding", "arcface:margin=inf"),
+        ("segmentation", "dice:smooth=-1"),
+    ],
+)
+def test_settings_of_losses_have_limits(task, loss):
+    model, inputs, codes, places = opened("convnet")
+    data = {**inputs, "labels": answers(task, codes, places)}
+    with pytest.raises(SurgeonError) as caught:
+        surgeon.finetune(model, data, case="small-similar", task=task, loss=loss, device="cpu")
+    assert caught.value.remedy
+    assert loss.partition(":")[2].partition("=")[0] in str(caught.value)
+
+
+def test_numbers_are_learnt_in_front_of_a_head_that_stays(tmp_path):
+    out = surgeon.finetune(
+        nw.mlp(),
+        {"x": ROWS, "labels": 100 + ROWS[:, :2]},
+        tmp_path / "tuned.onnx",
+        case="large-similar",
+        freeze=["surgeon.head.*"],
+        epochs=2,
+        lr=0.1,
+        device="cpu",
+    )
+    assert set(out.body["changed"]) <= set(out.body["trainable"])
+    assert not [name for name in out.body["changed"] if "head" in name]
+    assert surgeon.verify(tmp_path / "tuned.onnx").passed
+
+
+def test_a_head_of_length_one_gives_no_numbers():
+    with pytest.raises(SurgeonError, match="ends in no linear layer"):
+        surgeon.finetune(
+            nw.mlp(), {"x": ROWS, "labels": ROWS[:, 0]}, case="small-similar", head="embed"
+        )

@@ -53,3 +53,7 @@ def test_the_task_by_the_form_of_the_answers(answers, tasks):
 
 def test_lists_of_labels_beside_lists_of_words_are_one_for_each():
     assert list(tasks_for([["A", "B"], ["C"]], words=True)[1]) == ["tokens"]
+
+
+def test_lists_of_lists_are_asked_about():
+    assert tasks_for([[[1, 2], [3, 4]], [[1, 2], [3, 5]]]) == ("lists of lists", ())

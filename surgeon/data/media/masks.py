@@ -14,7 +14,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, UnidentifiedImageError
 
 from surgeon.data.media.pictures import fit
 from surgeon.data.sources import UnreadableError, content_of
@@ -152,7 +152,10 @@ def _upright(content: bytes) -> Image.Image:
     except (KeyboardInterrupt, MemoryError):
         raise
     except Exception as error:  # noqa: BLE001 - decoders raise anything on broken files
-        raise UnreadableError(" ".join(str(error).split()) or type(error).__name__) from None
+        text = " ".join(str(error).split()) or type(error).__name__
+        if isinstance(error, UnidentifiedImageError):
+            text = "not a picture, or broken at its start"
+        raise UnreadableError(text) from None
     if lossy:
         message = "a JPEG does not keep values as they were"
         raise UnreadableError(message)
