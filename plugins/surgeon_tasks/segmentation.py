@@ -155,13 +155,14 @@ def _mask(given: Any, where: str) -> NDArray[np.int64]:
         )
     if (np.abs(mask.astype(np.float64)) > np.iinfo(np.int16).max).any():
         raise DataError("a class is above 32,767", where=where, remedy="number classes from 0")
-    if (mask < 0).any():
+    codes = mask.astype(np.int64)
+    if (codes < 0).any():
         raise DataError(
-            f"the class of a pixel is {mask.min()}",
+            f"the class of a pixel is {codes.min()}",
             where=where,
             remedy="number classes from 0; 255 where none is told",
         )
-    return mask.astype(np.int64)
+    return codes
 
 
 def _size(mask: NDArray[Any]) -> str:
