@@ -156,9 +156,10 @@ def _mask(given: Any, where: str) -> NDArray[np.int64]:
     if (np.abs(mask.astype(np.float64)) > np.iinfo(np.int16).max).any():
         raise DataError("a class is above 32,767", where=where, remedy="number classes from 0")
     codes = mask.astype(np.int64)
-    if (codes < 0).any():
+    below = codes[(codes < 0) & (codes != places.NONE)]
+    if len(below):
         raise DataError(
-            f"the class of a pixel is {codes.min()}",
+            f"the class of a pixel is {below[0]}",
             where=where,
             remedy="number classes from 0; 255 where none is told",
         )

@@ -201,6 +201,7 @@ def test_masks_are_read_whatever_their_form():
         ([np.zeros((0, 2), int)], "no mask"),
         (["mask.png"], "no mask"),
         ([np.full((2, 2), 70000)], "32,767"),
+        ([np.full((2, 2), -1)], "255 where none"),
     ],
 )
 def test_what_is_no_mask_says_where(column, words):
