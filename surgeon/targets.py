@@ -160,7 +160,7 @@ def onto_plan(model: Model, task: TaskCode, targets: Targets) -> Targets:
     """
     assert model.plan is not None
     labels, count = model.labels, task.outputs(targets)
-    if labels is None:
+    if not labels:
         if model.plan.outputs not in (None, count) and not task.any_outputs:
             what = "labels" if targets.names else "outputs"
             raise DataError(

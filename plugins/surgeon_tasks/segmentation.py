@@ -117,11 +117,8 @@ class Segmentation(TaskCode):
             "pixel_accuracy": accuracy,
             "loss": float(lost.sum() / pixels.sum()) if judged.any() else None,
         }
-        hits, unions, support = (one.sum(axis=0).tolist() for one in (both, union, right))
-        rows = [
-            {"label": name, "iou": hit / all_ if all_ else None, "support": n}
-            for name, hit, all_, n in zip(names, hits, unions, support, strict=True)
-        ]
+        sums = (one.sum(axis=0).tolist() for one in (both, right, said))
+        rows = [_of_class(*one) for one in zip(names, *sums, strict=True)]
         with np.errstate(invalid="ignore"):  # no pixel is told: NaN
             return Scores(figures, shares, lost / pixels, {"per_class": rows})
 
@@ -168,6 +165,18 @@ def _mask(given: Any, where: str) -> NDArray[np.int64]:
 
 def _size(mask: NDArray[Any]) -> str:
     return f"{mask.shape[1]}×{mask.shape[0]}"
+
+
+def _of_class(name: str, hits: int, right: int, said: int) -> dict[str, Any]:
+    """Return what is told of a class, from pixels that are both, that are right, that are said."""
+    shares = {
+        "precision": (hits, said),
+        "recall": (hits, right),
+        "f1": (2 * hits, right + said),
+        "iou": (hits, right + said - hits),
+    }
+    told = {key: part / whole if whole else None for key, (part, whole) in shares.items()}
+    return {"label": name, **told, "support": right}
 
 
 def _count(probabilities: NDArray[np.float64], codes: NDArray[Any]) -> tuple[Any, Any, Any, float]:

@@ -193,7 +193,7 @@ def open_data(
         samples.failure_bound = 1.0  # each is told about by itself; nothing is learnt from them
     if labelled and samples.answers is None:
         remedy = "add an array called labels, one for each sample"
-        where = shown(str(data)[:200]) if kind != "samples" else None
+        where = shown(str(data)) if isinstance(data, str | Path) else "data"
         raise DataError("the data has no labels", where=where, remedy=remedy)
     return samples
 

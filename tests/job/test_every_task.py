@@ -320,3 +320,25 @@ def test_a_head_of_length_one_gives_no_numbers():
         surgeon.finetune(
             nw.mlp(), {"x": ROWS, "labels": ROWS[:, 0]}, case="small-similar", head="embed"
         )
+
+
+def test_what_is_told_of_a_class_has_the_same_keys_in_every_task(tmp_path):
+    model, inputs, codes, places = opened("convnet")
+    path, data = tmp_path / "t.onnx", {**inputs, "labels": answers("segmentation", codes, places)}
+    surgeon.finetune(model, data, path, case="small-similar", task="segmentation", epochs=1)
+    row = surgeon.evaluate(path, data)["per_class"][0]
+    assert {"label", "precision", "recall", "f1", "support", "iou"} <= set(row)
+
+
+def test_a_file_goes_on_with_as_many_numbers_as_it_gives():
+    model = surgeon.finetune(
+        nw.mlp(), {"x": ROWS, "labels": ROWS[:, 0]}, case="small-similar", device="cpu"
+    ).model
+    with pytest.raises(SurgeonError, match="has 1 outputs, the data has 2"):
+        surgeon.finetune(model, {"x": ROWS, "labels": ROWS[:, :2]}, device="cpu")
+
+
+def test_data_without_answers_are_not_printed():
+    with pytest.raises(SurgeonError) as caught:
+        surgeon.finetune(nw.mlp(), {"x": ROWS}, case="small-similar")
+    assert caught.value.where == "data"
