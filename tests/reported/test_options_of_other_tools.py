@@ -19,7 +19,7 @@ HELD = {
     "--batch-size": "--batch", "--bs": "--batch", "--per-device-train-batch-size": "--batch",
     "--learning-rate": "--lr", "--learning_rate": "--lr", "--lr0": "--lr", "--base-lr": "--lr",
     "--workers": "--threads", "--num-workers": "--threads", "--n-jobs": "--threads",
-    "--freeze": "--case small-similar", "--freeze-backbone": "--case small-similar",
+    "--freeze-backbone": "--case small-similar",
     "--unfreeze": "--case large-similar", "--strategy": "--case",
     "--output-dir": "-o OUT", "--save-dir": "-o OUT", "--project": "-o OUT",
     "--model": "MODEL is the first argument", "--weights": "MODEL is the first argument",
