@@ -172,10 +172,11 @@ def opened(
     """
     plugins = reading["plugins"]
     require_head(to.surgery.case, plugins)
-    if to.surgery.case is None and to.surgery.start is not None:
+    stays = [name for name in ("start", "cut", "head") if getattr(to.surgery, name) is not None]
+    if to.surgery.case is None and stays:
         raise UsageError(
-            "a file that goes on with its plan begins where that says",
-            where="--start",
+            f"a file that goes on with its plan keeps the {stays[0]} that this says",
+            where=f"--{stays[0]}",
             remedy="leave it out, or give --case",
         )
     begun = begin(model, to.surgery, plugins)

@@ -342,3 +342,10 @@ def test_data_without_answers_are_not_printed():
     with pytest.raises(SurgeonError) as caught:
         surgeon.finetune(nw.mlp(), {"x": ROWS}, case="small-similar")
     assert caught.value.where == "data"
+
+
+@pytest.mark.parametrize("given", [{"head": "mlp"}, {"cut": "@0.5"}, {"start": "@0.5"}])
+def test_a_file_that_goes_on_takes_no_other_head(given):
+    model = surgeon.operate(nw.mlp(), case="small-similar", classes=1, task="regression")
+    with pytest.raises(SurgeonError, match="goes on with its plan"):
+        surgeon.finetune(model, {"x": ROWS, "labels": ROWS[:, 0]}, device="cpu", **given)
