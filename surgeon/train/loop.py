@@ -176,7 +176,7 @@ class _Fit:
     def _stop_if_due(self) -> None:
         if self.schedule.patience and self.history.stale >= self.schedule.patience:
             raise StopError("early")
-        if self.clock.spent():
+        if self.step.done and self.clock.spent():  # one step is always taken
             raise StopError("budget")
 
     def _train_epoch(self, epoch: int) -> None:

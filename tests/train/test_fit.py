@@ -343,6 +343,22 @@ def test_a_budget_leaves_time_for_a_slow_step_and_the_last_judgement(monkeypatch
     assert result.seconds <= 1.1 * 0.4
 
 
+def test_a_judgement_longer_than_the_budget_leaves_one_step(monkeypatch):
+    train, validation = samples(320), samples(16, 1)
+    slow = Slow(train.x, train.targets, monkeypatch)
+
+    class Judged(Samples):
+        def load(self, indices):
+            slow.now += 5.0
+            return super().load(indices)
+
+    result = fit(
+        Network(), slow, Judged(validation.x, validation.targets), trainable=ALL,
+        settings=replace(QUICK, epochs=1000, budget_seconds=0.4),
+    )  # fmt: skip
+    assert (result.stopped, result.steps) == ("budget", 1)
+
+
 class Hungry(Network):
     """Runs out of memory when it is given more than a few samples at once."""
 
