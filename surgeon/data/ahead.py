@@ -21,8 +21,8 @@ def work_ahead(
     """Apply `work` to items in `lanes` threads; results come in the order of the items.
 
     At most two items a lane are in work or waiting to be taken, so that memory stays bounded. What
-    `work` raises is raised here in its turn. Leaving the loop early stops what has not begun and
-    waits for what has.
+    `work` raises is raised here in its turn, when all that has begun is done. Leaving the loop
+    early stops what has not begun; what has ends by itself.
     """
     stop = threading.Event()
 
@@ -33,6 +33,7 @@ def work_ahead(
     pool = ThreadPoolExecutor(lanes, thread_name_prefix="surgeon-lane")
     pending: deque[Future[Result | None]] = deque()
     left = iter(items)
+    waits = True
     try:
         while True:
             while len(pending) < 2 * lanes:
@@ -44,6 +45,11 @@ def work_ahead(
             if not pending:
                 return
             yield cast("Result", pending.popleft().result())
+    except GeneratorExit:
+        # The collector of cycles may be what ends it, in the middle of anything and in any thread:
+        # one that is just starting would be waited for by itself.
+        waits = False
+        raise
     finally:
         stop.set()
-        pool.shutdown(wait=True, cancel_futures=True)
+        pool.shutdown(wait=waits, cancel_futures=True)

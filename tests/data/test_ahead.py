@@ -32,6 +32,19 @@ def test_it_works_in_threads_and_runs_only_a_little_ahead():
     assert len(begun) == after < 20
 
 
+def test_leaving_early_waits_for_no_thread():
+    """The collector may be what leaves, in a thread that is just starting."""
+    gate = threading.Event()
+    results = work_ahead(lambda n: n == 0 or gate.wait(30), range(9), 2)
+    assert next(results)
+    leaving = threading.Thread(target=results.close)
+    leaving.start()
+    leaving.join(20)
+    left = not leaving.is_alive()
+    gate.set()
+    assert left
+
+
 def test_an_error_comes_in_its_turn():
     results = work_ahead(lambda n: 1 // (n - 2), range(9), 2)
     assert [next(results), next(results)] == [-1, -1]
