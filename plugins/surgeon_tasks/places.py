@@ -5,18 +5,20 @@ What must not enter: what the places are.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
 from surgeon.errors import DataError
-from surgeon.tasks.base import Targets
+from surgeon.tasks.base import Targets, TaskCode
 from surgeon.tasks.labels import listed, sort_labels
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from numpy.typing import NDArray
+
+    from surgeon.tasks.base import Ints
 
 NONE = -100
 """Code of a place whose class is not told."""
@@ -131,3 +133,34 @@ def ratio_of_sums(
     each = hits.sum(axis=0) / sizes.sum(axis=0)
     shares[judged] = each.mean() + ((hits - each * sizes) / sizes.mean(axis=0)).mean(axis=1)
     return float(each.mean()), shares
+
+
+class Placed(TaskCode):
+    """A task of one class per place of a sample.
+
+    Attributes:
+        place: what people call one of them.
+    """
+
+    place: ClassVar[str]
+
+    def onto(self, targets: Targets, names: Sequence[str], *, ignore_unknown: bool) -> Targets:
+        """Map classes to the places of their names; −100 where the file has none."""
+        return onto_places(targets, names, self.place, ignore=ignore_unknown)
+
+    def check(self, targets: Targets) -> None:
+        """Refuse places that all have the same class, or none."""
+        check_places(targets, self.place)
+
+    def outputs(self, targets: Targets) -> int:
+        """Return the number of classes."""
+        return len(targets.names)
+
+    def counts(self, targets: Targets) -> Ints:
+        """Return how many samples each class occurs in."""
+        found: Ints = occurring(targets).sum(axis=0)
+        return found
+
+    def strata(self, targets: Targets) -> Ints | None:
+        """Return the rarest class of each sample, so that training has some of every one."""
+        return rarest(targets)

@@ -8,7 +8,7 @@ import numpy as np
 
 from surgeon.errors import DataError
 from surgeon.records import Head
-from surgeon.tasks.base import Decoded, Scores, Targets, TaskCode
+from surgeon.tasks.base import Decoded, Scores, Targets
 from surgeon.tasks.labels import one_column, sort_labels
 from surgeon_tasks import places
 
@@ -17,19 +17,20 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from surgeon.tasks.base import Ints, Link
+    from surgeon.tasks.base import Link
 
 NONE = 255
 """Value of a mask's pixels whose class is not told."""
 
 
-class Segmentation(TaskCode):
+class Segmentation(places.Placed):
     """Targets are codes [n, height, width], −100 where none; answers [n, classes, height, width].
 
     Codes are int16: masks of a set lie in memory.
     """
 
     quality: ClassVar[str] = "miou"
+    place: ClassVar[str] = "pixel"
     keeps: ClassVar[tuple[str, ...]] = ("height", "width")
     link: ClassVar[Link | None] = "softmax"
     objective: ClassVar[str] = "surgeon.train.positions:EntropyDice"
@@ -64,27 +65,6 @@ class Segmentation(TaskCode):
         for row, one in enumerate(masks):
             values[row] = table[np.searchsorted(distinct, one)]
         return places.with_known(values, names)
-
-    def onto(self, targets: Targets, names: Sequence[str], *, ignore_unknown: bool) -> Targets:
-        """Map classes to the places of their names; −100 where the file has none."""
-        return places.onto_places(targets, names, "pixel", ignore=ignore_unknown)
-
-    def check(self, targets: Targets) -> None:
-        """Refuse pixels that are all of the same class, or of none."""
-        places.check_places(targets, "pixel")
-
-    def outputs(self, targets: Targets) -> int:
-        """Return the number of classes."""
-        return len(targets.names)
-
-    def counts(self, targets: Targets) -> Ints:
-        """Return how many samples each class occurs in."""
-        found: Ints = places.occurring(targets).sum(axis=0)
-        return found
-
-    def strata(self, targets: Targets) -> Ints | None:
-        """Return the rarest class of each sample, so that training has some of every one."""
-        return places.rarest(targets)
 
     def decode(
         self,

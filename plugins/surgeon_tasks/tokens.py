@@ -9,7 +9,7 @@ import numpy as np
 from surgeon.errors import DataError
 from surgeon.records import Head
 from surgeon.tasks import metrics
-from surgeon.tasks.base import Decoded, Scores, Targets, TaskCode
+from surgeon.tasks.base import Decoded, Scores, Targets
 from surgeon.tasks.labels import label_text, one_column, sort_labels
 from surgeon_tasks import places
 from surgeon_tasks.spans import find_spans, matches, scheme_of
@@ -19,16 +19,17 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from surgeon.tasks.base import Ints, Link, Piece
+    from surgeon.tasks.base import Link, Piece
 
 
-class Tokens(TaskCode):
+class Tokens(places.Placed):
     """Targets are codes [n, length], −100 where none is told; answers [n, length, classes].
 
     The quality is the F1 of spans where labels mark some, else accuracy.
     """
 
     quality: ClassVar[str] = "quality"
+    place: ClassVar[str] = "position"
     keeps: ClassVar[tuple[str, ...]] = ("length",)
     link: ClassVar[Link | None] = "softmax"
     objective: ClassVar[str] = "surgeon.train.positions:PositionEntropy"
@@ -46,27 +47,6 @@ class Tokens(TaskCode):
         for at, row in enumerate(rows):
             values[at, : len(row)] = [place.get(label, places.NONE) for label in row]
         return places.with_known(values, names)
-
-    def onto(self, targets: Targets, names: Sequence[str], *, ignore_unknown: bool) -> Targets:
-        """Map labels to the places of their names; −100 where the file has none."""
-        return places.onto_places(targets, names, "position", ignore=ignore_unknown)
-
-    def check(self, targets: Targets) -> None:
-        """Refuse positions that all have the same label, or none."""
-        places.check_places(targets, "position")
-
-    def outputs(self, targets: Targets) -> int:
-        """Return the number of labels."""
-        return len(targets.names)
-
-    def counts(self, targets: Targets) -> Ints:
-        """Return how many samples each class occurs in."""
-        found: Ints = places.occurring(targets).sum(axis=0)
-        return found
-
-    def strata(self, targets: Targets) -> Ints | None:
-        """Return the rarest class of each sample, so that training has some of every one."""
-        return places.rarest(targets)
 
     def decode(
         self,
