@@ -240,7 +240,10 @@ def test_leaving_early_ends_the_threads(tmp_path):
     stream = belt.stream(np.arange(12))
     next(stream)
     stream.close()
-    assert not [thread for thread in threading.enumerate() if "surgeon-lane" in thread.name]
+    lanes = [thread for thread in threading.enumerate() if "surgeon-lane" in thread.name]
+    for lane in lanes:
+        lane.join(60)
+    assert not [lane for lane in lanes if lane.is_alive()]
 
 
 @pytest.mark.parametrize("layout", ["NCHW", "NHWC"])
