@@ -44,7 +44,7 @@ $(VENV)/.runtime: pyproject.toml constraints.txt
 	@$(INSTALL) -e '.[models,all]'
 	@touch $@
 
-$(VENV)/.tools: $(VENV)/.runtime plugins/surgeon-multi/pyproject.toml
+$(VENV)/.tools: $(VENV)/.runtime $(wildcard plugins/surgeon-*/pyproject.toml)
 	@echo "tools for tests and checks"
-	@$(INSTALL) --quiet -e '.[models,all,test,lint]' -e plugins/surgeon-multi
+	@$(INSTALL) --quiet -e '.[models,all,test,lint]' $(foreach one,$(wildcard plugins/surgeon-*),-e $(one))
 	@touch $@

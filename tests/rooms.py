@@ -65,7 +65,16 @@ ROOMS = (
     Room("version", "the version"),
 )
 FENCED = ("click", "rich", "pluggy", "torch", "kornia", "onnxruntime", "onnx_graphsurgeon")
-PLUGINS = ("surgeon_cases", "surgeon_tasks", "surgeon_heads", "surgeon_losses", "surgeon_multi")
+PLUGINS = (
+    "surgeon_cases",
+    "surgeon_tasks",
+    "surgeon_heads",
+    "surgeon_losses",
+    *(
+        f"surgeon_{one}"
+        for one in ("multi", "lora", "batchnorm", "qat", "distill", "track", "detect")
+    ),
+)
 PUBLIC = ("records", "plugin", "errors", "tasks")
 """All that a plugin of ours may know."""
 OBJECTIVES = ("surgeon_losses",)

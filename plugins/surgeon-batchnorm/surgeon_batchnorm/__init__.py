@@ -1,0 +1,1 @@
+"""BatchNormalization behind convolutions whose own was folded away, while training lasts."""

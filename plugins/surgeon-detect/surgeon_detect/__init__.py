@@ -1,0 +1,1 @@
+"""Detectors: class convolutions re-dimensioned in place, boxes as data."""

@@ -1,0 +1,1 @@
+"""Distillation: another file, run by ONNX Runtime, teaches what is trained."""

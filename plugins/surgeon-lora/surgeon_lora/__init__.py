@@ -1,0 +1,1 @@
+"""Low-rank adapters: LoRA and DoRA, folded back into the initializers that they stand for."""
