@@ -10,6 +10,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields, is_dataclass
 from typing import Any, Literal
 
+from surgeon.offers import *  # noqa: F403 - plugins import all nouns from here
+
 Dim = int | str | None
 Shape = tuple[Dim, ...]
 Init = Literal["pretrained", "random", "race"]
@@ -342,132 +344,6 @@ class Case:
     place: int = 100
     headless: bool = False
     starts: bool = False
-
-
-@dataclass(frozen=True)
-class Offer:
-    """What a plugin yields beside cases: a name, and where the code behind it is.
-
-    Attributes:
-        name: the word behind the option; settings follow it, `name:key=value,key=value`.
-        summary: one line for `surgeon plugins list`.
-        code: `"module:attribute"`, imported when it is used, so that `--help` stays fast. What it
-            is called with stands at each kind; its keyword-only parameters are the settings that
-            people may give.
-    """
-
-    name: str
-    summary: str
-    code: str
-
-
-@dataclass(frozen=True)
-class Task(Offer):
-    """What an answer is; the code is a `surgeon.tasks.base.TaskCode`."""
-
-
-@dataclass(frozen=True)
-class HeadKind(Offer):
-    """A new head; the code is `(graph, value, outputs, random, *, …) -> Built`.
-
-    `graph` is an onnx-graphsurgeon Graph to append nodes to, `value` its Variable [n, features],
-    [n, length, features] or [n, channels, height, width], `random` draws first weights (numpy).
-    More positional parameters go by name: `mask` ([n, length] or None), `taps`, `size` (H, W).
-
-    Attributes:
-        keeps: axes of the value that are not pooled: (), ("length",), ("height", "width").
-        solves: whether weight [outputs, features], bias are all; or the one link it is solved by.
-        pools: whether it pools the kept axes itself.
-    """
-
-    keeps: tuple[str, ...] = ()
-    solves: bool | str = False
-    pools: bool = False
-
-
-@dataclass(frozen=True)
-class Loss(Offer):
-    """What is minimised; the code is `(outputs, targets, *, …) -> [n]` tensor of torch.
-
-    Attributes:
-        tasks: names of the tasks it fits; empty = any.
-    """
-
-    tasks: tuple[str, ...] = ()
-
-
-@dataclass(frozen=True)
-class Adapter(Offer):
-    """A way to train few numbers of a large weight; the code is `(weight, *, …) -> nn.Module`.
-
-    A parametrization of torch that folds back into the same initializer.
-    """
-
-
-@dataclass(frozen=True)
-class Medium(Offer):
-    """What samples are made of; the code is a `surgeon.data.samples.Samples` subclass.
-
-    Attributes:
-        suffixes: of its files, with the dot, in lower case.
-    """
-
-    suffixes: tuple[str, ...] = ()
-
-
-@dataclass(frozen=True)
-class Tracker(Offer):
-    """Where the progress of training is told; the code takes frozen events."""
-
-
-@dataclass(frozen=True)
-class Exporter(Offer):
-    """Another form of a file; the code is `(ModelProto, Path, *, …) -> list[Path]`."""
-
-
-@dataclass(frozen=True)
-class Check(Offer):
-    """An examination of one's own; the code is `(Model, Outcome | None) -> Iterable[Finding]`.
-
-    Attributes:
-        when: `before` training, or `after`, when there is an outcome.
-    """
-
-    when: Literal["before", "after"] = "before"
-
-
-@dataclass(frozen=True)
-class Built:
-    """A head as its code built it.
-
-    Attributes:
-        output: the Variable of the answers.
-        weights: the Constants that are trained, in the order of the kind's own (weight, bias, …).
-        linear: whether one that `solves` is so here; a Resize (linear, half_pixel) may follow.
-    """
-
-    output: Any
-    weights: tuple[Any, ...]
-    linear: bool = True
-
-
-@dataclass(frozen=True)
-class Known:
-    """What a model zoo knows of a file: plain values, as a JSON document would say them.
-
-    Attributes:
-        name: what the zoo calls the model.
-        preprocess: how pictures become inputs, see `Preprocess`; None where they do not.
-        encoding: how texts, sounds or series do (`kind` and its numbers); None where they do not.
-        labels: names of the outputs, in order.
-        folders: where files that the encoding names may lie, beside that of the model itself.
-    """
-
-    name: str
-    preprocess: Mapping[str, Any] | None = None
-    encoding: Mapping[str, Any] | None = None
-    labels: tuple[str, ...] | None = None
-    folders: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -60,6 +60,7 @@ ROOMS = (
     Room("schemas", "the form of every document"),
     Room("options", "every option once: default, values, verbs, what it means"),
     Room("records", "the nouns that travel"),
+    Room("offers", "what plugins yield; they import it from `records`"),
     Room("extras", "which extra brings a library, and the words where it is missing"),
     Room("errors", "the error tree"),
     Room("version", "the version"),
