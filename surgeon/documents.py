@@ -111,7 +111,7 @@ def start_body(operated: Model, given: Divided, to: Options) -> dict[str, Any]:
     """Return the body of `finetune` as far as it is known before training."""
     assert operated.plan is not None
     plan, trainable, out = operated.plan, operated.trainable, to.delivery.out
-    count, device, samples = sizes(operated.proto), given.device, given.samples
+    device, samples = given.device, given.samples
     return {
         "out": None if out is None else str(out),
         "sha256": None,
@@ -142,7 +142,7 @@ def start_body(operated: Model, given: Divided, to: Options) -> dict[str, Any]:
             "sha256": samples.sha256,
         },
         "frontier": None,
-        "trained_parameters": sum(count[name] for name in trainable),
+        "trained_parameters": None if plan.adapter else learning(operated),
         "trainable": trainable,
         "statistics": [],
         "changed": [],
@@ -157,6 +157,12 @@ def start_body(operated: Model, given: Divided, to: Options) -> dict[str, Any]:
         "proof": None,
         "warnings": [*notes_of(operated), *device.notes, *samples.notes],
     }
+
+
+def learning(operated: Model) -> int:
+    """Return how many numbers the weights have that are trained."""
+    count = sizes(operated.proto)
+    return sum(count[name] for name in operated.trainable)
 
 
 def planned_body(job: Job, found: Iterable[DataFinding], advice: Advice | None) -> dict[str, Any]:
@@ -226,6 +232,7 @@ def trained_body(
             "providers": list(work.providers or delivered.providers),
             "frontier": dict(work.frontier),
             "samples_seen": work.samples_seen,
+            "trained_parameters": work.learned or learning(job.operated),
             "compiled": work.compiled,
             "decisions": list(work.decisions),
             "peak_memory": work.peak_memory,

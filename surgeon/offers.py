@@ -66,10 +66,15 @@ class Loss(Offer):
 
 @dataclass(frozen=True)
 class Adapter(Offer):
-    """A way to train few numbers of a large weight; the code is `(weight, *, …) -> nn.Module`.
+    """A way to train few numbers in place of large weights, folded back into the same file.
 
-    A parametrization of torch that folds back into the same initializer.
+    Attributes:
+        of: what it adapts. `weight`: each on its own, the code is `(weight, *, …) -> nn.Module`, a
+            parametrization of torch; `axis`, where its outputs lie, goes to those who ask for it.
+            `part`: the graph of the trained part. `file`: the operated file itself.
     """
+
+    of: Literal["weight", "part", "file"] = "weight"
 
 
 @dataclass(frozen=True)

@@ -41,9 +41,7 @@ from surgeon.documents import (
     planned_body,
     trained_body,
 )
-from surgeon.errors import (
-    UsageError,
-)
+from surgeon.errors import UsageError
 from surgeon.graph import encodings
 from surgeon.graph.weights import changed_tensors, write_back
 from surgeon.intake import check_views, constant_inputs, find_preprocess
@@ -56,11 +54,7 @@ from surgeon.model import Model, load
 from surgeon.options import Options, explained
 from surgeon.outcome import Outcome, Prediction, Verification
 from surgeon.plugin.manager import loaded_plugins
-from surgeon.records import (
-    Case,
-    Evidence,
-    as_json,
-)
+from surgeon.records import Case, Evidence, as_json
 from surgeon.resumption import nothing_to_resume, writable
 from surgeon.runtime.neighbours import require_steady
 from surgeon.targets import AUTO, task_of
@@ -197,6 +191,7 @@ def operate(  # noqa: PLR0913 - a public verb has its options as keywords
     output: str | None = None,
     start: str | None = None,
     head: str | None = None,
+    adapter: str | None = None,
     init: str | None = None,
     train: str | Sequence[str] = (),
     train_from: str | None = None,
@@ -270,6 +265,7 @@ def finetune(  # noqa: PLR0913 - a public verb has its options as keywords
     lr: float | None = None,
     lr_find: bool = False,
     loss: str | None = None,
+    adapter: str | None = None,
     validation: float | str = 0.2,
     augment: str = "auto",
     views: int = 1,
@@ -313,6 +309,7 @@ def finetune(  # noqa: PLR0913 - a public verb has its options as keywords
     from surgeon.advice.advise import operate_by
     from surgeon.job import extend as more
     from surgeon.job import stages, statistics
+    from surgeon.job.adapters import with_adapter
     from surgeon.job.deliver import deliver
     from surgeon.job.losses import with_loss
     from surgeon.job.run import Job
@@ -333,6 +330,7 @@ def finetune(  # noqa: PLR0913 - a public verb has its options as keywords
         operated, extended = more.extend(given, to, plugins)
     elif goes_on:
         operated = chosen_of_tuned(with_loss(operated, loss, plugins), to.surgery)
+        operated = with_adapter(operated, adapter, plugins)
     else:
         advice, operated = operate_by(given, to, begun, plugins=plugins)
         given = given.kept_together(() if advice is None else advice.near)

@@ -175,6 +175,12 @@ class Surgery:
         "too. Default: the task's.",
         verbs=("finetune",), metavar="NAME[:key=value,…]", form="text",
     )  # fmt: skip
+    adapter: str | None = option(
+        None,
+        "Train few numbers in place of the weights, with its settings; targets=GLOB chooses among "
+        "the weights that train, by their names or their nodes' (none: the weights themselves).",
+        verbs=("operate", "finetune"), metavar="NAME[:key=value,…]", form="text",
+    )  # fmt: skip
     start: str | None = option(
         None,
         "Let the graph begin at this tensor; the nodes before it are dropped.",

@@ -62,6 +62,8 @@ class Candidate:
         believed: what the file must give for validation samples.
         stepped: whether weights that were trained by gradient are among the tensors.
         stored: what the file stores of answers to validation samples; None = not asked yet.
+        adapted: what the adapters of weights learnt, {initializer: {name in its adapter: values}};
+            `tensors` has those weights folded.
     """
 
     kind: Literal["tuned", "probe", "start"] = "start"
@@ -71,6 +73,7 @@ class Candidate:
     believed: tuple[Believed, ...] = ()
     stepped: bool = False
     stored: Mapping[str, Any] | None = None
+    adapted: Mapping[str, Mapping[str, NDArray[Any]]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -136,6 +139,7 @@ class Work:
             rate was looked for.
         compiled: whether passes were compiled.
         peak_memory: the most bytes in use, in the last fit.
+        learned: numbers that learn where adapters stand for weights; None where none does.
         notes: what people should know.
     """
 
@@ -148,6 +152,7 @@ class Work:
     lr_find: dict[str, Any] | None = None
     compiled: bool = False
     peak_memory: int | None = None
+    learned: int | None = None
     samples_seen: int = 0
     seconds_features: float = 0.0
     seconds_train: float = 0.0
@@ -165,6 +170,7 @@ class Work:
             lr_find=self.lr_find or later.lr_find,
             compiled=self.compiled or later.compiled,
             peak_memory=later.peak_memory or self.peak_memory,
+            learned=later.learned or self.learned,
             samples_seen=self.samples_seen + later.samples_seen,
             seconds_features=self.seconds_features + later.seconds_features,
             seconds_train=self.seconds_train + later.seconds_train,

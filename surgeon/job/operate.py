@@ -17,6 +17,7 @@ from surgeon.graph.picks import pick_again, picks
 from surgeon.graph.walk import all_graphs, data_inputs
 from surgeon.graph.weights import write_back
 from surgeon.intake import find_preprocess
+from surgeon.job.adapters import settle_adapter
 from surgeon.job.chosen import choose
 from surgeon.job.decide import (
     decide,
@@ -94,6 +95,7 @@ def operate(
     settled = _planned(model, anatomy, decided, tensor, headed, to.classes, proto, plugins)
     settled = replace(settled, trainable=resolve_trainable(settled, operated, model))
     settled = choose(settled, operated, model, to)
+    settled = settle_adapter(settled, operated, to.adapter, plugins)
     settled, no_race = settle_start(settled, operated)
     if settled.init == "random" and drawn:
         proto = draw_anew(operated, settled, seed)

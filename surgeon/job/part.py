@@ -7,7 +7,7 @@ whole network has no frozen part; the set of weights is one. What must not enter
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -21,6 +21,7 @@ from surgeon.graph.frontier import split as split_graph
 from surgeon.graph.initialization import scheme
 from surgeon.graph.walk import label, reads
 from surgeon.graph.weights import roles, tuned_names, write_back
+from surgeon.job.adapters import adapter_of, adapter_work, put_in
 from surgeon.job.done import Believed, Work
 from surgeon.job.frozen import features_of, frozen_work, rows_of
 from surgeon.job.losses import own_objective
@@ -43,9 +44,11 @@ if TYPE_CHECKING:
     from onnx import ModelProto
 
     from surgeon.graph.frontier import Frontier
+    from surgeon.job.done import Candidate
     from surgeon.job.run import Job
     from surgeon.records import Stage
     from surgeon.runtime.features import Features
+    from surgeon.train.parameters import Trainable
 
 
 BEGUN = 2048
@@ -83,7 +86,8 @@ class Part:
     """The trained part of a stage, converted: what `fit` takes, and the work of opening it.
 
     Numbers are learnt in `units` of their own: targets and the last linear layer are brought into
-    them here, and weights and outputs come back in plain ones. None = as they are.
+    them here, and weights and outputs come back in plain ones. None = as they are. `adapters` are
+    the parameters that learn in place of initializers, by their names.
     """
 
     module: Any
@@ -92,6 +96,14 @@ class Part:
     sets: Sets
     work: Work
     units: Units | None = None
+    adapters: Mapping[str, list[str]] = field(default_factory=dict)
+
+    @property
+    def learning(self) -> Trainable:
+        """What the optimiser gets."""
+        if not self.adapters:
+            return self.names
+        return {name: self.adapters.get(name, [name]) for name in self.names}
 
     @property
     def answers(self) -> NDArray[Any]:
@@ -103,15 +115,20 @@ class Part:
 def open_part(
     job: Job,
     stage: Stage,
-    values: Mapping[str, NDArray[Any]],
+    start: Candidate,
     *,
     alone: bool,
     like: Part | None = None,
 ) -> Part:
-    """Convert the trained part with these values; the samples are those of `like`, if given."""
+    """Convert the trained part, started from a candidate; the samples are those of `like`, if any.
+
+    Adapters go on where they were: the weights below them are those of the operated file.
+    """
     operated = job.operated
     names, shapes = stage_names(job, stage), operated.anatomy().shapes
     targets, units = _targets(job)
+    adapter = adapter_of(job)
+    values = {name: one for name, one in start.tensors.items() if name not in start.adapted}
     current = write_back(operated.proto, _into(job, values, units), partial=True)
     front = split_graph(current, names, shapes, keep_weightless=False)
     _require_numbers(front)
@@ -120,6 +137,9 @@ def open_part(
     half = halves.is_half(front.trained)
     trained = halves.widen(front.trained) if half else front.trained
     module = to_module(trained, roles=roles(trained), quantized=names)
+    adapters: dict[str, list[str]] = {}
+    if adapter is not None and adapter.of == "weight":
+        adapters = put_in(adapter, module, names, job, start.adapted)
     if like is None:
         begun = time.perf_counter()
         sets = _sets(job, front, module.input_names, targets, widen=half)
@@ -131,7 +151,9 @@ def open_part(
     if alone or shapes.batches[0] == shapes.batches[1]:
         axes = [info.batch_axis for info in front.tensors]
         batches.keep_batch(module, 1 if alone else shapes.batches[0], axes)
-    return Part(module, trained, names, sets, work, units)
+    if adapters:
+        work = work + adapter_work(module, adapters, names)
+    return Part(module, trained, names, sets, work, units, adapters)
 
 
 def _targets(job: Job) -> tuple[NDArray[Any], Units | None]:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from surgeon.graph.cuts import first_use
 from surgeon.job import race
+from surgeon.job.adapters import learnt
 from surgeon.job.done import Candidate, StageDone, Work
 from surgeon.job.losses import judged, objective_of
 from surgeon.job.part import Part, begun, believed, drawn, open_part, scale, trained_tensors
@@ -75,7 +76,7 @@ def _opened(job: Job, stage: Stage, known: StageDone) -> tuple[Candidate, Part]:
     anew = known.start == "random" and known.fresh
     if anew:
         candidate = replace(candidate, tensors=drawn(job))
-    part = open_part(job, stage, candidate.tensors, alone=known.work.alone)
+    part = open_part(job, stage, candidate, alone=known.work.alone)
     if anew:
         scale(job, part)
     return candidate, part
@@ -88,7 +89,7 @@ def _rate(job: Job, stage: Stage, start: race.Start, part: Part) -> Work:
         found = find_rate(
             part.module,
             part.sets.train,
-            trainable=part.names,
+            trainable=part.learning,
             objective=_objective(job, part, settings),
             settings=settings,
             progress=lambda done, total: job.given.say("learning rate", done, total),
@@ -113,14 +114,15 @@ def race_stage(
 ) -> StageDone:
     """Train both starts for a short while on the same batches; the better one goes on."""
     seconds, alone = _seconds_left(job, started), known.work.alone
-    part = open_part(job, stage, known.candidate.tensors, alone=alone)
+    part = open_part(job, stage, known.candidate, alone=alone)
     if part.sets.validation is None:
         note = "no race of two starts: there are no samples to judge them by"
         opened = replace(known.worked(part.work + Work(notes=(note,))), start="pretrained")
         return fit_stage(job, stage, opened, started, checkpoint)
     first, second = _leg(job, stage, "pretrained", part, seconds, checkpoint), None
     if first.fitted.stopped != "interrupt":
-        other = open_part(job, stage, drawn(job), alone=part.work.alone, like=part)
+        anew = Candidate(tensors=drawn(job))
+        other = open_part(job, stage, anew, alone=part.work.alone, like=part)
         scale(job, other)
         second = _leg(job, stage, "random", other, seconds, checkpoint, first=first.fitted)
     found = race.Race(first.fitted, None if second is None else second.fitted, judged(job))
@@ -182,6 +184,7 @@ def _taken(job: Job, part: Part, before: Candidate) -> Candidate:
         cross=before.cross,
         believed=believed(job, part),
         stepped=True,
+        adapted={**before.adapted, **learnt(part.module, part.adapters)},
     )
 
 
@@ -234,7 +237,7 @@ def _fit(
             part.module,
             part.sets.train,
             part.sets.validation,
-            trainable=part.names,
+            trainable=part.learning,
             objective=_objective(job, part, settings),
             settings=settings,
             progress=lambda progress: _report(job, progress),

@@ -34,6 +34,7 @@ def test_finetune_passes_every_option(run, operation, plugins, model, tmp_path):
         "classes": 4,
         "start": None,
         "loss": None,
+        "adapter": None,
         "epochs": 2,
         "budget": 60.0,
         "init": "random",
@@ -128,7 +129,7 @@ def test_other_verbs(run, operation, plugins, model, tmp_path):
     run("operate", model, "--start", "t", "--dry-run")
     assert operation.settings.keys() - manager == {
         *("case", "classes", "cut", "output", "start", "init", "seed", "inputs", "device"),
-        *("threads", "head", "task", "train", "train_from", "freeze", "pool"),
+        *("threads", "head", "adapter", "task", "train", "train_from", "freeze", "pool"),
     }
     run("evaluate", model, "d", "--ignore-unknown")
     assert operation.settings.keys() - manager == {
