@@ -361,7 +361,7 @@ def opened_by_plugin(data: Any, plugins: Plugins | None) -> Any:
     offer_media(plugins)
     if not isinstance(data, str) or ":" not in data or Path(data).exists():
         return data
-    found = loaded_plugins(plugins).hook.surgeon_open_data(uri=data)
+    found = loaded_plugins(plugins).open_data(data)
     return data if found is None else found
 
 

@@ -5,7 +5,6 @@ What must not enter: measuring.
 
 from __future__ import annotations
 
-import logging
 from dataclasses import dataclass
 from math import erf, isnan, log2, sqrt
 from typing import TYPE_CHECKING
@@ -13,6 +12,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from surgeon.errors import UsageError
+from surgeon.plugin.calls import warn
 from surgeon.plugin.manager import loaded_plugins
 from surgeon.records import (
     Case,
@@ -165,12 +165,9 @@ def best_case(evidence: Evidence, plugins: Plugins | None) -> str:
         try:
             suits[name] = float(found.offer.suits(evidence))
         except Exception as error:  # noqa: BLE001 - whatever a plugin does wrong, we go on
-            logging.getLogger("surgeon.advice").warning(
-                "the case %r of distribution %s cannot say whether it suits: %s: %s",
-                name,
-                found.distribution,
-                type(error).__name__,
-                error,
+            warn(
+                f"the case {name!r} of distribution {found.distribution} {found.version} cannot "
+                f"say whether it suits: {type(error).__name__}: {error}"
             )
     if not suits:
         raise UsageError(

@@ -143,6 +143,9 @@ def _other_verbs(ctx: click.Context) -> Iterator[click.Command]:
     top = ctx.find_root()
     if isinstance(top.command, click.Group) and ctx.command is not top.command:
         for name in top.command.list_commands(top):
-            verb = top.command.get_command(top, name)
+            try:
+                verb = top.command.get_command(top, name)
+            except SurgeonError:  # one of a plugin that is broken has no options to look at
+                continue
             if verb is not None and verb.name != ctx.command.name:
                 yield verb

@@ -14,6 +14,8 @@ from surgeon.errors import PluginError, UnknownNameError, UsageError
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
+    from surgeon.plugin.calls import Loaded
+
 
 def _raise_count(name: str) -> Callable[[click.Context, click.Parameter, Any], None]:
     def store(ctx: click.Context, _: click.Parameter, value: Any) -> None:
@@ -160,7 +162,6 @@ class SurgeonGroup(VerbGroup):
             session = ctx.find_object(Session)
             if session is not None:
                 session.verb = session.verb or cmd_name
-                session.warn(f"{origin.said}: its verb {cmd_name!r} cannot be loaded: {problem}")
             raise PluginError(
                 f"the verb {cmd_name!r} cannot be loaded: {problem}",
                 where=origin.said,
@@ -185,7 +186,7 @@ class SurgeonGroup(VerbGroup):
                 try:
                     self.get_command(ctx, name)
                 except PluginError as error:
-                    problems.setdefault(self._origins[name].plugin, error.message)
+                    problems.setdefault(self._origins[name].plugin.name, error.message)
         return problems
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
@@ -212,7 +213,7 @@ class SurgeonGroup(VerbGroup):
             message = f"there is a verb {name!r} already"
             if self._adding is None:
                 raise UsageError(message)
-            self._adding.session.warn(f"{self._adding.said}: {message}")
+            self._adding.session.fault(f"{self._adding.said}: {message}")
             return False
         if self._adding is not None:
             self._origins[name] = self._adding
@@ -224,15 +225,20 @@ class SurgeonGroup(VerbGroup):
         if self._plugins_asked or session is None:
             return
         self._plugins_asked = True
+        from surgeon.plugin.calls import Loaded, call, strict
+
         plugins = session.verb_plugins
-        origins = {plugin.name: plugin.distribution for plugin in plugins.loaded}
+        origins = {plugin.name: plugin for plugin in plugins.loaded}
         for implementation in plugins.hook.surgeon_commands.get_hookimpls():
             name = implementation.plugin_name
-            self._adding = Origin(name, origins.get(name, "unknown"), session)
+            self._adding = Origin(origins.get(name, Loaded(name, "unknown", "0")), session)
             try:
-                implementation.function(cli=self)
-            except (Exception, SystemExit) as error:  # noqa: BLE001 - a stranger's code must not end ours
-                session.warn(
+                taken = [self] if implementation.argnames else []
+                call(self._adding.plugin, "surgeon_commands", implementation.function, *taken)
+            except (Exception, SystemExit) as error:
+                if strict() and isinstance(error, PluginError):
+                    raise
+                session.fault(
                     f"{self._adding.said} could not add its verbs: {type(error).__name__}: {error}"
                 )
             finally:
@@ -243,14 +249,13 @@ class SurgeonGroup(VerbGroup):
 class Origin:
     """Where a verb comes from."""
 
-    plugin: str
-    distribution: str
+    plugin: Loaded
     session: Session
 
     @property
     def said(self) -> str:
         """The plugin in words."""
-        return f"plugin {self.plugin!r} of distribution {self.distribution}"
+        return self.plugin.said
 
 
 def _load(target: str) -> click.Command:

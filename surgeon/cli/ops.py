@@ -33,9 +33,7 @@ def ops(session: Session, /, model: Path | None, *, missing: bool) -> Answer:
     """
     from surgeon.ops import registry
 
-    for references in session.plugins.hook.surgeon_ops():
-        for reference in references:
-            registry.load_plugin(reference)
+    session.plugins.declare_operators(registry.load_plugin)
     rows = _used(model) if model else [_row(line, None) for line in registry.coverage()]
     counts = Counter(row["status"] for row in rows)
     body = {

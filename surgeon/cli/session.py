@@ -26,6 +26,10 @@ SCHEMA = 1
 
 LOGGER = "surgeon"
 """The root of what our rooms log, and plugins that want it said."""
+OF_PLUGINS, TRACE = "surgeon.plugin", "SURGEON_TRACE_PLUGINS"
+"""What plugins are told by, and how every call of a hook is wanted: see `surgeon.plugin.calls`."""
+TRACED = 2
+"""How often `-v` is given to be told of every call of a hook."""
 
 # Said to developers of other libraries, not to whoever runs a command.
 NOISE = (DeprecationWarning, PendingDeprecationWarning, FutureWarning, ImportWarning)
@@ -104,6 +108,18 @@ class Session:
             self.warnings.append(line)
             self.note(f"warning: {line}")
 
+    def fault(self, text: str) -> None:
+        """Warn of what is wrong with a plugin; an error where people want that strict.
+
+        Raises:
+            PluginError: SURGEON_STRICT_PLUGINS is set.
+        """
+        from surgeon.plugin.calls import refusal, strict
+
+        if strict():
+            raise refusal([text])
+        self.warn(text)
+
     @contextlib.contextmanager
     def gathering_warnings(self) -> Iterator[None]:
         """Turn Python's warnings into warnings of the document.
@@ -125,13 +141,18 @@ class Session:
 
         class ToSession(logging.Handler):
             def emit(_, record: logging.LogRecord) -> None:  # noqa: N805 - `self` is the session
-                tell = self.warn if record.levelno >= logging.WARNING else self.note
-                tell(record.getMessage())
+                if record.levelno >= logging.WARNING:
+                    self.warn(record.getMessage())
+                elif record.levelno < logging.INFO:
+                    if self.verbose >= TRACED or os.environ.get(TRACE, "0") not in ("", "0"):
+                        say(record.getMessage())
+                elif not (self.json and record.name == OF_PLUGINS):
+                    self.note(record.getMessage())
 
-        handler, logger = ToSession(logging.INFO), logging.getLogger(LOGGER)
+        handler, logger = ToSession(logging.DEBUG), logging.getLogger(LOGGER)
         level = logger.level
         logger.addHandler(handler)
-        logger.setLevel(logging.INFO)
+        logger.setLevel(logging.DEBUG)
         try:
             yield
         finally:

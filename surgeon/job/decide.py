@@ -66,7 +66,7 @@ def decide(
     """Ask the case for its plan; what the user said by name wins."""
     assert to.case is not None
     case = to.case
-    chosen = loaded_plugins(plugins).offer(Case, case).offer
+    chosen = loaded_plugins(plugins).offer(Case, case).use()
     wanted = None if to.cut is None else graph_cuts.resolve(anatomy, to.cut)
     context = Context(
         classes=to.classes,

@@ -384,6 +384,4 @@ def load_operators(model: onnx.ModelProto, plugins: Plugins | None) -> None:
         return
     from surgeon.ops.registry import load_plugin
 
-    for names in loaded_plugins(plugins).hook.surgeon_ops():
-        for name in names:
-            load_plugin(name)
+    loaded_plugins(plugins).declare_operators(load_plugin)

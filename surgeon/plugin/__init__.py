@@ -4,6 +4,6 @@ A plugin module imports the standard library, `surgeon.records` and this package
 import: the command line imports it to show its help.
 """
 
-from surgeon.plugin.hooks import hookimpl, hookspec
+from surgeon.plugin.hooks import API, hookimpl, hookspec
 
-__all__ = ["hookimpl", "hookspec"]
+__all__ = ["API", "hookimpl", "hookspec"]

@@ -40,6 +40,15 @@ if TYPE_CHECKING:
 
 PROJECT = "surgeon"
 
+API = 1
+"""Version of the hooks, their records and what the code behind an offer is called with.
+
+A plugin may say which one it is written for, `SURGEON_API = 1`. What is added (a hook, a field
+with a default, a parameter that is given by name to those who ask) leaves the number as it is.
+"""
+OLDEST = 1
+"""The oldest version whose plugins still work."""
+
 hookspec = pluggy.HookspecMarker(PROJECT)
 hookimpl = pluggy.HookimplMarker(PROJECT)
 

@@ -9,17 +9,19 @@ import functools
 import importlib
 import os
 import sys
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 import pluggy
 
 from surgeon.errors import PluginError, SurgeonError, UnknownNameError, UsageError
-from surgeon.plugin import hooks
+from surgeon.plugin import calls, hooks
+from surgeon.plugin.calls import LOGGER, Loaded
 from surgeon.plugin.points import Point, entry_points
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Iterable
+    from collections.abc import Callable, Collection, Iterable, Iterator
 
     from surgeon.records import Case, Known, Offer
 
@@ -27,6 +29,10 @@ T = TypeVar("T", bound="Case | Offer")
 
 GROUP = "surgeon"
 DISABLE = "SURGEON_DISABLE_PLUGINS"
+LEAVE_OUT = f"repair it or uninstall it, or set {DISABLE}"
+PREFIX = "surgeon_"
+STATED = "SURGEON_API"
+"""Where a plugin may state the version of the hooks that it is written for."""
 DISTRIBUTION = "onnx-surgeon"
 """Our own, whose plugins `--no-plugins` keeps."""
 KINDS: dict[str, tuple[str, str, str]] = {
@@ -43,16 +49,6 @@ KINDS: dict[str, tuple[str, str, str]] = {
 """{kind of offer in `records`: (its word, the hook that yields it, where people name it)}."""
 
 
-@dataclass(frozen=True)
-class Loaded:
-    """One plugin: entry point, distribution, version, and why it failed (None = it did not)."""
-
-    name: str
-    distribution: str
-    version: str
-    error: str | None = None
-
-
 @dataclass(frozen=True, eq=False, repr=False)
 class Found(Generic[T]):
     """What a plugin offers, and where it comes from."""
@@ -60,6 +56,13 @@ class Found(Generic[T]):
     offer: T
     distribution: str
     version: str
+    named: set[str] = field(default_factory=set)
+
+    def use(self) -> T:
+        """Return the offer; a distribution that is not ours is named before its first use."""
+        what = f"{KINDS[type(self.offer).__name__][0]} {self.offer.name}"
+        _name(self.distribution, self.version, what, self.named)
+        return self.offer
 
     def load(self) -> Any:
         """Import the code behind an offer.
@@ -68,7 +71,7 @@ class Found(Generic[T]):
             EnvironmentLacksError: a package that it imports is not installed.
             PluginError: there is no such code, or importing it fails.
         """
-        code = getattr(self.offer, "code", "")
+        code = getattr(self.use(), "code", "")
         module, _, attribute = code.partition(":")
         kind = KINDS[type(self.offer).__name__][0]
         said = f"the {kind} {self.offer.name!r} of distribution {self.distribution}"
@@ -97,6 +100,7 @@ class Plugins:
     loaded: tuple[Loaded, ...]
     warnings: tuple[str, ...] = ()
     _offers: dict[type, dict[str, Found[Any]]] = field(default_factory=dict, repr=False)
+    _named: set[str] = field(default_factory=set, repr=False)
 
     @property
     def hook(self) -> Any:
@@ -127,16 +131,69 @@ class Plugins:
 
     def known(self, sha256: str, model: Any) -> Known | None:
         """Return what the first model zoo that knows a file says of it; see `surgeon_known`."""
-        given = {"sha256": sha256, "model": model}
-        for one in self.hook.surgeon_known.get_hookimpls():
+        from surgeon.records import Known
+
+        for origin, ask in self._asking("surgeon_known", sha256=sha256, model=model):
             try:
-                found: Known | None = one.function(*(given[name] for name in one.argnames))
+                found = ask()
+                if not isinstance(found, Known | None):
+                    raise TypeError(f"it returns a {type(found).__name__}, not a Known")  # noqa: TRY301
             except Exception as error:  # noqa: BLE001 - whatever a plugin does wrong, we go on
-                _warn(self._origin(one.plugin_name), "surgeon_known", error)
+                calls.warn(_failed(origin, "surgeon_known", error))
                 continue
             if found is not None:
                 return found
         return None
+
+    def open_data(self, uri: str) -> Any:
+        """Return what the first plugin that knows a data URI makes of it; see `surgeon_open_data`.
+
+        Raises:
+            PluginError: one fails, or returns what is neither arrays by name nor a path.
+        """
+        for origin, ask in self._asking("surgeon_open_data", uri=uri):
+            try:
+                found = ask()
+            except SurgeonError:
+                raise
+            except (Exception, SystemExit) as error:
+                raise origin.failed(f"surgeon_open_data({uri!r})", error) from error
+            if found is None:
+                continue
+            wrong = _no_data(found)
+            if wrong is not None:
+                raise origin.failed(f"surgeon_open_data({uri!r})", f"it returns {wrong}")
+            _name(origin.distribution, origin.version, uri, self._named)
+            return found
+        return None
+
+    def declare_operators(self, load: Callable[[str], None]) -> None:
+        """Let plugins declare their operators; see `surgeon_ops`.
+
+        Args:
+            load: imports `"module:attribute"`, which declares.
+
+        Raises:
+            PluginError: one fails.
+        """
+        for origin, ask in self._asking("surgeon_ops"):
+            reference: Any = None
+            try:
+                for reference in ask() or ():
+                    if not isinstance(reference, str):
+                        raise TypeError(f"it yields {reference!r}, not 'module:attribute'")  # noqa: TRY301
+                    _name(origin.distribution, origin.version, "operators", self._named)
+                    load(reference)
+            except (Exception, SystemExit) as error:
+                what = f"surgeon_ops ({reference})" if reference else "surgeon_ops"
+                raise origin.failed(what, error) from error
+
+    def _asking(self, hook: str, **given: Any) -> Iterator[tuple[Loaded, Callable[[], Any]]]:
+        """Yield each implementation of a hook, ready to be called with what it takes."""
+        for one in getattr(self.hook, hook).get_hookimpls():
+            origin = self._origin(one.plugin_name)
+            arguments = [given[name] for name in one.argnames]
+            yield origin, functools.partial(calls.call, origin, hook, one.function, *arguments)
 
     def _origin(self, name: str) -> Loaded:
         origins = (item for item in self.loaded if item.name == name)
@@ -158,12 +215,28 @@ class Plugins:
                         where=f"distributions {other} and {origin.distribution}",
                         remedy=f"uninstall one, or set {DISABLE} to the entry point of one",
                     )
-                found[offer.name] = Found(offer, origin.distribution, origin.version)
+                found[offer.name] = Found(offer, origin.distribution, origin.version, self._named)
         order = sorted(
             found.values(),
             key=lambda one: (not _is_own(one.distribution), getattr(one.offer, "place", 0)),
         )
         return {one.offer.name: one for one in order}
+
+
+class Manager(pluggy.PluginManager):
+    """Takes a function that is named like a hook for one, marked `@hookimpl` or not."""
+
+    def parse_hookimpl_opts(self, plugin: Any, name: str) -> Any:
+        """Return how a function of a plugin implements a hook, or None where it is none."""
+        found = super().parse_hookimpl_opts(plugin, name)
+        spec = getattr(hooks, name, None) if name.startswith(PREFIX) else None
+        function = getattr(plugin, name, None)
+        if found is None and spec is not None and callable(function) and function is not spec:
+            return pluggy.HookimplOpts(
+                wrapper=False, hookwrapper=False, optionalhook=False, tryfirst=False,
+                trylast=False, specname=None,
+            )  # fmt: skip
+        return found
 
 
 def loaded_plugins(plugins: Plugins | None) -> Plugins:
@@ -181,8 +254,11 @@ def load_plugins(
         disabled: entry points or distributions to leave out, besides those that the environment
             variable SURGEON_DISABLE_PLUGINS names.
         verbs: load only those that may add verbs, which is all that a help text asks.
+
+    Raises:
+        PluginError: some are broken, and SURGEON_STRICT_PLUGINS is set.
     """
-    pm = pluggy.PluginManager(hooks.PROJECT)
+    pm = Manager(hooks.PROJECT)
     pm.add_hookspecs(hooks)
     listed = os.environ.get(DISABLE, "").replace(" ", "").split(",")
     blocked = {_plain(name) for name in (*disabled, *filter(None, listed))}
@@ -202,10 +278,10 @@ def load_plugins(
         error = _load(pm, point, name)
         loaded.append(Loaded(name, distribution, version, error))
         if error is not None:
-            warnings.append(
-                f"plugin {point.name!r} of distribution {distribution} {version} was not loaded: "
-                f"{error}"
-            )
+            said = Loaded(point.name, distribution, version).said
+            warnings.append(f"{said} was not loaded: {error}; {LEAVE_OUT}={distribution}")
+    if warnings and calls.strict():
+        raise calls.refusal(warnings)
     return Plugins(pm, tuple(loaded), tuple(warnings))
 
 
@@ -233,28 +309,38 @@ def _yielded(
 ) -> list[T]:
     """Return what a hook yields; one that fails is a warning that names its distribution."""
     try:
-        found = list(implementation())
+        found = list(calls.call(origin, hook, implementation))
         wrong = [item for item in found if not isinstance(item, kind)]
         if wrong:
             raise TypeError(f"it yields a {type(wrong[0]).__name__}, not a {kind.__name__}")  # noqa: TRY301
-    except Exception as error:  # noqa: BLE001 - whatever a plugin does wrong, we go on
-        _warn(origin, hook, error)
+    except (Exception, SystemExit) as error:  # noqa: BLE001 - whatever a plugin does wrong, we go on
+        calls.warn(_failed(origin, hook, error))
         return []
     return found
 
 
-def _warn(origin: Loaded, hook: str, error: Exception) -> None:
-    import logging
+def _failed(origin: Loaded, hook: str, error: BaseException) -> str:
+    """Say in one line that a hook failed."""
+    return f"{origin.said}: {hook} failed: {type(error).__name__}: {' '.join(str(error).split())}"
 
-    logging.getLogger("surgeon.plugin").warning(
-        "plugin %r of distribution %s %s: %s failed: %s: %s",
-        origin.name,
-        origin.distribution,
-        origin.version,
-        hook,
-        type(error).__name__,
-        error,
-    )
+
+def _name(distribution: str, version: str, what: str, named: set[str]) -> None:
+    """Name a distribution that is not ours, once, before its first use."""
+    if distribution not in named and not _is_own(distribution):
+        import logging
+
+        named.add(distribution)
+        logging.getLogger(LOGGER).info("plugin: %s %s (%s)", distribution, version, what)
+
+
+def _no_data(found: Any) -> str | None:
+    """Say what is wrong with what a plugin opened data as, or None."""
+    if isinstance(found, str | os.PathLike):
+        return None
+    if not isinstance(found, Mapping):
+        return f"a {type(found).__name__}, neither arrays by name nor a path"
+    wrong = [key for key, one in found.items() if not hasattr(one, "dtype") and key != "labels"]
+    return f"{wrong[0]!r} as a {type(found[wrong[0]]).__name__}, not an array" if wrong else None
 
 
 def _entry_points() -> list[Point]:
@@ -267,6 +353,7 @@ def _load(pm: pluggy.PluginManager, point: Point, name: str) -> str | None:
     """Register one entry point under a name that is free; return why it failed, or None."""
     try:
         plugin = point.load()
+        _check_api(getattr(plugin, STATED, None))
         try:
             pm.register(plugin, name=name)
             pm.check_pending()
@@ -276,14 +363,41 @@ def _load(pm: pluggy.PluginManager, point: Point, name: str) -> str | None:
                 pm.unregister(name=name)
             raise
     except (Exception, SystemExit) as error:  # noqa: BLE001 - whatever a plugin does, we go on
-        words = " ".join(str(error).split())
-        return f"{type(error).__name__}: {words[:300]}"
+        return _reason(error, point)
     return None
+
+
+def _reason(error: BaseException, point: Point) -> str:
+    """Say why a plugin was not loaded: one that is too new for us may fail before it can say so."""
+    try:
+        _check_api(point.stated(STATED))
+    except PluginError as newer:
+        error = newer
+    words = " ".join(str(error).split())
+    return words if isinstance(error, PluginError) else f"{type(error).__name__}: {words[:300]}"
+
+
+def _check_api(stated: Any) -> None:
+    """Refuse a plugin that is written for another version of the hooks; None = it does not say."""
+    if stated is None:
+        return
+    if isinstance(stated, bool) or not isinstance(stated, int):
+        raise TypeError(f"{STATED} is {stated!r}, not a whole number")
+    if stated > hooks.API:
+        raise PluginError(
+            f"it needs version {stated} of the plugin API and this surgeon has {hooks.API}; "
+            "upgrade onnx-surgeon or install an earlier version of it"
+        )
+    if stated < hooks.OLDEST:
+        raise PluginError(
+            f"it is written for version {stated} of the plugin API, and this surgeon takes "
+            f"{hooks.OLDEST} to {hooks.API}: install a later version of it"
+        )
 
 
 def _check_names(plugin: Any) -> None:
     """Refuse a hook that does not exist: pluggy only sees the ones marked as hooks."""
-    known = [name for name in dir(hooks) if name.startswith("surgeon_")]
+    known = [name for name in dir(hooks) if name.startswith(PREFIX)]
     for name in dir(plugin):
-        if name.startswith("surgeon_") and callable(getattr(plugin, name)) and name not in known:
+        if name.startswith(PREFIX) and callable(getattr(plugin, name)) and name not in known:
             raise UnknownNameError("hook", name, known)

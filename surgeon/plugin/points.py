@@ -48,18 +48,28 @@ class Point(NamedTuple):
 
     def lacks(self, word: str) -> bool:
         """Say whether its module surely has no attribute of a name: its source mentions none."""
+        text = None if self._parts()[1] else self.source()
+        return text is not None and not any(one in text for one in (word, *DYNAMIC))
+
+    def stated(self, name: str) -> int | None:
+        """Return the whole number that its source gives a name, where one cannot load it."""
+        import re
+
+        found = re.search(rf"^{name}\b[^=\n]*=\s*(\d+)\s*(#|$)", self.source() or "", re.MULTILINE)
+        return int(found[1]) if found else None
+
+    def source(self) -> str | None:
+        """Return the text of its module, or None."""
         from importlib.util import find_spec
 
-        module, attributes = self._parts()
         try:
-            spec = find_spec(module)
-            if attributes or spec is None or not (spec.origin or "").endswith(".py"):
-                return False
+            spec = find_spec(self.module)
+            if spec is None or not (spec.origin or "").endswith(".py"):
+                return None
             with open(spec.origin or "", encoding="utf-8") as file:
-                text = file.read()
+                return file.read()
         except (Exception, SystemExit):  # noqa: BLE001 - loading it says what is wrong
-            return False
-        return not any(one in text for one in (word, *DYNAMIC))
+            return None
 
     def _parts(self) -> tuple[str, str]:
         module, _, attributes = self.value.partition("[")[0].partition(":")

@@ -15,7 +15,7 @@ import onnx
 import pytest
 
 import surgeon
-from surgeon.errors import UnknownNameError, UsageError
+from surgeon.errors import PluginError, UnknownNameError, UsageError
 from surgeon.plugin.manager import load_plugins
 from surgeon.records import Case
 
@@ -116,6 +116,49 @@ def test_a_broken_plugin_is_one_line_that_names_its_distribution(install, conten
     assert "\n" not in line
     assert [*OURS, "mine"] == list(plugins.offers(Case))
     assert plugins.hook.surgeon_open_data(uri="nothing") is None
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        ("SURGEON_API = 99", "upgrade onnx-surgeon"),
+        ("SURGEON_API: int = 99  # newer\nfrom surgeon.records import NotYetThere", "upgrade"),
+        ("SURGEON_API = 0", "a later version"),
+        ("SURGEON_API = '1'", "whole number"),
+    ],
+)
+def test_a_plugin_for_another_version_of_the_hooks_is_one_line_with_the_remedy(
+    install, content, words
+):
+    install("their-case", "mine", f"{content}\n{CASE.format(name='mine', plan='Plan()')}")
+    plugins = load_plugins()
+    (line,) = plugins.warnings
+    assert words in line
+    assert "their-case 1.0" in line
+    assert list(plugins.offers(Case)) == OURS
+
+
+def test_a_plugin_may_state_its_version_and_forget_the_mark_of_a_hook(install):
+    unmarked = CASE.replace("@hookimpl\n", "").format(name="mine", plan="Plan()")
+    install("their-case", "mine", f"from surgeon.plugin import API\nSURGEON_API = API\n{unmarked}")
+    plugins = load_plugins()
+    assert plugins.warnings == ()
+    assert "mine" in plugins.offers(Case)
+
+
+def test_strict_makes_errors_of_warnings(install, monkeypatch):
+    monkeypatch.setenv("SURGEON_STRICT_PLUGINS", "1")
+    install(
+        "their-broken",
+        "broken",
+        "from surgeon.plugin import hookimpl\ndef surgeon_cases():\n    yield 3",
+    )
+    plugins = load_plugins()
+    with pytest.raises(PluginError, match="their-broken"):
+        plugins.offers(Case)
+    install("worse-broken", "worse", "1 / 0")
+    with pytest.raises(PluginError, match="worse-broken"):
+        load_plugins()
 
 
 def test_a_hook_that_fails_when_it_is_asked_does_not_end_the_others(install, caplog):

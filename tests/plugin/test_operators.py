@@ -30,13 +30,9 @@ def doubled():
     return helper.make_model(graph, opset_imports=opsets, ir_version=8)
 
 
-class Hooks:
-    def surgeon_ops(self):
-        return [["lab_operators:declare"]]
-
-
 class Offering:
-    hook = Hooks()
+    def declare_operators(self, load):
+        load("lab_operators:declare")
 
 
 def test_a_foreign_operator_is_refused_with_its_domain_and_node_then_declared(
