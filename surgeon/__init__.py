@@ -19,6 +19,7 @@ from surgeon.version import __version__
 if TYPE_CHECKING:  # what the table below names, for type checkers
     from surgeon.advice.advice import Advice
     from surgeon.advice.advise import advise
+    from surgeon.blending import blend
     from surgeon.model import Model, load
     from surgeon.operation import (
         evaluate,
@@ -48,6 +49,7 @@ _NAMES = {
     "Stage": "surgeon.records:Stage",
     "Verification": "surgeon.outcome:Verification",
     "advise": "surgeon.advice.advise:advise",
+    "blend": "surgeon.blending:blend",
     "evaluate": "surgeon.operation:evaluate",
     "finetune": "surgeon.operation:finetune",
     "hookimpl": "surgeon.plugin.hooks:hookimpl",

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 SEED_LIMIT = 2**32 - 1
 OPERATES = ("operate", "finetune", "check")
-LABELLED = ("finetune", "advise", "evaluate", "prove")
+LABELLED = ("finetune", "advise", "evaluate", "prove", "blend")
 READS = (*LABELLED, "predict")
 RUNS = (*READS, "operate", "cuts", "verify")
 LOOKS = ("inspect", "cuts", "check", "operate", "finetune", "advise", "evaluate", "predict")
@@ -232,7 +232,8 @@ class Training:
     seed: int = option(
         0,
         "The same seed gives the same result.",
-        verbs=("operate", "finetune", "advise", "prove"), metavar="N", least=0, most=SEED_LIMIT,
+        verbs=("operate", "finetune", "advise", "prove", "blend"), metavar="N", least=0,
+        most=SEED_LIMIT,
     )  # fmt: skip
     batch: int | None = option(
         None,
@@ -269,7 +270,7 @@ class Training:
     validation: float | str = option(
         0.2,
         "Share of the data held out, or data of its own.",
-        verbs=("finetune", "advise", "prove"), metavar="FRACTION|PATH", form="validation",
+        verbs=("finetune", "advise", "prove", "blend"), metavar="FRACTION|PATH", form="validation",
     )  # fmt: skip
     augment: str = option(
         "auto",
@@ -352,7 +353,7 @@ class Reading:
         None,
         "Column of a table that says which samples belong together (a patient, a recording): "
         "no split or fold tears them apart.",
-        verbs=("finetune", "advise", "prove"), form="text", metavar="NAME",
+        verbs=("finetune", "advise", "prove", "blend"), form="text", metavar="NAME",
     )  # fmt: skip
     inputs: Sequence[str] | Mapping[str, Any] = option(
         (),
@@ -383,7 +384,7 @@ class Delivery:
     out: str | os.PathLike[str] | None = option(
         None,
         "The ONNX file to write.",
-        verbs=("operate", "finetune"), metavar="OUT", form="path", flags=("-o", "--out"),
+        verbs=("operate", "finetune", "blend"), metavar="OUT", form="path", flags=("-o", "--out"),
     )  # fmt: skip
     against: str | os.PathLike[str] | None = option(
         None,
@@ -399,7 +400,7 @@ class Delivery:
     golden_samples: bool = option(
         True,
         "Keep up to two real samples in the file's proof, or none.",
-        verbs=("finetune", "prove"),
+        verbs=("finetune", "prove", "blend"),
     )  # fmt: skip
     keep_statistics: bool = option(
         False,
@@ -407,7 +408,9 @@ class Delivery:
         "samples: --extend adds classes to it without the data of these.",
         verbs=("finetune",),
     )
-    force: bool = option(False, "Overwrite the output.", verbs=("operate", "finetune", "advise"))
+    force: bool = option(
+        False, "Overwrite the output.", verbs=("operate", "finetune", "advise", "blend")
+    )
     resume: bool = option(
         False, "Go on with an interrupted run of the same settings.", verbs=("finetune",)
     )

@@ -101,7 +101,7 @@ def prove(  # noqa: PLR0913 - a public verb has its options as keywords
         model,
         data,
         to,
-        names=functools.partial(_named, labels),
+        names=functools.partial(named, labels),
         as_planned=True,
         progress=progress,
         plugins=plugins,
@@ -110,7 +110,7 @@ def prove(  # noqa: PLR0913 - a public verb has its options as keywords
     body = start_body(job.operated, given, to)
     load_operators(job.operated.proto, plugins)
     told = [*body["warnings"], *notes, *skip_notes(given.samples)]
-    return _proven(job, body | {"changed": changed or []}, told, clock)
+    return proven(job, body | {"changed": changed or []}, told, clock)
 
 
 def _trained(model: Model, source: Source | None) -> tuple[Model, list[str] | None, list[str]]:
@@ -120,13 +120,13 @@ def _trained(model: Model, source: Source | None) -> tuple[Model, list[str] | No
         CheckError: something changed that may not.
     """
     changed = _changed(model, _before(model, source))
-    model, notes = _planned(model, changed)
+    model, notes = planned(model, changed)
     model = _from(model, source)
     _check_changed(model, changed)
     return model, changed, notes
 
 
-def _proven(job: Job, body: dict[str, Any], told: list[str], clock: Clock) -> Outcome:
+def proven(job: Job, body: dict[str, Any], told: list[str], clock: Clock) -> Outcome:
     """Write into the file what `finetune` gives its own: what it is, its proof, its figures."""
     from surgeon.job.deliver import TRAIN_METRICS, stamp
     from surgeon.job.done import Candidate, Trained
@@ -189,7 +189,7 @@ def _changed(model: Model, before: onnx.ModelProto | None) -> list[str] | None:
     ]
 
 
-def _planned(model: Model, changed: list[str] | None) -> tuple[Model, list[str]]:
+def planned(model: Model, changed: list[str] | None) -> tuple[Model, list[str]]:
     """Return the model with a plan: its own, or one that trains what changed; and notes."""
     notes = []
     if changed is None:
@@ -241,7 +241,7 @@ def _check_changed(model: Model, changed: list[str] | None) -> None:
     )
 
 
-def _named(given: Sequence[str] | None, model: Model, task: TaskCode, targets: Targets) -> Targets:
+def named(given: Sequence[str] | None, model: Model, task: TaskCode, targets: Targets) -> Targets:
     """Say the answers in the outputs of a model, their names checked against data and graph.
 
     Raises:

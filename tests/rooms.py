@@ -31,6 +31,7 @@ ROOMS = (
     Room("__main__", "`python -m surgeon`"),
     Room("cli", "one small file per verb", ("click", "rich")),
     Room("operation", "the verbs: the order of the steps"),
+    Room("blending", "weights between two files of one structure"),
     Room("own_weights", "weights of one's own training loop, proven"),
     Room("documents", "the bodies of JSON documents"),
     Room("advice", "which case, cut and preprocessing suit the data, by measurement"),
