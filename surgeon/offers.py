@@ -5,11 +5,11 @@ Plugins import them from `surgeon.records`, like all nouns: standard library onl
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
 
 @dataclass(frozen=True)
@@ -71,7 +71,10 @@ class Adapter(Offer):
     Attributes:
         of: what it adapts. `weight`: each on its own, the code is `(weight, *, …) -> nn.Module`, a
             parametrization of torch; `axis`, where its outputs lie, goes to those who ask for it.
-            `part`: the graph of the trained part. `file`: the operated file itself.
+            `part`: the graph of the trained part. `file`: the operated file itself, before it is
+            trained; the code is `(model, feeds, *, …) -> Rewritten`. `feeds(count, values)` gives
+            training samples one by one, {input: array}, and values of the graph beside them;
+            `trainable` and `head`, names of initializers, go to those who ask for them.
     """
 
     of: Literal["weight", "part", "file"] = "weight"
@@ -122,6 +125,23 @@ class Built:
     output: Any
     weights: tuple[Any, ...]
     linear: bool = True
+
+
+@dataclass(frozen=True)
+class Rewritten:
+    """A file as an adapter of files rewrote it.
+
+    Attributes:
+        model: the file; what is added to its initializers is called `surgeon.…`.
+        instead: initializers that train in place of one, by its name; any other that trains stays.
+        also: initializers that train besides.
+        notes: what people should know.
+    """
+
+    model: Any
+    instead: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    also: Sequence[str] = ()
+    notes: Sequence[str] = ()
 
 
 @dataclass(frozen=True)

@@ -312,6 +312,7 @@ def finetune(  # noqa: PLR0913 - a public verb has its options as keywords
     from surgeon.job.adapters import with_adapter
     from surgeon.job.deliver import deliver
     from surgeon.job.losses import with_loss
+    from surgeon.job.rewriting import rewritten
     from surgeon.job.run import Job
 
     clock = Clock(time.perf_counter())
@@ -335,8 +336,8 @@ def finetune(  # noqa: PLR0913 - a public verb has its options as keywords
         advice, operated = operate_by(given, to, begun, plugins=plugins)
         given = given.kept_together(() if advice is None else advice.near)
     given = given.under(operated.task, to, plugins)
-    alike = advice is not None and advice.quality == given.task.quality
-    expected = advice.expected if advice is not None and alike else None
+    operated = rewritten(operated, adapter, given, plugins)
+    expected = advice.expected if advice and advice.quality == given.task.quality else None
     job = Job(operated, given, to, given.task, expected, goes_on, extended, plugins)
     statistics.require(job)
     found = given.examined() if advice is None else advice.findings

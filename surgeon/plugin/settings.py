@@ -91,13 +91,7 @@ def typed(code: Callable[..., Any], given: Mapping[str, Any], where: str) -> dic
 
 def _kinds(code: Callable[..., Any]) -> dict[str, tuple[Any, bool]]:
     """Return {setting: (what it may be, whether it must be given)}."""
-    found = {}
-    try:
-        hints = typing.get_type_hints(
-            vars(code).get("__init__") if isinstance(code, type) else code, include_extras=True
-        )
-    except NameError:  # names that are imported for type checkers alone
-        hints = {}
+    found, hints = {}, _hints(code)
     for name, parameter in inspect.signature(code).parameters.items():
         if parameter.kind is not parameter.KEYWORD_ONLY:
             continue
@@ -108,6 +102,20 @@ def _kinds(code: Callable[..., Any]) -> dict[str, tuple[Any, bool]]:
         fallback = str if needed or default is None else type(default)
         found[name] = (hints.get(name, simple or fallback), needed)
     return found
+
+
+def _hints(code: Callable[..., Any]) -> dict[str, Any]:
+    """Return the types of the settings; empty where a name is imported for type checkers alone."""
+    function: Any = getattr(code, "__init__") if isinstance(code, type) else code  # noqa: B009 - of a class, which type checkers take for that of an instance
+    try:
+        parameters = inspect.signature(code).parameters.values()
+        told = {one.name: one.annotation for one in parameters if one.kind is one.KEYWORD_ONLY}
+        told = {name: one for name, one in told.items() if one is not inspect.Parameter.empty}
+        alone = types.SimpleNamespace(__annotations__=told)
+        spaces = getattr(inspect.unwrap(function), "__globals__", {})
+        return typing.get_type_hints(alone, spaces, include_extras=True)
+    except NameError:
+        return {}
 
 
 def _as(value: Any, kind: Any, key: str, where: str) -> Any:
