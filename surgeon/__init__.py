@@ -20,6 +20,8 @@ if TYPE_CHECKING:  # what the table below names, for type checkers
     from surgeon.advice.advice import Advice
     from surgeon.advice.advise import advise
     from surgeon.blending import blend
+    from surgeon.conversion import to_torch
+    from surgeon.conversion import write_tensors as write_back
     from surgeon.model import Model, load
     from surgeon.operation import (
         evaluate,
@@ -27,10 +29,8 @@ if TYPE_CHECKING:  # what the table below names, for type checkers
         inspect,
         operate,
         predict,
-        to_torch,
         verify,
     )
-    from surgeon.operation import write_tensors as write_back
     from surgeon.outcome import Outcome, Prediction, Verification
     from surgeon.own_weights import prove
     from surgeon.plugin.hooks import hookimpl
@@ -60,9 +60,9 @@ _NAMES = {
     "predict": "surgeon.operation:predict",
     "prove": "surgeon.own_weights:prove",
     "tensors": "surgeon.torch_graph.module:tensors",
-    "to_torch": "surgeon.operation:to_torch",
+    "to_torch": "surgeon.conversion:to_torch",
     "verify": "surgeon.operation:verify",
-    "write_back": "surgeon.operation:write_tensors",
+    "write_back": "surgeon.conversion:write_tensors",
 }
 
 __all__ = [  # noqa: PLE0604 - the table above is the list

@@ -154,6 +154,7 @@ def start_body(operated: Model, given: Divided, to: Options) -> dict[str, Any]:
         "race": None,
         "stopped": None,
         "resumed": None,
+        "tracked": [],
         "proof": None,
         "warnings": [*notes_of(operated), *device.notes, *samples.notes],
     }

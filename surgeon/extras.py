@@ -18,6 +18,8 @@ EXTRAS = {
     "kornia": "augment",
     "matplotlib": "report",
     "netron": "view",
+    "tensorboard": "track",
+    "mlflow": "track",
 }
 """{module: extra of our distribution}."""
 

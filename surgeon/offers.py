@@ -93,7 +93,11 @@ class Medium(Offer):
 
 @dataclass(frozen=True)
 class Tracker(Offer):
-    """Where the progress of training is told; the code takes frozen events."""
+    """Where a run is told while it goes on; the code is a class, `(*, …)`.
+
+    It is called with each event of `surgeon.events`, and `close()` is called at the end. An
+    attribute `where` says where what it keeps lies. Whatever it raises ends its tracking alone.
+    """
 
 
 @dataclass(frozen=True)

@@ -10,14 +10,10 @@
 
 from __future__ import annotations
 
-import gc
 import time
-from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
-
-import onnx
 
 from surgeon import intake
 from surgeon.advice.detective import detect_preprocess
@@ -43,7 +39,6 @@ from surgeon.documents import (
 )
 from surgeon.errors import UsageError
 from surgeon.graph import encodings
-from surgeon.graph.weights import changed_tensors, write_back
 from surgeon.intake import check_views, constant_inputs, find_preprocess
 from surgeon.job import features, front
 from surgeon.job import operate as surgery
@@ -59,16 +54,20 @@ from surgeon.resumption import nothing_to_resume, writable
 from surgeon.runtime.neighbours import require_steady
 from surgeon.targets import AUTO, task_of
 from surgeon.tasks.find import find_task
+from surgeon.tracking import data_in_words, telling
 from surgeon.vectors import gives_vectors, run_vectors
 
 if TYPE_CHECKING:
     import os
-    from collections.abc import Callable, Iterator, Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
+
+    import onnx
 
     from surgeon.answering import Ran
     from surgeon.intake import Answered
     from surgeon.plugin.manager import Plugins
     from surgeon.tasks.base import Scores
+    from surgeon.tracking import Telling
 
     Source = str | os.PathLike[str] | onnx.ModelProto | Model
     Report = Callable[..., None]
@@ -288,6 +287,7 @@ def finetune(  # noqa: PLR0913 - a public verb has its options as keywords
     threads: int | None = None,
     cache_limit: int | None = None,
     golden_samples: bool = True,
+    track: str | Sequence[str] = (),
     force: bool = False,
     resume: bool = False,
     dry_run: bool = False,
@@ -306,6 +306,19 @@ def finetune(  # noqa: PLR0913 - a public verb has its options as keywords
     Raises:
         SurgeonError: of the kind that fits; nothing is left half-written.
     """
+    clock = Clock(time.perf_counter())
+    to = Options.of(locals())
+    to = replace(to, delivery=writable(to.delivery))
+    with telling(to, progress, plugins) as told:
+        outcome = _finetuned(load(model).with_output(output), data, to, clock, told, plugins)
+        told.finished(outcome.body)
+        return outcome
+
+
+def _finetuned(
+    model: Model, data: Any, to: Options, clock: Clock, progress: Telling, plugins: Plugins | None
+) -> Outcome:
+    """Tune a network by checked options: the order of the steps."""
     from surgeon.advice.advise import operate_by
     from surgeon.job import extend as more
     from surgeon.job import stages, statistics
@@ -315,10 +328,7 @@ def finetune(  # noqa: PLR0913 - a public verb has its options as keywords
     from surgeon.job.rewriting import rewritten
     from surgeon.job.run import Job
 
-    clock = Clock(time.perf_counter())
-    to = Options.of(locals())
-    to = replace(to, delivery=writable(to.delivery))
-    model = load(model).with_output(output)
+    case, extend = to.surgery.case, to.surgery.extend
     more.require_extendable(model, to, plugins)
     goes_on = more.is_planned(model) if extend else keeps_plan(model, case)
     begun, given = front.opened(
@@ -330,13 +340,13 @@ def finetune(  # noqa: PLR0913 - a public verb has its options as keywords
     if extend:
         operated, extended = more.extend(given, to, plugins)
     elif goes_on:
-        operated = chosen_of_tuned(with_loss(operated, loss, plugins), to.surgery)
-        operated = with_adapter(operated, adapter, plugins)
+        operated = chosen_of_tuned(with_loss(operated, to.surgery.loss, plugins), to.surgery)
+        operated = with_adapter(operated, to.surgery.adapter, plugins)
     else:
         advice, operated = operate_by(given, to, begun, plugins=plugins)
         given = given.kept_together(() if advice is None else advice.near)
     given = given.under(operated.task, to, plugins)
-    operated = rewritten(operated, adapter, given, plugins)
+    operated = rewritten(operated, to.surgery.adapter, given, plugins)
     expected = advice.expected if advice and advice.quality == given.task.quality else None
     job = Job(operated, given, to, given.task, expected, goes_on, extended, plugins)
     statistics.require(job)
@@ -344,9 +354,10 @@ def finetune(  # noqa: PLR0913 - a public verb has its options as keywords
     body = planned_body(job, found, advice)
     require_steady(operated.proto, operated.inputs, given.first)
     load_operators(operated.proto, plugins)
-    if dry_run:
+    if to.delivery.dry_run:
         return Outcome(operated, {}, [], {}, dry_body(body, job, stages.look_ahead(job), clock))
     body["warnings"] += nothing_to_resume(job.checkpoint, to.delivery)
+    progress.started(model.where, operated.source_sha256, body, data_in_words(data))
     trained = stages.train(job)
     tuned = deliver(job, trained, None if advice is None else advice.brief())
     body = trained_body(body, job, trained, tuned, clock)
@@ -514,73 +525,6 @@ def verify(
     return Verification(verdict, model.where)
 
 
-# ── in torch and back ────────────────────────────────────────────────────────────────────────────
-
-
-def to_torch(source: Source, *, quantized: bool = False) -> Any:
-    """Convert a whole network to a torch module in evaluation mode, on the CPU, dtypes as stored.
-
-    It takes positional tensors in graph-input order (a list for a sequence, None for an absent
-    optional) and returns a tensor, or a tuple in output order. Parameters keep their ONNX names.
-
-    Args:
-        source: path, ModelProto or Model.
-        quantized: whether quantised weights become parameters too, under the names of their
-            integers: float32, what those stand for. A run rounds them to integers, gradients pass
-            straight through; `surgeon.tensors` gives the integers.
-
-    Raises:
-        UnsupportedError: an operator, version or form that is not converted; with its node.
-    """
-    from surgeon.torch_graph.module import to_module
-
-    with _uncollected():
-        model = load(source, hashed=False)
-        load_operators(model.proto, None)
-        names = model.quantized() if quantized else ()
-        return to_module(model.proto, roles=model.roles(), quantized=names)
-
-
-@contextmanager
-def _uncollected() -> Iterator[None]:
-    """Keep the collector of cycles away from work that makes many objects and no garbage.
-
-    It would walk over all that torch has in memory, again and again: half a large graph's time.
-    """
-    before = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if before:
-            gc.enable()
-
-
-def write_tensors(source: Source, tensors: Any) -> onnx.ModelProto:
-    """Put tensors back into a network: a new ModelProto, nothing else changed.
-
-    Args:
-        source: the network the module was made from.
-        tensors: `surgeon.tensors(module)`, `module.state_dict()`, or the module itself.
-
-    A quantised weight is given as integers, or in floats as what they stand for (a `state_dict`).
-
-    Raises:
-        UnknownNameError: a name that is no float initializer and no quantised weight.
-        UsageError: integers that the stored type cannot hold.
-        ModelError: float initializers are missing.
-    """
-    from surgeon.torch_graph.arrays import as_initializers
-
-    model = load(source, hashed=False)
-    result = write_back(model.proto, as_initializers(model.proto, model.quantized(), tensors))
-    if model.stored is not None and not changed_tensors(model.proto, result):
-        unchanged = onnx.ModelProto()
-        unchanged.CopyFrom(model.stored)
-        return unchanged
-    return result
-
-
 __all__ = [
     "cases",
     "check",
@@ -590,7 +534,5 @@ __all__ = [
     "inspect",
     "operate",
     "predict",
-    "to_torch",
     "verify",
-    "write_tensors",
 ]

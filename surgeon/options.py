@@ -411,6 +411,11 @@ class Delivery:
     force: bool = option(
         False, "Overwrite the output.", verbs=("operate", "finetune", "advise", "blend")
     )
+    track: str | Sequence[str] = option(
+        (),
+        "Tell a tracker the run while it goes on, as in tensorboard:dir=runs; may be repeated.",
+        verbs=("finetune",), metavar="NAME[:key=value,…]", form="globs",
+    )  # fmt: skip
     resume: bool = option(
         False, "Go on with an interrupted run of the same settings.", verbs=("finetune",)
     )

@@ -32,7 +32,9 @@ ROOMS = (
     Room("cli", "one small file per verb", ("click", "rich")),
     Room("operation", "the verbs: the order of the steps"),
     Room("blending", "weights between two files of one structure"),
+    Room("conversion", "a whole network in torch, and tensors back into a network"),
     Room("own_weights", "weights of one's own training loop, proven"),
+    Room("tracking", "who hears what a run tells: the caller's progress, trackers"),
     Room("documents", "the bodies of JSON documents"),
     Room("advice", "which case, cut and preprocessing suit the data, by measurement"),
     Room("job", "one tuning: decided, frozen part run, stages, race, guard, proof", ("torch",)),
@@ -60,6 +62,7 @@ ROOMS = (
     Room("plugin", "hooks, loading, what plugins offer and its settings", ("pluggy",)),
     Room("schemas", "the form of every document"),
     Room("options", "every option once: default, values, verbs, what it means"),
+    Room("events", "what a run tells while it goes on"),
     Room("records", "the nouns that travel"),
     Room("offers", "what plugins yield; they import it from `records`"),
     Room("extras", "which extra brings a library, and the words where it is missing"),
@@ -77,7 +80,7 @@ PLUGINS = (
         for one in ("multi", "lora", "batchnorm", "qat", "distill", "track", "detect")
     ),
 )
-PUBLIC = ("records", "plugin", "errors", "tasks")
+PUBLIC = ("records", "events", "plugin", "errors", "tasks")
 """All that a plugin of ours may know."""
 OBJECTIVES = ("surgeon_losses",)
 """Plugins that know what torch minimises, too."""
@@ -134,7 +137,7 @@ def fences() -> str:
         )  # fmt: skip
     parts.append(
         contract(
-            "plugins", name="A plugin knows records, errors, plugin and tasks, nothing else",
+            "plugins", name="A plugin knows the nouns, errors, plugin and tasks, nothing else",
             type="forbidden", source_modules=PLUGINS, allow_indirect_imports="true",
             forbidden_modules=[f"surgeon.{r.name}" for r in ROOMS if r.name not in PUBLIC],
             ignore_imports=[f"{one}.** -> surgeon.train.objective" for one in OBJECTIVES],

@@ -46,7 +46,7 @@ FORMS: dict[str, Callable[[], Any]] = {
 MORE: dict[str, dict[str, Any]] = {
     "cut": {"multiple": True, "callback": values.one_or_several, "default": None},
     "case": {"shell_complete": _complete_case},
-    **{name: {"multiple": True, "default": None} for name in ("train", "freeze")},
+    **{name: {"multiple": True, "default": None} for name in ("train", "freeze", "track")},
     "inputs": {"multiple": True, "callback": values.unique_names, "default": None},
 }
 """What only the command line knows of an option."""

@@ -139,6 +139,7 @@ def solve_head(
     scores, cross = told.scores(calibrated(job, stored))
     seconds = time.perf_counter() - begun - fitted.work.seconds_features
     row = _row(job, stage, solution, scores, seconds)
+    _report(job, row)
     found = shaped(job, solution.weight, solution.bias)
     tensors = dict(zip(head_weights(job), found, strict=True))
     order = parts["validation"][np.argsort(features.rows[parts["validation"]])]
@@ -275,6 +276,16 @@ def _row(
         "regularisation": solution.regularisation,
         "converged": solution.converged,
     }
+
+
+def _report(job: Job, row: dict[str, Any]) -> None:
+    """Tell the row, as the stages by steps do."""
+    names = ("epoch", "step", "loss", "validation_loss", "seconds")
+    told = {name: row[name] for name in names}
+    quality = job.task.quality
+    job.given.say(
+        row["stage"], 1, 1, judged=quality, quality=row[f"validation_{quality}"], row=row, **told
+    )
 
 
 @dataclass(frozen=True)

@@ -240,7 +240,7 @@ def _fit(
             trainable=part.learning,
             objective=_objective(job, part, settings),
             settings=settings,
-            progress=lambda progress: _report(job, progress),
+            progress=lambda progress: _report(job, progress, start),
             checkpoint=None
             if checkpoint is None
             else Checkpoint(checkpoint, job.to.delivery.resume),
@@ -278,15 +278,21 @@ def _told(job: Job, row: Row, start: race.Start | None) -> dict[str, Any]:
     return told | ({"start": start} if start else {})
 
 
-def _report(job: Job, progress: Progress) -> None:
+def _report(job: Job, progress: Progress, start: race.Start | None) -> None:
     row = progress.row or {}
     job.given.say(
         progress.stage,
         progress.share,
         1.0,
         epoch=progress.epoch,
+        step=progress.step,
         loss=row.get("loss", progress.loss),
-        left=progress.seconds_left,
-        **{judged(job): row.get("validation_quality")},
+        validation_loss=row.get("validation_loss"),
+        quality=row.get("validation_quality"),
+        judged=judged(job),
+        lr=progress.lr,
+        seconds=progress.seconds,
+        seconds_left=progress.seconds_left,
         throughput=progress.samples_per_second,
+        row=_told(job, row, start) if row else None,
     )

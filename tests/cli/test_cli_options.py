@@ -19,7 +19,7 @@ def test_finetune_passes_every_option(run, operation, plugins, model, tmp_path):
         *("--tokenizer", model, "--max-length", "64", "--audio", "16000,1.5"),
         *("--group-column", "patient", "--extend", "--old-data", "old", "--keep-statistics"),
         *("--train", "a.*", "--train", "b", "--from", "@0.7", "--freeze", "*.bias"),
-        "--no-golden-samples",
+        *("--no-golden-samples", "--track", "a:dir=b", "--track", "c"),
     )
     assert done.code == 0, done.err
     (verb, args, settings) = operation.calls[-1]
@@ -73,6 +73,7 @@ def test_finetune_passes_every_option(run, operation, plugins, model, tmp_path):
         "memory": "normal",
         "deterministic": False,
         "golden_samples": False,
+        "track": ("a:dir=b", "c"),
     }
 
 
@@ -82,6 +83,7 @@ def test_finetune_by_default(run, operation, plugins, model, tmp_path):
     given = {name: value for name, value in settings.items() if value is not None}
     assert {name: given[name] for name in given if name not in {"out", "progress", "plugins"}} == {
         "train": (),
+        "track": (),
         "extend": False,
         "keep_statistics": False,
         "freeze": (),
