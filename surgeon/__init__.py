@@ -16,30 +16,36 @@ from typing import TYPE_CHECKING, Any
 
 from surgeon.version import __version__
 
-if TYPE_CHECKING:  # what the table below names, for type checkers
-    from surgeon.advice.advice import Advice
-    from surgeon.advice.advise import advise
-    from surgeon.blending import blend
-    from surgeon.conversion import to_torch
+if TYPE_CHECKING:  # what the table below names, for type checkers: `as` exports a name
+    from surgeon.advice.advice import Advice as Advice
+    from surgeon.advice.advise import advise as advise
+    from surgeon.blending import blend as blend
+    from surgeon.conversion import to_torch as to_torch
     from surgeon.conversion import write_tensors as write_back
-    from surgeon.model import Model, load
-    from surgeon.operation import (
-        evaluate,
-        finetune,
-        inspect,
-        operate,
-        predict,
-        verify,
-    )
-    from surgeon.outcome import Outcome, Prediction, Verification
-    from surgeon.own_weights import prove
-    from surgeon.plugin.hooks import hookimpl
-    from surgeon.records import Case, Head, Plan, Stage
+    from surgeon.job.beside import Beside as Beside
+    from surgeon.model import Model as Model
+    from surgeon.model import load as load
+    from surgeon.operation import evaluate as evaluate
+    from surgeon.operation import finetune as finetune
+    from surgeon.operation import inspect as inspect
+    from surgeon.operation import operate as operate
+    from surgeon.operation import predict as predict
+    from surgeon.operation import verify as verify
+    from surgeon.outcome import Outcome as Outcome
+    from surgeon.outcome import Prediction as Prediction
+    from surgeon.outcome import Verification as Verification
+    from surgeon.own_weights import prove as prove
+    from surgeon.plugin.hooks import hookimpl as hookimpl
+    from surgeon.records import Case as Case
+    from surgeon.records import Head as Head
+    from surgeon.records import Plan as Plan
+    from surgeon.records import Stage as Stage
     from surgeon.torch_graph.backend import SurgeonBackend as onnx_backend  # noqa: N813 - the contract's name
-    from surgeon.torch_graph.module import tensors
+    from surgeon.torch_graph.module import tensors as tensors
 
 _NAMES = {
     "Advice": "surgeon.advice.advice:Advice",
+    "Beside": "surgeon.job.beside:Beside",
     "Case": "surgeon.records:Case",
     "Head": "surgeon.records:Head",
     "Model": "surgeon.model:Model",

@@ -23,9 +23,10 @@ from surgeon.graph import cuts as graph_cuts
 
 if TYPE_CHECKING:
     import os
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Iterable, Iterator, Mapping
 
     from numpy.typing import NDArray
+    from onnx import ModelProto
 
     from surgeon.data.drawn import Drawings
     from surgeon.data.samples import Samples
@@ -78,6 +79,49 @@ class Ran:
         return decode(self.outputs, None, classifier=False)
 
 
+@dataclass(frozen=True)
+class Output:
+    """The output of a network that is read.
+
+    Attributes:
+        proto: the graph, with `value` among its outputs.
+        value: what is read: the output, or what its ArgMax or ZipMap reads.
+        activation: what the graph ends in; `Identity` where the new head of an operation is.
+        classifier: whether columns without an activation are scores of classes.
+        known: what people should know whatever the samples are.
+    """
+
+    proto: ModelProto
+    value: str
+    activation: str | None
+    classifier: bool
+    known: tuple[str, ...]
+    _name: str
+    _whole: bool
+    _ends_in: str | None
+
+    @classmethod
+    def of(cls, model: Model, constants: Mapping[str, NDArray[Any]], *, keeps: bool) -> Output:
+        """Find it; `keeps` says whether outputs keep axes of a sample."""
+        from surgeon.graph.ending import ending, reading
+
+        name, classifier, told = answering(model, keeps=keeps)
+        proto, held = model.knowing(constants).as_it_runs()
+        end = ending(proto, name)
+        own = model.plan is not None and classifier
+        return cls(
+            reading(proto, end.value), end.value, end.activation or ("Identity" if own else None),
+            classifier, (*told, *filter(None, [held])), name,
+            classifier and (keeps or model.plan is not None), end.activation,
+        )  # fmt: skip
+
+    def rows(self, model: Model, raw: NDArray[Any]) -> NDArray[np.float64]:
+        """Return what the graph gives of a few samples as it is decoded, [n, …]."""
+        if not self._whole:
+            raw = _score_rows(model, raw, self._name, self._ends_in)
+        return np.asarray(raw, np.float64)
+
+
 class Running:
     """A network on its way over samples: outputs some at a time, as they come.
 
@@ -104,19 +148,13 @@ class Running:
             indices: samples that are wanted; None = all.
             keeps: whether outputs keep axes of a sample.
         """
-        from surgeon.graph.ending import ending, reading
         from surgeon.runtime.stream import Runner
 
         model = self._model = given.model
-        self._output, self.classifier, told = answering(model, keeps=keeps)
-        self._whole = self.classifier and (keeps or model.plan is not None)
-        proto, held = model.knowing(given.constants).as_it_runs()
-        self.known = (*told, *filter(None, [held]))
-        self._end = ending(proto, self._output)
-        own = model.plan is not None and self.classifier
-        self.activation = self._end.activation or ("Identity" if own else None)
+        self._output = read = Output.of(model, given.constants, keeps=keeps)
+        self.activation, self.classifier, self.known = read.activation, read.classifier, read.known
         self._runner = Runner(
-            reading(proto, self._end.value), given.samples, outputs=[self._end.value],
+            read.proto, given.samples, outputs=[read.value],
             device=given.device, threads=given.threads, batch=batch, where=model.where,
         )  # fmt: skip
         self.chosen = np.arange(given.samples.n) if indices is None else indices
@@ -132,11 +170,9 @@ class Running:
         done = 0
         for chunk in self._runner.stream(self.chosen):
             if len(chunk.positions):  # not where none of them can be read
-                raw = chunk.outputs[self._end.value]
-                if not self._whole:
-                    raw = _score_rows(self._model, raw, self._output, self._end.activation)
+                raw = chunk.outputs[self._output.value]
                 self._seen.append(self.chosen[chunk.positions])
-                yield self._seen[-1], np.asarray(raw, np.float64)
+                yield self._seen[-1], self._output.rows(self._model, raw)
             done += len(chunk.positions) + len(chunk.failures)
             self._say("samples", done, len(self.chosen))
 

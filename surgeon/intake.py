@@ -130,12 +130,14 @@ class Divided(Answered):
         seed: that divided them.
         detected: how the preprocessing was measured, where nothing said it.
         seconds: of opening the data.
+        source: what the samples were opened from.
     """
 
     parts: Splits
     seed: int
     detected: Detected | None = None
     seconds: float = 0.0
+    source: Any = None
 
     @classmethod
     def of(cls, model: Model, samples: Samples, asked: Asked, to: Options, **known: Any) -> Divided:
@@ -210,7 +212,7 @@ def open(  # noqa: A001 - read as intake.open
     from surgeon.runtime.places import choose_device
 
     device = choose_device(to.place.device)
-    data = opened_by_plugin(data, plugins)
+    data = source = opened_by_plugin(data, plugins)
     pre, constants = find_preprocess(model, to.reading), constant_inputs(model, to.reading.inputs)
     model, detected = model.knowing(constants), None
     if pre is None and detect is not None:
@@ -241,7 +243,7 @@ def open(  # noqa: A001 - read as intake.open
         asked = replace(asked, targets=said)
     divided = Divided.of(
         model, samples, asked, to, preprocess=samples.encoding or pre, constants=left,
-        device=device, progress=progress, detected=detected, seconds=seconds,
+        device=device, progress=progress, detected=detected, seconds=seconds, source=source,
     )  # fmt: skip
     if names is None:
         require_learnt(asked.task, asked.targets, asked.targets[divided.parts.train])

@@ -57,11 +57,17 @@ class HeadKind(Offer):
 class Loss(Offer):
     """What is minimised; the code is `(outputs, targets, *, …) -> [n]` tensor of torch.
 
+    More positional parameters go by name: `features`, the value that the head reads; any other is
+    a value of each sample that `beside` makes before training.
+
     Attributes:
         tasks: names of the tasks it fits; empty = any.
+        beside: `"module:attribute"`, `(given, *, …) -> {name: array [n, …]}`, an array alone where
+            one is asked for; `given` is a `surgeon.Beside`, its settings are some of the loss's.
     """
 
     tasks: tuple[str, ...] = ()
+    beside: str = ""
 
 
 @dataclass(frozen=True)

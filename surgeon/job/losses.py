@@ -13,6 +13,8 @@ from surgeon.graph import envelope
 from surgeon.records import SOLVE_HEAD, TRAIN_ALL, Plan
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
     from numpy.typing import NDArray
 
     from surgeon.job.run import Job
@@ -53,6 +55,15 @@ def with_loss(operated: Model, asked: str | None, plugins: Plugins | None) -> Mo
     return replace(operated, proto=proto, plan=plan)
 
 
+def asked_of(job: Job) -> tuple[str, ...]:
+    """Return the names of what the loss of a run asks for behind outputs and targets."""
+    if job.plan.loss is None:
+        return ()
+    from surgeon.train.losses import asked, check_loss
+
+    return asked(check_loss(job.plan.loss, job.plan.task, job.plugins)[0])
+
+
 def own_objective(job: Job) -> Any:
     """Return the class of the task's own objective."""
     module, _, name = job.task.objective.partition(":")
@@ -66,7 +77,12 @@ def judged(job: Job) -> str:
 
 
 def objective_of(
-    job: Job, targets: NDArray[Any], *, judged_by: NDArray[Any] | None, scratch: bool
+    job: Job,
+    targets: NDArray[Any],
+    *,
+    judged_by: NDArray[Any] | None,
+    scratch: bool,
+    shapes: Mapping[str, Sequence[int]] | None = None,
 ) -> Any:
     """Make what a fit minimises and is judged by.
 
@@ -75,6 +91,7 @@ def objective_of(
         targets: [n, …] of the training samples, in plain units.
         judged_by: [m, …] of those that judge, as training has them; None without any.
         scratch: whether weights start at random.
+        shapes: of one sample's values that the loss asks for, by name.
     """
     own = own_objective(job).of(targets, job.outputs, scratch=scratch)
     if judged_by is not None and hasattr(own, "judged_by"):
@@ -85,5 +102,6 @@ def objective_of(
 
     return instead(
         own, job.plan.loss, job.plan.task, targets, job.outputs,
-        names=job.given.targets.names, scratch=scratch, plugins=job.plugins,
+        names=tuple(job.given.targets.names), shapes=dict(shapes or {}), scratch=scratch,
+        plugins=job.plugins,
     )  # fmt: skip

@@ -17,6 +17,7 @@ from onnx import numpy_helper
 from surgeon.errors import UnsupportedError, UsageError
 from surgeon.extras import installed
 from surgeon.graph import precision as halves
+from surgeon.graph.ending import reading
 from surgeon.graph.frontier import split as split_graph
 from surgeon.graph.initialization import scheme
 from surgeon.graph.walk import label, reads
@@ -24,9 +25,9 @@ from surgeon.graph.weights import roles, tuned_names, write_back
 from surgeon.job.adapters import adapter_of, adapter_work, put_in
 from surgeon.job.done import Believed, Work
 from surgeon.job.frozen import features_of, frozen_work, rows_of
-from surgeon.job.losses import own_objective
+from surgeon.job.losses import asked_of, own_objective
 from surgeon.job.proving import require_alike
-from surgeon.job.run import head_weights, stage_names, torch_device
+from surgeon.job.run import head_input, head_weights, stage_names, torch_device
 from surgeon.probe.solver import torch_threads
 from surgeon.tasks.units import Units
 from surgeon.torch_graph import arrays
@@ -35,6 +36,7 @@ from surgeon.torch_graph.module import tensors, to_module
 from surgeon.torch_graph.stepwise import quantised_values
 from surgeon.train import batches
 from surgeon.train.device import arithmetic
+from surgeon.train.objective import FEATURES
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -71,12 +73,14 @@ class Sets:
     Attributes:
         train: batches to train on.
         validation: batches to judge on, or None where there are no samples for it.
+        learnt: samples of `train`, by position.
         judged: samples of `validation`, by position.
         features: that the batches are made of, or None.
     """
 
     train: Any
     validation: Any
+    learnt: NDArray[np.int64]
     judged: NDArray[np.int64]
     features: Features | None = None
 
@@ -126,7 +130,7 @@ def open_part(
     """
     operated = job.operated
     names, shapes = stage_names(job, stage), operated.anatomy().shapes
-    targets, units = _targets(job)
+    targets, units = targets_of(job)
     adapter = adapter_of(job)
     values = {name: one for name, one in start.tensors.items() if name not in start.adapted}
     current = write_back(operated.proto, _into(job, values, units), partial=True)
@@ -136,6 +140,8 @@ def open_part(
         require_alike(job, front.trained)
     half = halves.is_half(front.trained)
     trained = halves.widen(front.trained) if half else front.trained
+    if FEATURES in asked_of(job):
+        trained = reading(trained, head_input(job))
     module = to_module(trained, roles=roles(trained), quantized=names)
     adapters: dict[str, list[str]] = {}
     if adapter is not None and adapter.of == "weight":
@@ -143,6 +149,8 @@ def open_part(
     if like is None:
         begun = time.perf_counter()
         sets = _sets(job, front, module.input_names, targets, widen=half)
+        if job.beside is not None:
+            sets.train.beside = job.beside.of(sets.learnt)
         seconds = time.perf_counter() - begun
         work = frozen_work(front, sets.features, alone=alone, seconds=seconds)
     else:
@@ -156,7 +164,7 @@ def open_part(
     return Part(module, trained, names, sets, work, units, adapters)
 
 
-def _targets(job: Job) -> tuple[NDArray[Any], Units | None]:
+def targets_of(job: Job) -> tuple[NDArray[Any], Units | None]:
     """Return what the samples' targets are in training, and their units where they have such.
 
     Raises:
@@ -257,22 +265,26 @@ def _sets(
         batches.PictureBatches(pictures, readable[part], targets, inputs, applied)
         for part, applied in (("train", strength), ("validation", "none"))
     )
-    return Sets(train, validation if validation.n else None, readable["validation"])
+    return Sets(train, validation if validation.n else None, *readable.values())
 
 
 def _strength(job: Job) -> str:
     """Return how pictures are varied; those with an answer per place are not.
 
+    Nor are those of which a loss is given values: these are of the pictures as they are.
+
     Raises:
         UsageError: they are asked to be.
     """
-    strength = job.to.training.augment
-    if job.given.targets.values.ndim < 3 or strength == "none":
+    strength, places = job.to.training.augment, job.given.targets.values.ndim >= 3
+    if strength == "none" or not (places or job.beside is not None):
         return strength
     if strength == "auto":
         return "none"
     raise UsageError(
-        "pictures with an answer per place are not varied: their answers would stay where they are",
+        "pictures with an answer per place are not varied: their answers would stay where they are"
+        if places
+        else f"the loss {job.plan.loss!r} is given values of the pictures as they are",
         where=f"--augment {strength}",
         remedy="leave it out",
     )
@@ -290,7 +302,9 @@ def _value_sets(
         batches.ValueBatches(load, targets[samples], inputs, widen=widen)
         for load, samples in (values["train"], values["validation"])
     )
-    return Sets(train, validation if validation.n else None, values["validation"][1])
+    return Sets(
+        train, validation if validation.n else None, values["train"][1], values["validation"][1]
+    )
 
 
 def scale(job: Job, part: Part) -> None:
@@ -335,26 +349,46 @@ def believed(job: Job, part: Part) -> tuple[Believed, ...]:
     return (Believed.of(rows[order], logits[order], TORCH_SLACK * job.operated.bound),)
 
 
-def begun(job: Job, part: Part) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return what the module gives for some training samples before it is trained, and targets."""
+def begun(job: Job, part: Part) -> tuple[torch.Tensor, torch.Tensor, dict[str, torch.Tensor]]:
+    """Return what the module gives for some training samples before it is trained, and targets.
+
+    And what else the loss asks for of them.
+    """
     part.module.to(torch_device(job))
     train = part.sets.train
     rows = np.unique(np.linspace(0, train.n - 1, BEGUN).astype(np.int64))
     pieces = [rows[at : at + BELIEVED] for at in range(0, len(rows), BELIEVED)]
-    found = torch.cat([_outputs(job, part, train, piece).float().cpu() for piece in pieces])
-    return found, torch.from_numpy(train.targets[rows])
+    given = zip(*(_given(job, part, train, piece) for piece in pieces), strict=True)
+    found, *more = (torch.cat([one.float().cpu() for one in each]) for each in given)
+    beside = {name: torch.from_numpy(values[rows]) for name, values in train.beside.items()}
+    beside |= dict(zip((FEATURES,), more, strict=False))
+    return found, torch.from_numpy(train.targets[rows]), beside
+
+
+def shapes_of(job: Job, part: Part) -> dict[str, tuple[int, ...]]:
+    """Return the shapes of one sample's values that the loss asks for."""
+    asked, train = asked_of(job), part.sets.train
+    shapes = {name: rows.shape[1:] for name, rows in train.beside.items()} if asked else {}
+    if FEATURES in asked:
+        shapes[FEATURES] = tuple(_given(job, part, train, np.arange(1))[1].shape[1:])
+    return shapes
 
 
 def _outputs(job: Job, part: Part, sets: Any, rows: NDArray[np.int64]) -> torch.Tensor:
     """Return what the module gives for samples as they are, by position."""
+    return _given(job, part, sets, rows)[0]
+
+
+def _given(job: Job, part: Part, sets: Any, rows: NDArray[np.int64]) -> tuple[torch.Tensor, ...]:
+    """Return the outputs for samples as they are, and the features where a loss asks for them."""
     module = part.module.eval()
     device = next(module.parameters()).device
     inputs = tuple(None if value is None else value.to(device) for value in sets.load(rows))
     if hasattr(sets, "prepare"):
         inputs = sets.prepare(inputs)
     with torch_threads(job.to.place.threads), torch.no_grad(), arithmetic(device, exact=True):
-        found: torch.Tensor = module(*inputs)
-    return found
+        found = module(*inputs)
+    return found if isinstance(found, tuple) else (found,)
 
 
 def drawn(job: Job) -> dict[str, NDArray[Any]]:

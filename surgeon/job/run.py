@@ -6,6 +6,7 @@ What must not enter: the order of the stages, and any training.
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import TYPE_CHECKING
 
 from surgeon.errors import UsageError
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
     import torch
 
     from surgeon.intake import Divided
+    from surgeon.job.beside import Values
     from surgeon.job.extend import Extended
     from surgeon.model import Model
     from surgeon.options import Options
@@ -66,6 +68,13 @@ class Job:
     def drawn(self) -> bool:
         """Whether the weights are random ones already, so that no pretrained ones are left."""
         return self.goes_on and self.plan.init == "random" and not self.operated.tuned
+
+    @cached_property
+    def beside(self) -> Values | None:
+        """What the loss is given of every training sample, made when first asked for."""
+        from surgeon.job.beside import values_beside
+
+        return values_beside(self)
 
     @property
     def checkpoint(self) -> Path | None:

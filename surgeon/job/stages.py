@@ -60,6 +60,7 @@ def train(job: Job) -> Trained:
     device = torch_device(job)  # one that is missing is refused now, not behind the frozen part
     started = time.perf_counter()
     require_places(job)
+    beside = job.beside  # what makes it and fails is said before anything is solved
     stages = stages_of(job)
     only_solved = all(stage.method == "solve" for stage in stages)
     done = StageDone("pretrained" if job.operated.tuned else plan.init)
@@ -91,7 +92,8 @@ def train(job: Job) -> Trained:
         for name in done.without_gain
     ]
     notes += _places(job, device, work.providers)
-    notes += _without_effect(job, device) if only_solved else _unvaried(job)
+    varied = not only_solved and beside is None
+    notes += _without_effect(job, device) if only_solved else _unvaried(job) if varied else []
     moving = set(tuned_names(job.operated.proto, job.operated.trainable))
     return Trained(
         delivered=chosen,
@@ -309,8 +311,9 @@ def _checkpoint(job: Job, number: int) -> Path | None:
     if job.checkpoint is None:
         return None
     weights = sha256_model(job.operated.proto)
+    beside = "" if job.beside is None else f" {job.beside.digest}"
     digest = hashlib.sha256(
-        f"{weights} {job.given.samples.sha256} {job.to.training.augment}".encode()
+        f"{weights} {job.given.samples.sha256} {job.to.training.augment}{beside}".encode()
     )
     folder = job.checkpoint / f"stage-{number}-{digest.hexdigest()[:16]}"
     others = job.checkpoint.is_dir() and any(one.is_dir() for one in job.checkpoint.iterdir())

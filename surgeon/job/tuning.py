@@ -14,7 +14,16 @@ from surgeon.job import race
 from surgeon.job.adapters import learnt
 from surgeon.job.done import Candidate, StageDone, Work
 from surgeon.job.losses import judged, objective_of
-from surgeon.job.part import Part, begun, believed, drawn, open_part, scale, trained_tensors
+from surgeon.job.part import (
+    Part,
+    begun,
+    believed,
+    drawn,
+    open_part,
+    scale,
+    shapes_of,
+    trained_tensors,
+)
 from surgeon.probe.solver import torch_threads
 from surgeon.train.loop import fit
 from surgeon.train.rates import find_rate
@@ -103,9 +112,13 @@ def _objective(job: Job, part: Part, settings: FitSettings) -> Any:
     """Return what is minimised, made for the samples of a stage."""
     validation = part.sets.validation
     judged_by = None if validation is None else validation.targets
-    made = objective_of(job, part.answers, judged_by=judged_by, scratch=settings.scratch)
+    made = objective_of(
+        job, part.answers, judged_by=judged_by, scratch=settings.scratch,
+        shapes=shapes_of(job, part),
+    )  # fmt: skip
     if hasattr(made, "begin") and not settings.scratch:
-        made.begin(*begun(job, part))
+        outputs, targets, more = begun(job, part)
+        made.begin(outputs, targets, **more)
     return made
 
 

@@ -64,14 +64,15 @@ class Found(Generic[T]):
         _name(self.distribution, self.version, what, self.named)
         return self.offer
 
-    def load(self) -> Any:
-        """Import the code behind an offer.
+    def load(self, code: str = "") -> Any:
+        """Import the code behind an offer, or another that it names.
 
         Raises:
             EnvironmentLacksError: a package that it imports is not installed.
             PluginError: there is no such code, or importing it fails.
         """
-        code = getattr(self.use(), "code", "")
+        offer = self.use()
+        code = code or getattr(offer, "code", "")
         module, _, attribute = code.partition(":")
         kind = KINDS[type(self.offer).__name__][0]
         said = f"the {kind} {self.offer.name!r} of distribution {self.distribution}"

@@ -98,6 +98,7 @@ class PictureBatches:
         )
         self._others = [name for place, name in enumerate(inputs) if place != self._place]
         self._augment = augmentation(strength, layout="NHWC")
+        self.beside: dict[str, NDArray[Any]] = {}
 
     @property
     def n(self) -> int:
@@ -178,6 +179,7 @@ class ValueBatches:
         self._inputs = inputs
         self._widen = widen
         self.targets = targets
+        self.beside: dict[str, NDArray[Any]] = {}
 
     @property
     def n(self) -> int:
@@ -215,7 +217,7 @@ def keep_batch(module: Any, size: int, axes: Sequence[int | None]) -> None:
     """
     whole = module.forward
 
-    def forward(*inputs: Any) -> Tensor:
+    def forward(*inputs: Any) -> Any:
         count = next(
             value.shape[axis]
             for value, axis in zip(inputs, axes, strict=True)
@@ -232,6 +234,8 @@ def keep_batch(module: Any, size: int, axes: Sequence[int | None]) -> None:
             )
             for start in range(0, count, size)
         ]
+        if isinstance(pieces[0], tuple):
+            return tuple(torch.cat(parts)[:count] for parts in zip(*pieces, strict=True))
         return torch.cat(pieces)[:count]
 
     module.__dict__["forward"] = forward

@@ -11,7 +11,7 @@ from __future__ import annotations
 import functools
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import AbstractContextManager, ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
 import numpy as np
@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 if TYPE_CHECKING:
-    from collections.abc import Generator, Iterable
+    from collections.abc import Generator, Iterable, Mapping
 
 Indices = npt.NDArray[np.int64]
 
@@ -31,12 +31,13 @@ _AHEAD: Final = 2
 class Batches(Protocol):
     """Samples as the fit wants them. `load` is called from one background thread.
 
-    Two more attributes are looked up and may be missing or None:
+    Three more attributes are looked up and may be missing or None:
 
     - `augment(inputs: tuple, seed: int) -> tuple`: on the device, in training only; what it draws
       it draws from torch's generator of the CPU;
     - `prepare(inputs: tuple) -> tuple`: on the device, always, after `augment` (uint8 pixels to
-      what the graph takes, say).
+      what the graph takes, say);
+    - `beside`: {name: [n, …]} what else the loss is given of every sample.
 
     On a GPU both are called from the background thread, too.
     """
@@ -66,10 +67,11 @@ class Wanted:
 
 @dataclass(frozen=True)
 class Brought:
-    """A batch on the device: inputs by position, targets [k, …]."""
+    """A batch on the device: inputs by position, targets [k, …], what is beside them by name."""
 
     inputs: tuple[Any, ...]
     target: Tensor
+    beside: Mapping[str, Tensor] = field(default_factory=dict)
 
 
 def feed(
@@ -125,6 +127,7 @@ class _Lane:
         self.device = device
         self.target = target
         self.targets = np.asarray(batches.targets)
+        self.beside: Mapping[str, npt.NDArray[Any]] = getattr(batches, "beside", None) or {}
         self.stream: torch.cuda.Stream | None = None
         if device.type == "cuda":
             self.stream = _stream(device)
@@ -139,7 +142,11 @@ class _Lane:
             inputs = _apply(self.batches, "augment", inputs, wanted.seed)
         inputs = _apply(self.batches, "prepare", inputs)
         target = torch.from_numpy(self.targets[wanted.indices].astype(self.target))
-        return Brought(inputs, self._moved(target))
+        beside = {
+            name: self._moved(torch.from_numpy(rows[wanted.indices]))
+            for name, rows in self.beside.items()
+        }
+        return Brought(inputs, self._moved(target), beside)
 
     def bring(self, wanted: Wanted) -> tuple[Brought, torch.cuda.Event | None]:
         """Load and prepare a batch; the event tells when the device has done so."""
@@ -158,7 +165,7 @@ class _Lane:
         if ready is not None:
             current = torch.cuda.current_stream(self.device)
             current.wait_event(ready)
-            for value in (*brought.inputs, brought.target):
+            for value in (*brought.inputs, brought.target, *brought.beside.values()):
                 if isinstance(value, Tensor) and value.is_cuda:
                     value.record_stream(current)  # its memory is not given away before that
         return brought

@@ -15,7 +15,7 @@ from surgeon.records import Loss
 from surgeon.train.objective import UNKNOWN
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable
 
     import numpy.typing as npt
 
@@ -23,13 +23,23 @@ if TYPE_CHECKING:
     from surgeon.train.objective import Objective
 
 
+def asked(code: Any) -> tuple[str, ...]:
+    """Return the names of what a loss takes behind outputs and targets.
+
+    Args:
+        code: `(outputs, targets, …) -> [n]`, or the class of an objective with such a `loss`.
+    """
+    whole = hasattr(code, "of")
+    parameters = inspect.signature(code.loss if whole else code).parameters.values()
+    names = [one.name for one in parameters if one.kind is one.POSITIONAL_OR_KEYWORD]
+    return tuple(names[3 if whole else 2 :])
+
+
 class OtherLoss(nn.Module):
     """A task's objective with another loss of each sample; judged as the task says."""
 
-    def __init__(
-        self, base: Objective, each: Callable[[Tensor, Tensor], Tensor], told: str
-    ) -> None:
-        """Take whose judgement stays, the loss `(outputs, targets) -> [n]`, and how it was told."""
+    def __init__(self, base: Objective, each: Callable[..., Tensor], told: str) -> None:
+        """Take whose judgement stays, the loss `(outputs, targets, …) -> [n]`, how it was told."""
         super().__init__()
         self.base, self.each, self.told = base, each, told
         self.target = base.target
@@ -43,11 +53,11 @@ class OtherLoss(nn.Module):
         known = (targets == targets) & (targets != UNKNOWN)  # noqa: PLR0124 - NaN is unequal to itself
         return float(max(int(known.reshape(len(known), -1).any(axis=1).sum()), 1))
 
-    def loss(self, outputs: Tensor, targets: Tensor) -> Tensor:
+    def loss(self, outputs: Tensor, targets: Tensor, **more: Tensor) -> Tensor:
         """Return the sum over samples."""
         if targets.is_floating_point():
             outputs = outputs.reshape(targets.shape)
-        each = self.each(outputs, targets)
+        each = self.each(outputs, targets, **more)
         if each.shape != targets.shape[:1]:
             raise UsageError(
                 f"the loss gives shape {list(each.shape)} for {len(targets)} samples, not [n]",
@@ -94,14 +104,15 @@ def with_loss(
     targets: npt.NDArray[Any],
     outputs: int,
     *,
-    names: Sequence[str] = (),
     scratch: bool = False,
     plugins: Plugins | None = None,
+    **known: Any,
 ) -> Objective:
     """Return the objective of a task with the loss that people named.
 
     A loss is a function of each sample, or the class of a whole objective where it depends on all
-    training samples or has weights of its own.
+    training samples or has weights of its own. The class is told by keyword what its `of` names of
+    `names`, `shapes` and `own`, the task's own objective.
 
     Args:
         base: the task's own objective.
@@ -109,17 +120,21 @@ def with_loss(
         task: its name.
         targets: [n, …] of the training samples.
         outputs: of the head.
-        names: of the outputs.
         scratch: whether weights start at random.
         plugins: loaded plugins; None loads them.
+        known: `names` of the outputs; `shapes` of one sample's values that the loss asks for.
 
     Raises:
         UsageError: see `check_loss`.
     """
     code, settings = check_loss(text, task, plugins)
     if hasattr(code, "of"):
-        if "names" in inspect.signature(code.of).parameters:
-            settings["names"] = tuple(names)
-        whole: Objective = code.of(targets, outputs, scratch=scratch, **settings)
-        return whole
-    return cast("Objective", OtherLoss(base, functools.partial(code, **settings), text))
+        told = {"names": (), "shapes": {}, "own": base} | known
+        wanted = inspect.signature(code.of).parameters
+        settings |= {name: value for name, value in told.items() if name in wanted}
+        made = code.of(targets, outputs, scratch=scratch, **settings)
+    else:
+        made = OtherLoss(base, functools.partial(code, **settings), text)
+    if asked(code):
+        made.asks = asked(code)
+    return cast("Objective", made)

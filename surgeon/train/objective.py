@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 #: Target of a sample, position or pixel whose class is not told: it is neither learnt nor judged.
 #: Among targets that are numbers it is NaN.
 UNKNOWN: Final = -100
+FEATURES: Final = "features"
+"""What a loss calls the value that the head reads, where it asks for it."""
 
 
 class Objective(Protocol):
@@ -33,11 +35,12 @@ class Objective(Protocol):
     The loop divides sums by sums, so that a batch may come in any number of passes. `repr` tells
     every setting: a checkpoint goes on only where it is the same.
 
-    Four more attributes are looked up and may be missing: `judges`, the name of the figure that
+    Five more attributes are looked up and may be missing: `judges`, the name of the figure that
     `judge` gives, where it is not the task's quality; `standardises`, True where targets and
     outputs are numbers in units of their own; `judged_by(targets)`, called with those of the
     samples that judge, as they come to `judge`; `begin(outputs, targets)`, called with what a
-    network that does not start at random gives for some training samples.
+    network that does not start at random gives for some training samples; `asks`, names of what
+    `loss` (and `begin`) is given by keyword behind the targets (`surgeon.train.losses.asked`).
 
     Attributes:
         target: type of the targets on their way to the device; their shape is [n, …].

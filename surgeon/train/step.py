@@ -17,6 +17,7 @@ from torch import Tensor
 from surgeon.train.compile import Compile, Passes, work_seconds
 from surgeon.train.device import arithmetic, autocast, seed_all
 from surgeon.train.feed import Wanted, bring
+from surgeon.train.objective import FEATURES
 from surgeon.train.readings import Readings
 from surgeon.train.resume import Part
 from surgeon.train.update import Update
@@ -49,6 +50,14 @@ def outputs_of(output: Any) -> Tensor:
     first = output[0] if isinstance(output, tuple | list) else output
     assert isinstance(first, Tensor)
     return first.float()
+
+
+def more_of(output: Any, brought: Brought, objective: Objective) -> dict[str, Tensor]:
+    """Return what an objective asks for behind outputs and targets, by name."""
+    found = dict(brought.beside)
+    if FEATURES in getattr(objective, "asks", ()):
+        found[FEATURES] = output[1].float()
+    return found
 
 
 class Step(Part):
@@ -126,9 +135,15 @@ class Step(Part):
         with autocast(self._settings.precision, self._device):
             outputs = self.passes.forward(*brought.inputs)
         # The sum over the chunk ÷ the weight of the whole batch: chunks add up to its mean.
-        loss = self._objective.loss(outputs_of(outputs), brought.target) / weight
+        loss = self._loss(outputs, brought) / weight
         self._update.scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
         return loss.detach()
+
+    def _loss(self, outputs: Any, brought: Brought) -> Tensor:
+        objective: Any = self._objective
+        more = more_of(outputs, brought, objective)
+        loss: Tensor = objective.loss(outputs_of(outputs), brought.target, **more)
+        return loss
 
     def read(self, *, wait: bool = False) -> None:
         """Note the losses that are known by now.
@@ -182,7 +197,7 @@ class Step(Part):
             with arithmetic(self._device, exact=False):
                 with autocast(self._settings.precision, self._device):
                     outputs = forward(*brought.inputs)
-                loss = self._objective.loss(outputs_of(outputs), brought.target)
+                loss = self._loss(outputs, brought)
                 loss.backward()  # type: ignore[no-untyped-call]
             if self._device.type == "cuda":
                 torch.cuda.synchronize(self._device)
