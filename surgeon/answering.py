@@ -257,8 +257,10 @@ def tell_samples(
         for row, one, place in zip(
             rows.tolist(), task.rows(said.answers, labels), count(), strict=False
         ):
-            pieces = samples.pieces(row)
+            pieces, placed = samples.pieces(row), samples.preprocess
             told[row] = one if pieces is None else task.beside(one, pieces)
+            if placed is not None and (size := samples.size_of(row)) is not None:
+                told[row] = task.within(told[row], size, placed)
             if drawings is not None and pictures is not None:
                 size, name = samples.size_of(row), str(samples.names[row])
                 path = drawings.write(name, pictures[place], size, samples.preprocess)
@@ -308,9 +310,13 @@ def _fitting(
 ) -> NDArray[np.float64]:
     """Return answers per place if their places and classes are those of the targets.
 
+    Targets that are no codes of places are none that answers lie beside.
+
     Raises:
         UnsupportedError: they are not.
     """
+    if targets.values.dtype.kind not in "iu":
+        return answers
     classes = 1 if task.keeps == ("height", "width") else -1
     places = [
         size for axis, size in enumerate(answers.shape[1:], 1) if axis != classes % answers.ndim

@@ -22,6 +22,7 @@ from surgeon.errors import (
 )
 from surgeon.graph import cuts as graph_cuts
 from surgeon.graph import encodings, envelope
+from surgeon.graph.reading import what_lies_at
 from surgeon.graph.shapes import input_infos
 from surgeon.options import Reading
 from surgeon.plugin.manager import loaded_plugins
@@ -231,7 +232,9 @@ def open(  # noqa: A001 - read as intake.open
     reading = to.reading
     old = opened_by_plugin(reading.old_data, plugins)
     old = without(old, set(model.bound_inputs) | gone_inputs(model))
-    samples = open_samples(data, model, pre, reading, left, to.training.validation, old)
+    judging = to.training.validation
+    judging = judging if _is_number(judging) else opened_by_plugin(judging, plugins)
+    samples = open_samples(data, model, pre, reading, left, judging, old)
     asked = ask(samples, model, reading, planned=as_planned, plugins=plugins)
     if names is None:
         asked.task.check(asked.targets)
@@ -282,7 +285,7 @@ def open_inputs(
     from surgeon.runtime.places import choose_device
 
     pre, constants = find_preprocess(model, to.reading), constant_inputs(model, to.reading.inputs)
-    given = _given(model, opened_by_plugin(inputs, plugins), constants)
+    given = _given(model, opened_by_plugin(inputs, plugins, labelled=False), constants)
     _require_preprocess(model, [given] if isinstance(given, dict) else given, pre, constants)
     if isinstance(given, dict):
         samples = open_data(given, model.inputs, constants=constants, labelled=False)
@@ -358,12 +361,22 @@ def offer_media(plugins: Plugins | None) -> None:
         registry.offer(found.offer, found.load)
 
 
-def opened_by_plugin(data: Any, plugins: Plugins | None) -> Any:
-    """Return what a plugin makes of a data URI; a path, and what no plugin knows, stay as given."""
+def opened_by_plugin(data: Any, plugins: Plugins | None, *, labelled: bool = True) -> Any:
+    """Return what a plugin makes of a data URI, or of a path; what none knows stays as given.
+
+    Args:
+        data: as people gave it.
+        plugins: loaded plugins; None loads them.
+        labelled: whether answers are wanted, so that what lies at a path may name its own.
+    """
     offer_media(plugins)
-    if not isinstance(data, str) or ":" not in data or Path(data).exists():
+    if not isinstance(data, str | Path):
         return data
-    found = loaded_plugins(plugins).open_data(data)
+    found: Any = None
+    if what_lies_at(data) is not None:
+        found = loaded_plugins(plugins).listed(Path(data)) if labelled else None
+    elif isinstance(data, str) and ":" in data:
+        found = loaded_plugins(plugins).open_data(data)
     return data if found is None else found
 
 
@@ -489,7 +502,7 @@ def open_samples(
     pre: Preprocess | Encoding | None,
     reading: Reading,
     constants: Mapping[str, NDArray[Any]],
-    validation: float | str,
+    validation: Any,
     old: Any = None,
 ) -> Samples:
     """Open the data, those of old classes, and the validation data where it is a path."""

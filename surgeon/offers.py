@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
+    from pathlib import Path
 
 
 @dataclass(frozen=True)
@@ -46,11 +47,16 @@ class HeadKind(Offer):
         keeps: axes of the value that are not pooled: (), ("length",), ("height", "width").
         solves: whether weight [outputs, features], bias are all; or the one link it is solved by.
         pools: whether it pools the kept axes itself.
+        in_place: whether it takes the place of no head: nothing is cut, and the code is
+            `(model, outputs, random, *, …) -> Refitted`. It gives the file's own last layers other
+            sizes, in the ModelProto, a copy that it may change. A further positional parameter
+            `sizes` has the dims of every value, for one sample.
     """
 
     keeps: tuple[str, ...] = ()
     solves: bool | str = False
     pools: bool = False
+    in_place: bool = False
 
 
 @dataclass(frozen=True)
@@ -152,6 +158,42 @@ class Rewritten:
     instead: Mapping[str, Sequence[str]] = field(default_factory=dict)
     also: Sequence[str] = ()
     notes: Sequence[str] = ()
+
+
+@dataclass(frozen=True)
+class Refitted:
+    """A graph whose own last layers have other sizes now: the same nodes, inputs and outputs.
+
+    Attributes:
+        model: the ModelProto.
+        weights: names of the initializers that were drawn anew, as a whole or in part; they train.
+    """
+
+    model: Any
+    weights: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Files:
+    """Files of samples with their answers, as a plugin found them in a folder or named by a file.
+
+    Attributes:
+        paths: one file per sample, of a medium that is known.
+        answers: n of them, as the task reads them. Where they have a `fitted(paths, preprocess)`,
+            that is asked for those in the geometry of what the graph is given; `texts`, n of them,
+            say each for a hash.
+        split: n of `train`, `validation`, `test`; None where nothing says it.
+        task: name of the task whose answers these are; None = as their form says.
+        remarks: what people should be told of how the data were understood.
+        answers_at: where each answer stands, for messages; empty = the sample's name says it.
+    """
+
+    paths: Sequence[Path]
+    answers: Any
+    split: Sequence[str] | None = None
+    task: str | None = None
+    remarks: tuple[str, ...] = ()
+    answers_at: Sequence[str] = ()
 
 
 @dataclass(frozen=True)

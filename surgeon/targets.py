@@ -64,7 +64,7 @@ def ask(
     """
     auto = reading.task == AUTO and not (planned and model.plan is not None)
     name = choose(samples) if auto else task_of(model if planned else None, reading)
-    if auto and name != Plan().task:
+    if auto and name != Plan().task and samples.task is None:
         form, _ = tasks_for(samples.answers, words=samples.words is not None)
         note = f"the task is {name}, as the data hold {form}: --task says another"
         samples.remarks = tuple(dict.fromkeys([*samples.remarks, note]))
@@ -97,6 +97,8 @@ def choose(samples: Samples) -> str:
     Raises:
         UsageError: they could be meant in two ways, or nothing is known of such a form.
     """
+    if samples.task is not None:
+        return samples.task
     form, tasks = tasks_for(samples.answers, words=samples.words is not None)
     if len(tasks) == 1:
         return tasks[0]

@@ -15,6 +15,7 @@ from surgeon.data.rows import from_table
 from surgeon.data.samples import Given, Samples
 from surgeon.errors import DataError, UsageError
 from surgeon.graph.reading import shown, what_lies_at
+from surgeon.records import Files
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
     from surgeon.records import Encoding, Medium, Preprocess, TensorInfo
     from surgeon.tasks.base import Answers
 
-Kind = Literal["samples", "arrays", "folder", "file", "table", "dataset", "hub"]
+Kind = Literal["samples", "files", "arrays", "folder", "file", "table", "dataset", "hub"]
 
 _HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+")
 
@@ -39,6 +40,8 @@ def data_kind(data: Any) -> Kind:
     """
     if isinstance(data, Samples):
         return "samples"
+    if isinstance(data, Files):
+        return "files"
     if hasattr(data, "features") and not isinstance(data, str | Path):
         return "dataset"
     if isinstance(data, Mapping):
@@ -98,8 +101,9 @@ def needs_preprocess(
     kind = data_kind(data)
     if kind in {"samples", "arrays"}:
         return False
-    if kind in {"folder", "file"}:
-        return _medium(Path(data), None, inputs, constants or {}) is PICTURES
+    if kind in {"folder", "file", "files"}:
+        place = data.paths[0] if kind == "files" else Path(data)
+        return _medium(place, None, inputs, constants or {}) is PICTURES
     return image_input(inputs, constants or {}) is not None
 
 
@@ -183,6 +187,8 @@ def open_data(
             samples = from_arrays(data, inputs, constants, labelled=labelled)
         else:
             samples = open_npz(Path(data), inputs, constants, labelled=labelled)
+    elif kind == "files":
+        samples = _open_listed(data, inputs, preprocess, constants)
     elif kind in {"folder", "file"}:
         samples = _open_files(Path(data), inputs, preprocess, constants, labelled)
     else:
@@ -271,6 +277,24 @@ def _open_files(
     )  # fmt: skip
     samples = make(medium, given, shown(str(path)))
     samples.remarks = tuple(listing.remarks)
+    return samples
+
+
+def _open_listed(
+    data: Files,
+    inputs: Sequence[TensorInfo],
+    preprocess: Preprocess | Encoding | None,
+    constants: Mapping[str, NDArray[Any]],
+) -> Samples:
+    """Open files whose answers a plugin found."""
+    where = data.answers_at
+    given = Given(
+        inputs, [shown(str(one)) for one in data.paths], data.answers, data.split,
+        sources=data.paths, constants=constants, rule=preprocess,
+        answer_at=where.__getitem__ if where else None,
+    )  # fmt: skip
+    samples = make(_medium(data.paths[0], preprocess, inputs, constants), given, given.names[0])
+    samples.remarks, samples.task = data.remarks, data.task
     return samples
 
 

@@ -110,6 +110,7 @@ class Samples(ABC):
         failure_bound: share of unreadable samples past which reading raises.
         remarks: what the user should be told of how the data were understood.
         words: of each sample, where the data tell texts as lists of words; else None.
+        task: name of the task whose answers these are, where the data say it.
         passed_over: `(path, reason)` of files that are no samples, where each is to be named.
     """
 
@@ -119,6 +120,7 @@ class Samples(ABC):
     failure_bound: float = FAILURE_BOUND
     remarks: tuple[str, ...] = ()
     words: Sequence[Sequence[str]] | None = None
+    task: str | None = None
     passed_over: tuple[tuple[str, str], ...] = ()
 
     def __init__(self, given: Given) -> None:

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
     from surgeon.graph.shapes import Shapes
-    from surgeon.records import Built, Dim, Head
+    from surgeon.records import Dim, Head
 
 T = TypeVar("T")
 
@@ -42,12 +42,14 @@ class HeadCode:
         keeps: axes of the value that are not pooled.
         pools: whether it pools those itself.
         output: name of the graph output.
+        in_place: whether the file's own last layers are given other sizes, and nothing is cut.
     """
 
-    build: Callable[..., Built]
+    build: Callable[..., Any]
     keeps: tuple[str, ...] = ()
     pools: bool = False
     output: str = "logits"
+    in_place: bool = False
 
 
 @dataclass(frozen=True)

@@ -25,7 +25,6 @@ from surgeon.plugin.manager import loaded_plugins
 from surgeon.records import (
     SOLVE_HEAD,
     TRAIN_ALL,
-    Built,
     Case,
     Context,
     Evidence,
@@ -232,11 +231,11 @@ def settle_head(
             where="--head" if asked else "plan.head",
             remedy=f"a head of {', '.join(fitting)}, or another --task",
         )
-    build: Callable[..., Built] = plugins.offer(HeadKind, head.kind).load()
+    build: Callable[..., Any] = plugins.offer(HeadKind, head.kind).load()
     options = settings.typed(build, head.options, f"head {head.kind}")
     solves = task.link is not None and found.solves in (True, task.link)
     head = replace(head, options=options, solves=solves)
-    code = HeadCode(build, tuple(found.keeps), found.pools, task.output)
+    code = HeadCode(build, tuple(found.keeps), found.pools, task.output, found.in_place)
     return replace(plan, head=head), code
 
 

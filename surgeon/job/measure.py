@@ -39,7 +39,7 @@ SPOT = 32
 
 def decode(job: Job, outputs: NDArray[Any]) -> NDArray[np.float64]:
     """Return the answers that outputs of the new head say."""
-    return job.task.decode(outputs, "Identity").answers
+    return job.task.decode(outputs, "Identity", job.given.targets.names or None).answers
 
 
 def score(

@@ -12,7 +12,7 @@ from surgeon.errors import ModelError, UsageError
 from surgeon.graph import cuts as graph_cuts
 from surgeon.graph import encodings, envelope
 from surgeon.graph.dequantize import INTEGERS, dequantize
-from surgeon.graph.nodes import add_head
+from surgeon.graph.nodes import Added, add_head
 from surgeon.graph.picks import pick_again, picks
 from surgeon.graph.walk import all_graphs, data_inputs
 from surgeon.graph.weights import write_back
@@ -31,6 +31,7 @@ from surgeon.job.decide import (
     settle_start,
 )
 from surgeon.job.losses import settle_loss
+from surgeon.job.refit import refit, require_whole
 from surgeon.plugin.manager import loaded_plugins
 from surgeon.records import Evidence, Plan
 from surgeon.tasks.find import find_task
@@ -41,7 +42,7 @@ if TYPE_CHECKING:
     import onnx
 
     from surgeon.graph.cuts import Anatomy
-    from surgeon.graph.nodes import Added, HeadCode
+    from surgeon.graph.nodes import HeadCode
     from surgeon.graph.shapes import Observe, Shapes
     from surgeon.intake import Divided
     from surgeon.model import Model
@@ -86,7 +87,11 @@ def operate(
     decided, code = settle_head(decided, to.head, find_task(decided.task, plugins), plugins)
     _require_types(model, anatomy, decided)
     free = to.cut is None or plan is not None  # what was measured read pooled values
-    tensor = resolve_cut(anatomy, decided, code, to, free=free)
+    tensor = (
+        require_whole(anatomy, decided, to)
+        if code.in_place
+        else resolve_cut(anatomy, decided, code, to, free=free)
+    )
     headed = _with_head(model, anatomy, decided, tensor, code, to.classes, seed)
     decided = settle_stages(decided, linear=headed.added.linear)
     decided = settle_loss(decided, to.loss, plugins)
@@ -108,7 +113,8 @@ def operate(
         notes.append("--init random: only what is trained starts anew, here the new head alone")
     if settled.dropped_outputs:
         notes.append(f"other outputs were dropped: {', '.join(settled.dropped_outputs)}")
-    notes += [*headed.part.notes, *output_notes(anatomy, proto, settled)]
+    notes += headed.part.notes
+    notes += [] if code.in_place else output_notes(anatomy, proto, settled)
     chosen_early = to.cut is None and tensor == anatomy.early != anatomy.late
     asked = "early" if chosen_early else to.cut or decided.cut
     notes += filter(None, [graph_cuts.far_away(anatomy, asked, tensor)])
@@ -186,9 +192,13 @@ def _with_head(
     outputs: int,
     seed: int,
 ) -> Headed:
-    """Cut at a tensor and append the head."""
+    """Cut at a tensor and append the head, unless it is one in place."""
     from surgeon.runtime.settle import observer
 
+    if code.in_place:
+        proto, weights = refit(anatomy, decided, code, outputs, seed)
+        whole = Truncated(anatomy.model, (tensor,), anatomy.shapes)
+        return Headed(proto, Added(weights, 0, linear=False), (), whole)
     taps = resolve_taps(anatomy, decided, tensor)
     observe = observer(dict(model.constants))
     part = truncate(anatomy, [*taps, tensor], "" if code.keeps else decided.head.pool, observe)

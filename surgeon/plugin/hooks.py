@@ -24,12 +24,14 @@ import pluggy
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
+    from pathlib import Path
 
     from surgeon.records import (
         Adapter,
         Case,
         Check,
         Exporter,
+        Files,
         HeadKind,
         Known,
         Loss,
@@ -189,6 +191,20 @@ def surgeon_open_data(uri: str) -> Any:
         >>> @hookimpl
         ... def surgeon_open_data(uri):
         ...     return load_mine(uri) if uri.startswith("mine:") else None
+    """
+
+
+@hookspec(firstresult=True)
+def surgeon_list_data(path: Path) -> Files | None:
+    """Return the files and answers of a folder, or of a file that names them, else None.
+
+    It is asked for every path of labelled data, before the forms that surgeon knows, and should
+    look at no more than it needs to tell that a path is none of its own.
+
+    Example:
+        >>> @hookimpl
+        ... def surgeon_list_data(path):
+        ...     return Files(*read_mine(path)) if (path / "mine.txt").is_file() else None
     """
 
 

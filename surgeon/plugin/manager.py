@@ -22,8 +22,9 @@ from surgeon.plugin.points import Point, entry_points
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterable, Iterator
+    from pathlib import Path
 
-    from surgeon.records import Case, Known, Offer
+    from surgeon.records import Case, Files, Known, Offer
 
 T = TypeVar("T", bound="Case | Offer")
 
@@ -195,6 +196,30 @@ class Plugins:
             origin = self._origin(one.plugin_name)
             arguments = [given[name] for name in one.argnames]
             yield origin, functools.partial(calls.call, origin, hook, one.function, *arguments)
+
+    def listed(self, path: Path) -> Files | None:
+        """Return what the first plugin that knows a path lists; see `surgeon_list_data`.
+
+        Raises:
+            PluginError: one fails, or returns what is no `Files`.
+            DataError: what lies there is of the form that a plugin knows, and something is wrong.
+        """
+        from surgeon.records import Files
+
+        for origin, ask in self._asking("surgeon_list_data", path=path):
+            what = f"surgeon_list_data({str(path)!r})"
+            try:
+                found = ask()
+            except SurgeonError:
+                raise
+            except (Exception, SystemExit) as error:
+                raise origin.failed(what, error) from error
+            if isinstance(found, Files):
+                _name(origin.distribution, origin.version, str(path), self._named)
+                return found
+            if found is not None:
+                raise origin.failed(what, f"it returns a {type(found).__name__}, not Files")
+        return None
 
     def _origin(self, name: str) -> Loaded:
         origins = (item for item in self.loaded if item.name == name)

@@ -338,7 +338,11 @@ def _check_source(
         if tensor.name in tuned and (original is None or original.dims != tensor.dims):
             new.append(tensor.name)
     own = [
-        name for name in new if name.startswith("surgeon.") or name.rstrip(".").endswith(".batch")
+        name
+        for name in new
+        if name.startswith("surgeon.")
+        or name.rstrip(".").endswith(".batch")
+        or name in plan.head.weights
     ]
     foreign = len(new) - len(own)
     named = source_sha256 is None or source_sha256 == proof.get("source_sha256")

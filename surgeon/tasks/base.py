@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from surgeon.records import DataFinding, Head
+    from surgeon.records import DataFinding, Head, Preprocess
 
     Ints = NDArray[np.int64]
     Column = Sequence[Any] | NDArray[Any]
@@ -253,6 +253,21 @@ class TaskCode(ABC):
         Args:
             row: of one sample.
             pieces: one per position; None where it stands for none (padding, special tokens).
+        """
+        return row
+
+    def within(
+        self,
+        row: dict[str, Any],
+        size: tuple[int, int],  # noqa: ARG002 - the general answer
+        preprocess: Preprocess,  # noqa: ARG002 - the same
+    ) -> dict[str, Any]:
+        """Return a row of `rows` with its places in those of the picture.
+
+        Args:
+            row: of one sample; places are those of what the network is given.
+            size: height and width of the picture, upright.
+            preprocess: how it became that.
         """
         return row
 

@@ -141,12 +141,12 @@ class ImageSamples(SourceSamples):
         return Batch(np.array(kept, np.int64), feeds, tuple(failures))
 
     def answers_along(self, kept: Sequence[str]) -> Answers | None:
-        """Return masks in the geometry of the pictures that the graph is given."""
+        """Return masks, or what else has a place, in the geometry of what the graph is given."""
         fitted = getattr(self.answers, "fitted", None)
-        if "height" not in kept or fitted is None:
+        if not kept or fitted is None:
             return self.answers
-        masks: Answers = fitted(self._sources, self.preprocess)
-        return masks
+        placed: Answers = fitted(self._sources, self.preprocess)
+        return placed
 
     def images(self, indices: Sequence[int] | NDArray[np.int64]) -> NDArray[np.uint8]:
         """Return pictures [n, H, W, C] resized, before normalisation, in RGB (or L) order."""
