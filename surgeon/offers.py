@@ -82,7 +82,7 @@ class Adapter(Offer):
 
     Attributes:
         of: what it adapts. `weight`: each on its own, the code is `(weight, *, …) -> nn.Module`, a
-            parametrization of torch; `axis`, where its outputs lie, goes to those who ask for it.
+            parametrization of torch; `axis` (of its outputs) and `operator` go to who asks for it.
             `part`: the graph of the trained part. `file`: the operated file itself, before it is
             trained; the code is `(model, feeds, *, …) -> Rewritten`. `feeds(count, values)` gives
             training samples one by one, {input: array}, and values of the graph beside them;

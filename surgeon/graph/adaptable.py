@@ -26,12 +26,14 @@ class Adaptable:
     Attributes:
         name: of the initializer.
         axis: along which what it makes lies: outputs, channels, the numbers of an embedding.
+        operator: that reads it: Gemm, MatMul, Conv or Gather.
         nodes: names of those that read it, or of what they make where they have none.
         depthwise: whether it is of a convolution whose channels have a kernel each.
     """
 
     name: str
     axis: int
+    operator: str
     nodes: tuple[str, ...]
     depthwise: bool = False
 
@@ -58,7 +60,7 @@ def _weight(
     name: str, dims: tuple[int, ...], users: dict[str, list[NodeProto]], *, scaled: bool
 ) -> Adaptable | None:
     """Follow a weight to all that reads it; None where something else does."""
-    waiting, axes, nodes, depthwise = [(name, tuple(range(len(dims))))], [], [], False
+    waiting, uses, nodes, depthwise = [(name, tuple(range(len(dims))))], [], [], False
     while waiting:
         value, order = waiting.pop()
         for node in users.get(value, ()):
@@ -72,11 +74,11 @@ def _weight(
                 axis = _axis(node, value, order)
                 if axis is None:
                     return None
-                axes.append(axis)
+                uses.append((axis, node.op_type))
                 nodes.append(node.name or node.output[0])
-                grouped = node.op_type == "Conv" and dims[order[1]] == 1
-                depthwise = depthwise or (grouped and dims[order[0]] > 1)
-    return Adaptable(name, axes[0], tuple(nodes), depthwise) if axes else None
+                group = attribute(node, "group")
+                depthwise = depthwise or (group is not None and group.i > 1 == dims[order[1]])
+    return Adaptable(name, *uses[0], tuple(nodes), depthwise) if uses else None
 
 
 def _axis(node: NodeProto, value: str, order: tuple[int, ...]) -> int | None:

@@ -230,7 +230,8 @@ def made(chosen: Chosen, weight: Tensor, one: Adaptable) -> nn.Module:
 
     where = f"initializer {one.name!r} {list(weight.shape)}"
     asks = inspect.signature(chosen.code).parameters
-    more = {"axis": one.axis} if "axis" in asks else {}
+    told = {"axis": one.axis, "operator": one.operator}
+    more = {key: value for key, value in told.items() if key in asks}
     try:
         adapter = chosen.code(weight.clone(), **more, **chosen.settings)
         module = isinstance(adapter, nn.Module)

@@ -1,1 +1,19 @@
-"""Low-rank adapters: LoRA and DoRA, folded back into the initializers that they stand for."""
+"""Low-rank adapters: few numbers that learn in place of a large weight, folded back into it."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from surgeon.plugin import hookimpl
+from surgeon.records import Adapter
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+
+@hookimpl
+def surgeon_adapters() -> Iterable[Adapter]:
+    """Yield LoRA, with its scaling rsLoRA and its magnitudes DoRA as settings."""
+    yield Adapter(
+        "lora", "a product of two thin matrices is added to each weight", "surgeon_lora.lora:LoRA"
+    )
