@@ -30,6 +30,7 @@ check: $(VENV)/.tools
 docs: $(VENV)/.tools
 	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/conformance.py --write
 	$(BIN)/python tests/cli/options_page.py --write
+	$(BIN)/python tests/plugin/hooks_page.py --write
 
 clean:
 	rm -rf build dist demo-out .mypy_cache .pytest_cache .ruff_cache .hypothesis .import_linter_cache

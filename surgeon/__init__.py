@@ -31,6 +31,7 @@ if TYPE_CHECKING:  # what the table below names, for type checkers: `as` exports
     from surgeon.operation import operate as operate
     from surgeon.operation import predict as predict
     from surgeon.operation import verify as verify
+    from surgeon.ops.registry import op as op
     from surgeon.outcome import Outcome as Outcome
     from surgeon.outcome import Prediction as Prediction
     from surgeon.outcome import Verification as Verification
@@ -62,6 +63,7 @@ _NAMES = {
     "inspect": "surgeon.operation:inspect",
     "load": "surgeon.model:load",
     "onnx_backend": "surgeon.torch_graph.backend:SurgeonBackend",
+    "op": "surgeon.ops.registry:op",
     "operate": "surgeon.operation:operate",
     "predict": "surgeon.operation:predict",
     "prove": "surgeon.own_weights:prove",

@@ -354,11 +354,16 @@ def check_views(to: Training, samples: Samples, task: TaskCode) -> None:
 
 
 def offer_media(plugins: Plugins | None) -> None:
-    """Let plugins add their media to those that data are opened as."""
+    """Let plugins add their media to those that data are opened as.
+
+    Raises:
+        PluginError: one takes the name or an ending of another.
+    """
     from surgeon.data.media import registry
 
+    registry.forget()
     for found in loaded_plugins(plugins).offers(Medium).values():
-        registry.offer(found.offer, found.load)
+        registry.offer(found.offer, found.load, found.said)
 
 
 def opened_by_plugin(data: Any, plugins: Plugins | None, *, labelled: bool = True) -> Any:

@@ -94,7 +94,7 @@ class Adapter(Offer):
 
 @dataclass(frozen=True)
 class Medium(Offer):
-    """What samples are made of; the code is a `surgeon.data.samples.Samples` subclass.
+    """What samples are made of; the code is a subclass of `surgeon.media.SourceSamples`.
 
     Attributes:
         suffixes: of its files, with the dot, in lower case.
@@ -122,7 +122,8 @@ class Check(Offer):
     """An examination of one's own; the code is `(Model, Outcome | None) -> Iterable[Finding]`.
 
     Attributes:
-        when: `before` training, or `after`, when there is an outcome.
+        when: `before` training, with the operated model and None; or `after` it, with the tuned
+            one and the outcome.
     """
 
     when: Literal["before", "after"] = "before"

@@ -40,7 +40,7 @@ from surgeon.documents import (
 from surgeon.errors import UsageError
 from surgeon.graph import encodings
 from surgeon.intake import check_views, constant_inputs, find_preprocess
-from surgeon.job import features, front
+from surgeon.job import checks, features, front
 from surgeon.job import operate as surgery
 from surgeon.job.chosen import chosen_of_tuned
 from surgeon.job.decide import keeps_plan
@@ -353,7 +353,7 @@ def _finetuned(
     found = given.examined() if advice is None else advice.findings
     body = planned_body(job, found, advice)
     require_steady(operated.proto, operated.inputs, given.first)
-    load_operators(operated.proto, plugins)
+    checks.require(operated, body, plugins)
     if to.delivery.dry_run:
         return Outcome(operated, {}, [], {}, dry_body(body, job, stages.look_ahead(job), clock))
     body["warnings"] += nothing_to_resume(job.checkpoint, to.delivery)
@@ -361,7 +361,9 @@ def _finetuned(
     trained = stages.train(job)
     tuned = deliver(job, trained, None if advice is None else advice.brief())
     body = trained_body(body, job, trained, tuned, clock)
-    return Outcome(tuned.model, tuned.metrics, body["history"], tuned.proof, body)
+    return checks.examined(
+        Outcome(tuned.model, tuned.metrics, body["history"], tuned.proof, body), plugins
+    )
 
 
 # ── using the result ─────────────────────────────────────────────────────────────────────────────

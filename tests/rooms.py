@@ -56,6 +56,7 @@ ROOMS = (
     ),
     Room("runtime", "ONNX Runtime: sessions, streams, features, proof", ("onnxruntime",)),
     Room("ops", "what each ONNX operator means in torch; sees no file and no graph", ("torch",)),
+    Room("media", "what a medium of one's own is made of"),
     Room("data", "samples, labels, splits; one file per medium"),
     Room("tasks", "what an answer is: read, judged, told; the protocol of a task, in numpy"),
     Room("graph", "ONNX in, ONNX out: gate, normalize, shapes, cuts, old head, frontier, weights"),
@@ -80,7 +81,7 @@ PLUGINS = (
         for one in ("multi", "lora", "batchnorm", "qat", "distill", "track", "detect")
     ),
 )
-PUBLIC = ("records", "events", "plugin", "errors", "tasks")
+PUBLIC = ("records", "events", "plugin", "errors", "tasks", "media")
 """All that a plugin of ours may know."""
 OBJECTIVES = ("surgeon_losses",)
 """Plugins that know what torch minimises, too."""

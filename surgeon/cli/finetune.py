@@ -60,7 +60,8 @@ def finetune(
             plugins=session.plugins,
         )
     body = outcome.document()
-    return Answer(body, show, exit=STOPPED_EXIT.get(body["stopped"], 0))
+    failed = any(one["level"] == "error" for one in body.get("checks", ()))
+    return Answer(body, show, exit=STOPPED_EXIT.get(body["stopped"], int(failed)))
 
 
 @contextlib.contextmanager
@@ -136,6 +137,12 @@ def show(screen: Screen, body: Mapping[str, Any]) -> None:
             "sha256": body["sha256"],
         }
     )
+
+    for one in body.get("checks", ()):
+        if one["level"] == "error":  # warnings are said with all others
+            screen.line(f"error: {one['message']} (check {one['check']!r})")
+            if one["remedy"]:
+                screen.line(f"  to do: {one['remedy']}")
 
 
 WIDEST = 36

@@ -10,7 +10,16 @@ from typing import TYPE_CHECKING, Any, Literal
 from surgeon.data import folder, tables
 from surgeon.data.media.arrays import from_arrays, open_npz
 from surgeon.data.media.pictures import image_input, require_image_input
-from surgeon.data.media.registry import PICTURES, SOUNDS, code_of, examples, is_of, make, media
+from surgeon.data.media.registry import (
+    PICTURES,
+    SOUNDS,
+    code_of,
+    examples,
+    is_of,
+    make,
+    media,
+    takes,
+)  # fmt: skip
 from surgeon.data.rows import from_table
 from surgeon.data.samples import Given, Samples
 from surgeon.errors import DataError, UsageError
@@ -119,7 +128,7 @@ def _medium(
         return next((one for one in ruled[:-1] if _holds(path, one)), ruled[-1])
     for medium in media():
         code = code_of(medium)
-        if not code.takes(inputs, constants):
+        if not takes(medium, inputs, constants):
             continue
         if medium is PICTURES:
             return medium

@@ -15,7 +15,16 @@ from surgeon.data import tables
 from surgeon.data.elements import numpy_dtype
 from surgeon.data.media.arrays import ArraySamples, from_arrays
 from surgeon.data.media.masks import Masks
-from surgeon.data.media.registry import PICTURES, SOUNDS, TEXTS, code_of, is_of, make, media
+from surgeon.data.media.registry import (
+    PICTURES,
+    SOUNDS,
+    TEXTS,
+    code_of,
+    is_of,
+    make,
+    media,
+    takes,
+)  # fmt: skip
 from surgeon.errors import DataError, UsageError
 from surgeon.graph.reading import shown
 from surgeon.records import TextEncoding
@@ -128,6 +137,9 @@ def _column_medium(table: tables.Table, given: Given, taken: Sequence[str]) -> M
         return PICTURES
     columns = [values for name, values in table.columns.items() if name not in taken]
     words = any(_is_words(values[0]) for values in columns) or bool(table.pictures)
+    for medium in media():
+        if _names_files(columns, medium) and takes(medium, inputs, constants):
+            return medium
     if not words and not (
         isinstance(given.rule, TextEncoding) and tables.names_texts(table, taken)
     ):
@@ -140,6 +152,14 @@ def _column_medium(table: tables.Table, given: Given, taken: Sequence[str]) -> M
         if told and code_of(medium).takes(inputs, constants):
             raise code_of(medium).missing(table.where)
     return None
+
+
+def _names_files(columns: Sequence[Sequence[Any]], medium: Medium) -> bool:
+    """Say whether a column names files of a medium that needs no rule."""
+    return code_of(medium).rule is None and any(
+        isinstance(value, str) and is_of(Path(value), medium)
+        for value in (values[0] for values in columns if len(values))
+    )
 
 
 def _is_words(value: Any) -> bool:

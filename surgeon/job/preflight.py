@@ -8,6 +8,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from surgeon.errors import ModelError, SurgeonError, UsageError
+from surgeon.job import checks
 from surgeon.job.operate import load_operators
 from surgeon.records import Finding
 from surgeon.runtime.neighbours import require_steady
@@ -62,4 +63,5 @@ def preflight(
         findings.append(Finding("error", "unsteady", error.message, error.remedy, node=error.where))
     load_operators(shown.proto, plugins)
     trainable = None if operated is None else operated.trainable
-    return shown, [*findings, *examine(shown.proto, trainable, shown.roles())]
+    findings += examine(shown.proto, trainable, shown.roles())
+    return shown, findings + [finding for _, finding in checks.examine(shown, None, plugins)]

@@ -59,10 +59,21 @@ hookimpl = pluggy.HookimplMarker(PROJECT)
 def surgeon_cases() -> Iterable[Case]:  # type: ignore[empty-body]
     """Yield the cases of transfer learning this plugin offers.
 
+    Nothing is imported later: a case holds its two functions itself. Both are pure.
+
     Example:
-        >>> @hookimpl
-        ... def surgeon_cases():
-        ...     yield Case("mine", "one line", lambda evidence: 0.0, lambda context: Plan("mine"))
+        # my_case.py
+        from surgeon.plugin import hookimpl
+        from surgeon.records import Case, Plan
+
+        def plan(context):
+            return Plan(cut="@0.5", trainable="head", why="half of the depth")
+
+        @hookimpl
+        def surgeon_cases():
+            yield Case("half-way", "cut at half the depth", lambda evidence: 0.1, plan)
+
+        $ surgeon finetune model.onnx data.npz --case half-way -o out.onnx
     """
 
 
@@ -70,10 +81,27 @@ def surgeon_cases() -> Iterable[Case]:  # type: ignore[empty-body]
 def surgeon_tasks() -> Iterable[Task]:  # type: ignore[empty-body]
     """Yield tasks: what an answer is, how it is read, judged and told.
 
+    The class is made with what the file stores of its task (a dict, empty for a new one).
+
     Example:
-        >>> @hookimpl
-        ... def surgeon_tasks():
-        ...     yield Task("ordinal", "classes with an order", "my_package.ordinal:Ordinal")
+        # my_task.py
+        from surgeon.plugin import hookimpl
+        from surgeon.records import Task
+
+        @hookimpl
+        def surgeon_tasks():
+            yield Task("cautious", "classes, and how sure", "my_task_code:Cautious")
+
+        # my_task_code.py
+        from surgeon_tasks.classification import Classification
+
+        class Cautious(Classification):
+            def rows(self, decoded, names):
+                found = super().rows(decoded, names)
+                return [row | {"sure": row["probability"] > 0.9} for row in found]
+
+        $ surgeon finetune model.onnx data.npz --case small-similar --task cautious -o out.onnx
+        $ surgeon predict out.onnx data.npz --json
     """
 
 
@@ -81,10 +109,36 @@ def surgeon_tasks() -> Iterable[Task]:  # type: ignore[empty-body]
 def surgeon_heads() -> Iterable[HeadKind]:  # type: ignore[empty-body]
     """Yield kinds of new heads.
 
+    The code appends nodes with onnx-graphsurgeon and says which weights are trained.
+
     Example:
-        >>> @hookimpl
-        ... def surgeon_heads():
-        ...     yield HeadKind("mlp", "two layers", "my_package.heads:mlp")
+        # my_head.py
+        from surgeon.plugin import hookimpl
+        from surgeon.records import HeadKind
+
+        @hookimpl
+        def surgeon_heads():
+            yield HeadKind("unit", "length does not count", "my_head_code:build")
+
+        # my_head_code.py
+        import numpy as np
+        import onnx_graphsurgeon as gs
+        from surgeon.records import Built
+
+        def build(graph, value, outputs, random, *, scale: float = 10.0):
+            drawn = random.normal(0, value.shape[1] ** -0.5, (outputs, value.shape[1]))
+            weight = gs.Constant("weight", drawn.astype(value.dtype))
+            bias = gs.Constant("bias", np.zeros(outputs, value.dtype))
+            (unit,) = graph.layer(
+                op="LpNormalization", inputs=[value], outputs=["unit"], attrs={"axis": 1}
+            )
+            (scores,) = graph.layer(
+                op="Gemm", inputs=[unit, weight, bias], outputs=["scores"],
+                attrs={"transB": 1, "alpha": scale},
+            )
+            return Built(scores, (weight, bias))
+
+        $ surgeon finetune model.onnx data.npz --case small-similar --head unit:scale=16 -o out.onnx
     """
 
 
@@ -92,21 +146,53 @@ def surgeon_heads() -> Iterable[HeadKind]:  # type: ignore[empty-body]
 def surgeon_losses() -> Iterable[Loss]:  # type: ignore[empty-body]
     """Yield losses that training may minimise.
 
+    Outputs and targets are tensors of torch, targets as the task codes them: [n] numbers of
+    classes for classification. Samples without an answer are gone already.
+
     Example:
-        >>> @hookimpl
-        ... def surgeon_losses():
-        ...     yield Loss("focal", "hard samples count more", "my_package.losses:focal")
+        # my_loss.py
+        from surgeon.plugin import hookimpl
+        from surgeon.records import Loss
+
+        def poly(outputs, targets, *, weight: float = 1.0):
+            chance = outputs.softmax(1).gather(1, targets[:, None])[:, 0]
+            return weight * (1 - chance) - chance.log()
+
+        @hookimpl
+        def surgeon_losses():
+            yield Loss("poly", "hard samples count more", "my_loss:poly", ("classification",))
+
+        $ surgeon finetune model.onnx data.npz --case large-similar --loss poly:weight=2 -o out.onnx
     """
 
 
 @hookspec
 def surgeon_adapters() -> Iterable[Adapter]:  # type: ignore[empty-body]
-    """Yield adapters, which train few numbers of a large weight.
+    """Yield adapters, which train few numbers in place of large weights.
 
     Example:
-        >>> @hookimpl
-        ... def surgeon_adapters():
-        ...     yield Adapter("lora", "low-rank updates", "my_package.lora:LoRA")
+        # my_adapter.py
+        from surgeon.plugin import hookimpl
+        from surgeon.records import Adapter
+
+        @hookimpl
+        def surgeon_adapters():
+            yield Adapter("scale", "a factor for each output", "my_adapter_code:Scale")
+
+        # my_adapter_code.py
+        import torch
+
+        class Scale(torch.nn.Module):
+            def __init__(self, weight, axis, *, start: float = 1.0):
+                super().__init__()
+                shape = [1] * weight.ndim
+                shape[axis] = weight.shape[axis]
+                self.factor = torch.nn.Parameter(torch.full(shape, start))
+
+            def forward(self, weight):
+                return weight * self.factor
+
+        $ surgeon finetune model.onnx data.npz --case large-similar --adapter scale -o out.onnx
     """
 
 
@@ -114,10 +200,44 @@ def surgeon_adapters() -> Iterable[Adapter]:  # type: ignore[empty-body]
 def surgeon_media() -> Iterable[Medium]:  # type: ignore[empty-body]
     """Yield media that samples may be of.
 
+    Files with these endings, in folders, tables and `predict`, are read by the class wherever the
+    model's inputs are those that it feeds. Endings of another medium are a conflict.
+
     Example:
-        >>> @hookimpl
-        ... def surgeon_media():
-        ...     yield Medium("video", "frames of a film", "my_package.video:Films", (".mp4",))
+        # my_medium.py
+        from surgeon.plugin import hookimpl
+        from surgeon.records import Medium
+
+        @hookimpl
+        def surgeon_media():
+            yield Medium("points", "eight numbers a file", "my_medium_code:Points", (".xyz",))
+
+        # my_medium_code.py
+        import numpy as np
+        from surgeon.media import UnreadableError, ValueSamples
+
+        class Points(ValueSamples):
+            def __init__(self, given):
+                super().__init__(given)
+                (self._info,) = self.inputs
+
+            @classmethod
+            def takes(cls, inputs, constants):
+                return [one.shape[1:] for one in inputs if one.name not in constants] == [(8,)]
+
+            def _value(self, index):
+                try:
+                    return np.array(self._content(index).split(), np.float32).reshape(8)
+                except ValueError:
+                    raise UnreadableError("not eight numbers") from None
+
+            def _nothing(self):
+                return np.zeros((0, 8), np.float32)
+
+            def _rule(self):
+                return {"points": 8}
+
+        $ surgeon finetune model.onnx points --case small-similar -o out.onnx
     """
 
 
@@ -126,9 +246,25 @@ def surgeon_trackers() -> Iterable[Tracker]:  # type: ignore[empty-body]
     """Yield trackers, which are told the progress of training.
 
     Example:
-        >>> @hookimpl
-        ... def surgeon_trackers():
-        ...     yield Tracker("mine", "to my server", "my_package.tracker:Tracker")
+        # my_tracker.py
+        from surgeon.plugin import hookimpl
+        from surgeon.records import Tracker
+
+        class Lines:
+            def __init__(self, *, path: str = "run.txt"):
+                self.file = open(path, "w")
+
+            def __call__(self, event):
+                print(type(event).__name__, file=self.file)
+
+            def close(self):
+                self.file.close()
+
+        @hookimpl
+        def surgeon_trackers():
+            yield Tracker("lines", "a line per event", "my_tracker:Lines")
+
+        $ surgeon plugins list
     """
 
 
@@ -137,9 +273,20 @@ def surgeon_exporters() -> Iterable[Exporter]:  # type: ignore[empty-body]
     """Yield exporters, which write a file in another form.
 
     Example:
-        >>> @hookimpl
-        ... def surgeon_exporters():
-        ...     yield Exporter("tflite", "for phones", "my_package.tflite:export")
+        # my_exporter.py
+        from surgeon.plugin import hookimpl
+        from surgeon.records import Exporter
+
+        def names(model, path, *, prefix: str = ""):
+            lines = [prefix + node.name for node in model.graph.node]
+            path.write_text(" ".join(lines))
+            return [path]
+
+        @hookimpl
+        def surgeon_exporters():
+            yield Exporter("names", "names of the nodes", "my_exporter:names")
+
+        $ surgeon plugins list
     """
 
 
@@ -147,10 +294,24 @@ def surgeon_exporters() -> Iterable[Exporter]:  # type: ignore[empty-body]
 def surgeon_checks() -> Iterable[Check]:  # type: ignore[empty-body]
     """Yield examinations of one's own.
 
+    Those of `before` are asked by `surgeon check` and by `finetune` before it trains, which an
+    error among their findings ends with exit 1; those of `after` once the file is written, and an
+    error makes the exit 1.
+
     Example:
-        >>> @hookimpl
-        ... def surgeon_checks():
-        ...     yield Check("size", "fits our devices", "my_package.checks:size")
+        # my_check.py
+        from surgeon.plugin import hookimpl
+        from surgeon.records import Check, Finding
+
+        def licence(model, outcome):
+            if "licence" not in {entry.key for entry in model.proto.metadata_props}:
+                yield Finding("warning", "licence", "the file names no licence", "ask its author")
+
+        @hookimpl
+        def surgeon_checks():
+            yield Check("licence", "may it be used", "my_check:licence", when="before")
+
+        $ surgeon check model.onnx
     """
 
 
@@ -162,9 +323,17 @@ def surgeon_known(sha256: str, model: Any) -> Known | None:
     own because whoever builds them gets other last digits. A hook may take `sha256` alone.
 
     Example:
-        >>> @hookimpl
-        ... def surgeon_known(sha256):
-        ...     return Known("mine", labels=("cat", "dog")) if sha256 == MINE else None
+        # my_zoo.py
+        from surgeon.plugin import hookimpl
+        from surgeon.records import Known
+
+        @hookimpl
+        def surgeon_known(sha256, model):
+            if model.producer_name == "my-lab":
+                return Known("ours", labels=("ant", "bee", "cat", "dog", "eel"))
+            return None
+
+        $ surgeon predict model.onnx data.npz --json
     """
 
 
@@ -172,25 +341,53 @@ def surgeon_known(sha256: str, model: Any) -> Known | None:
 def surgeon_ops() -> Iterable[str]:  # type: ignore[empty-body]
     """Yield `"module:attribute"` strings; importing one declares operators with `@op`.
 
-    They are loaded when a model is converted, never before, so the module may import torch.
+    They are loaded when a model with operators of a domain that is not ONNX's is converted, never
+    before, so the module may import torch. Inputs are positional, attributes keywords.
 
     Example:
-        >>> @hookimpl
-        ... def surgeon_ops():
-        ...     yield "my_package.operators:declare"
+        # my_ops.py
+        from surgeon.plugin import hookimpl
+
+        @hookimpl
+        def surgeon_ops():
+            yield "my_ops_code:snake"
+
+        # my_ops_code.py
+        import torch
+        from surgeon import op
+        from torch import Tensor
+
+        @op("Snake", domain="org.example")
+        def snake(X: Tensor, *, alpha: float = 1.0) -> Tensor:
+            return X + torch.sin(alpha * X) ** 2 / alpha
+
+        $ surgeon ops snake.onnx
     """
 
 
 @hookspec(firstresult=True)
 def surgeon_open_data(uri: str) -> Any:
-    """Return arrays in the `.npz` convention for a data URI of one's own, else None.
+    """Return the data that a URI of one's own means, else None.
 
-    `{input name: array, "labels": [n]}`, as `surgeon.finetune` takes them.
+    Arrays in the `.npz` convention, `{input name: array, "labels": [n]}`, or a path that surgeon
+    opens itself. Asked for texts with a colon that are no path.
 
     Example:
-        >>> @hookimpl
-        ... def surgeon_open_data(uri):
-        ...     return load_mine(uri) if uri.startswith("mine:") else None
+        # my_data.py
+        from surgeon.plugin import hookimpl
+
+        @hookimpl
+        def surgeon_open_data(uri):
+            if not uri.startswith("bumps:"):
+                return None
+            import numpy as np
+
+            random, n = np.random.default_rng(0), int(uri.partition(":")[2])
+            labels = np.arange(n) % 2
+            values = random.normal(size=(n, 8)) + labels[:, None]
+            return {"x": values.astype(np.float32), "labels": labels}
+
+        $ surgeon finetune model.onnx bumps:200 --case small-similar -o out.onnx
     """
 
 
@@ -216,7 +413,22 @@ def surgeon_commands(cli: Any) -> None:
     takes one that is loaded already. A name that is taken stays with whoever had it first.
 
     Example:
-        >>> @hookimpl
-        ... def surgeon_commands(cli):
-        ...     cli.add("mine", "my_package.command:main", "do what I need")
+        # my_verb.py
+        from surgeon.plugin import hookimpl
+
+        @hookimpl
+        def surgeon_commands(cli):
+            cli.add("count", "my_verb_code:count", "Say how many nodes a model has.")
+
+        # my_verb_code.py
+        import click
+
+        import surgeon
+
+        @click.command()
+        @click.argument("model")
+        def count(model):
+            click.echo(f"{len(surgeon.load(model).proto.graph.node)} nodes")
+
+        $ surgeon count model.onnx
     """

@@ -59,6 +59,12 @@ class Found(Generic[T]):
     version: str
     named: set[str] = field(default_factory=set)
 
+    @property
+    def said(self) -> str:
+        """The offer in words, and whose it is."""
+        kind = KINDS[type(self.offer).__name__][0]
+        return f"the {kind} {self.offer.name!r} of distribution {self.distribution} {self.version}"
+
     def use(self) -> T:
         """Return the offer; a distribution that is not ours is named before its first use."""
         what = f"{KINDS[type(self.offer).__name__][0]} {self.offer.name}"
@@ -75,8 +81,7 @@ class Found(Generic[T]):
         offer = self.use()
         code = code or getattr(offer, "code", "")
         module, _, attribute = code.partition(":")
-        kind = KINDS[type(self.offer).__name__][0]
-        said = f"the {kind} {self.offer.name!r} of distribution {self.distribution}"
+        said = self.said
         try:
             return getattr(importlib.import_module(module), attribute)
         except SurgeonError:

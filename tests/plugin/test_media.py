@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import re
 from pathlib import Path
 
@@ -12,8 +13,9 @@ import pytest
 import surgeon
 from surgeon.data import open_data, open_inputs
 from surgeon.data.media import registry
-from surgeon.errors import DataError
-from surgeon.records import AudioEncoding, Preprocess, TensorInfo, TextEncoding
+from surgeon.errors import DataError, PluginError
+from surgeon.media import ValueSamples
+from surgeon.records import AudioEncoding, Medium, Preprocess, TensorInfo, TextEncoding
 
 ROW = TensorInfo("x", "float", ("N", 3), 0)
 GUIDE = (Path(__file__).resolve().parents[2] / "CONTRIBUTING.md").read_text("utf-8")
@@ -89,3 +91,58 @@ def test_ours_are_entries_like_any():
     suffixes = [suffix for medium in own for suffix in medium.suffixes]
     assert len(set(suffixes)) == len(suffixes)
     assert all(suffix == suffix.lower() and suffix[0] == "." for suffix in suffixes)
+
+
+def test_a_table_may_name_files_of_a_plugins_medium(points):
+    folder = points(3)
+    offered()
+    rows = [
+        f"{path.relative_to(folder)},{path.parent.name}" for path in sorted(folder.rglob("*.xyz"))
+    ]
+    (folder / "table.csv").write_text("\n".join(["path,label", *rows]))
+    samples = open_data(folder / "table.csv", [ROW])
+    assert samples.read([0]).feeds["x"].shape == (1, 3)
+    assert samples.answers == ["a", "a", "a", "b", "b", "b"]
+
+
+@pytest.mark.parametrize(
+    ("medium", "word"),
+    [
+        (Medium("pictures", "", "m:M", (".mine",)), "pictures"),
+        (Medium("mine", "", "m:M", (".png",)), ".png"),
+        (Medium("mine", "", "m:M", ("mine",)), "mine"),
+        (Medium("mine", "", "m:M", (".MINE",)), ".MINE"),
+        (Medium("mine", "", "m:M"), "endings"),
+    ],
+)
+def test_a_medium_takes_no_other_ones_place(points, medium, word):
+    with pytest.raises(PluginError, match=re.escape(word)) as caught:
+        registry.offer(medium, lambda: None, "the medium of their-dist 1.0")
+    assert "their-dist 1.0" in caught.value.where
+    assert medium not in list(registry.media())
+
+
+def test_a_medium_that_is_wrong_names_its_distribution_and_harms_no_other(points, caplog):
+    folder, medium = points(3), Medium("mine", "", "m:M", (".xyz",))
+    registry.offer(medium, lambda: print, "the medium of their-dist 1.0")
+    with pytest.raises(PluginError, match="SourceSamples") as caught:
+        open_data(folder, [ROW])
+    assert "their-dist 1.0" in caught.value.where
+
+    class Odd(ValueSamples):
+        def takes(self, inputs, constants):
+            return 1 / 0
+
+    registry.offer(medium, lambda: Odd, "the medium of their-dist 1.0")
+    with caplog.at_level(logging.WARNING), pytest.raises(DataError):
+        open_data(folder, [ROW])
+    assert "their-dist 1.0" in caplog.text
+
+    class Failing(ValueSamples):
+        @classmethod
+        def takes(cls, inputs, constants):
+            return True
+
+    registry.offer(medium, lambda: Failing, "the medium of their-dist 1.0")
+    with pytest.raises(PluginError, match="abstract"):
+        open_data(folder, [ROW])

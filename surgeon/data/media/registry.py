@@ -12,14 +12,17 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 from surgeon.data.media.pictures import SUFFIXES as PICTURE_SUFFIXES
+from surgeon.errors import PluginError, SurgeonError
+from surgeon.plugin.calls import warn
 from surgeon.records import Medium
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Mapping, Sequence
     from pathlib import Path
 
     from surgeon.data.samples import Given, Samples
     from surgeon.data.sources import SourceSamples
+    from surgeon.records import TensorInfo
 
 _HERE = "surgeon.data.media"
 PICTURES = Medium(
@@ -33,29 +36,81 @@ SOUNDS = Medium(
     "sounds", "brought to one rate and length", f"{_HERE}.sounds:SoundSamples", (".wav", ".wave")
 )
 _OWN = (PICTURES, SERIES, TEXTS, SOUNDS)
-_OFFERED: dict[str, tuple[Medium, Callable[[], Any]]] = {}
+_OFFERED: dict[str, tuple[Medium, Callable[[], Any], str]] = {}
 _SHOWN = 2
 
 
-def offer(medium: Medium, load: Callable[[], Any]) -> None:
-    """Add a medium of a plugin; `load` imports its class. The same one again changes nothing."""
-    _OFFERED[medium.name] = medium, load
+def forget() -> None:
+    """Drop the media of plugins."""
+    _OFFERED.clear()
+
+
+def offer(medium: Medium, load: Callable[[], Any], whose: str = "a plugin") -> None:
+    """Add a medium of a plugin; the same one again changes nothing.
+
+    Args:
+        medium: what it is called, and the endings of its files.
+        load: imports its class.
+        whose: the offer and its distribution, for errors.
+
+    Raises:
+        PluginError: its name or an ending is another's, or is none.
+    """
+    others = [one for one in media() if one is not medium and one != medium]
+    taken = [one.name for one in others if one.name == medium.name]
+    taken += [word for one in others for word in medium.suffixes if word in one.suffixes]
+    odd = [word for word in medium.suffixes if word[:1] != "." or word != word.lower()]
+    if taken or odd or not medium.suffixes:
+        raise PluginError(
+            f"{taken[0]!r} is taken by another medium"
+            if taken
+            else f"its endings are {medium.suffixes!r}, not such as ('.xyz',) in lower case",
+            where=whose,
+            remedy="tell its author; SURGEON_DISABLE_PLUGINS leaves its distribution out",
+        )
+    _OFFERED[medium.name] = medium, load, whose
 
 
 def media() -> Iterator[Medium]:
     """Yield every medium in the order in which they are asked: those of plugins first."""
-    yield from (medium for medium, _ in _OFFERED.values())
+    yield from (medium for medium, _, _ in _OFFERED.values())
     yield from _OWN
 
 
 def code_of(medium: Medium) -> type[SourceSamples]:
-    """Return the class that reads a medium."""
+    """Return the class that reads a medium.
+
+    Raises:
+        PluginError: a plugin offers what is none.
+    """
     if medium.name in _OFFERED:
-        found: type[SourceSamples] = _OFFERED[medium.name][1]()
+        from surgeon.data.sources import SourceSamples
+
+        _, load, whose = _OFFERED[medium.name]
+        found = load()
+        if not (isinstance(found, type) and issubclass(found, SourceSamples)):
+            raise PluginError(
+                f"{medium.code} is no subclass of surgeon.media.SourceSamples",
+                where=whose,
+                remedy="tell its author",
+            )
         return found
     module, _, name = medium.code.partition(":")
     own: type[SourceSamples] = getattr(importlib.import_module(module), name)
     return own
+
+
+def takes(medium: Medium, inputs: Sequence[TensorInfo], constants: Mapping[str, Any]) -> bool:
+    """Say whether a medium feeds these graph inputs; a plugin's that cannot say so does not."""
+    code = code_of(medium)
+    if medium.name not in _OFFERED:
+        return code.takes(inputs, constants)
+    try:
+        return bool(code.takes(inputs, constants))
+    except Exception as error:  # noqa: BLE001 - a stranger's code may raise anything
+        whose = _OFFERED[medium.name][2]
+        warn(f"{whose} cannot say which inputs it feeds: {type(error).__name__}: {error}")
+        return False
 
 
 def make(medium: Medium, given: Given, where: str | None) -> Samples:
@@ -64,11 +119,23 @@ def make(medium: Medium, given: Given, where: str | None) -> Samples:
     Raises:
         UsageError: nothing says by which rule their content becomes values.
         DataError: the graph's inputs do not take them.
+        PluginError: the class of a plugin fails.
     """
     code = code_of(medium)
     if code.rule and not isinstance(given.rule, code.rule):
         raise code.missing(where)
-    return code(given)
+    if medium.name not in _OFFERED:
+        return code(given)
+    try:
+        return code(given)
+    except SurgeonError:
+        raise
+    except Exception as error:
+        raise PluginError(
+            f"it cannot open data: {type(error).__name__}: {error}",
+            where=_OFFERED[medium.name][2],
+            remedy="tell its author; --traceback shows where it came from",
+        ) from error
 
 
 def examples(medium: Medium) -> str:
