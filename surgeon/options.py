@@ -345,8 +345,9 @@ class Reading:
     )
     task: str = option(
         "auto",
-        "What the answers are: classification, multi-label, regression, tokens, segmentation, "
-        "embedding, or what a plugin adds. auto: as the file was made, else as their form says.",
+        "What the answers are: classification, ordinal, multi-label, regression, tokens, "
+        "segmentation, embedding, or what a plugin adds. auto: as the file was made, else as "
+        "their form says.",
         verbs=(*READS, "operate", "check"), form="text", metavar="NAME",
     )  # fmt: skip
     group_column: str | None = option(

@@ -15,7 +15,9 @@ from surgeon.errors import DataError, UnsupportedError, UsageError
 from surgeon.graph import envelope
 from surgeon.graph.widen import widened
 from surgeon.job import statistics
+from surgeon.job.adapters import with_adapter
 from surgeon.job.decide import require_opset
+from surgeon.job.losses import with_loss
 from surgeon.job.operate import operate_for
 from surgeon.records import SOLVE_HEAD, Plan
 from surgeon.tasks.find import find_task
@@ -184,6 +186,13 @@ def extend(given: Divided, to: Options, plugins: Plugins | None) -> tuple[Model,
                 where="--views",
                 remedy="leave --views out",
             )
+        for name in ("loss", "adapter"):
+            if getattr(to.surgery, name) is not None:
+                raise UsageError(
+                    "old classes are known by statistics here, so that nothing is trained by steps",
+                    where=f"--{name}",
+                    remedy="leave it out, or give data of the old classes with --old-data",
+                )
         extended = replace(extended, known=known.widened(given.outputs))
     elif 2 * seen < (counted := statistics.counted(given.model)):
         rule = "which count where the data have none of a class"
@@ -193,7 +202,9 @@ def extend(given: Divided, to: Options, plugins: Plugins | None) -> tuple[Model,
         planned = replace(to, surgery=replace(to.surgery, case=CASE))
         plan = Plan(case=CASE, why="more classes, the old ones kept", extended=extended.new)
         return operate_for(given, planned, plan=plan, evidence=None, plugins=plugins), extended
-    return _widened(replace(given.model, notes=notes), extended, given.seed), extended
+    more = _widened(replace(given.model, notes=notes), extended, given.seed)
+    more = with_loss(more, to.surgery.loss, plugins)
+    return with_adapter(more, to.surgery.adapter, plugins), extended
 
 
 def _unknown(given: Divided, missing: list[str]) -> DataError:

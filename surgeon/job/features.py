@@ -56,6 +56,12 @@ def operate_by(
     """
     asked = to.surgery
     if headless(asked.case, plugins):
+        if to.reading.asked_task is not None:
+            raise UsageError(
+                f"case {asked.case!r} appends no head, so that its file has no task",
+                where="--task",
+                remedy="leave it out",
+            )
         return give(model, asked, also, plugins)
     refuse_of_features(asked, also)
     if asked.classes is None:

@@ -172,7 +172,13 @@ def opened(
     """
     plugins = reading["plugins"]
     require_head(to.surgery.case, plugins)
-    stays = [name for name in ("start", "cut", "head") if getattr(to.surgery, name) is not None]
+    known = (None, None, None, *(getattr(model.plan, one, None) for one in ("classes", "init")))
+    words = ("start", "cut", "head", "classes", "init")
+    stays = [
+        name
+        for name, has in zip(words, known, strict=True)
+        if getattr(to.surgery, name) not in (None, has)
+    ]
     if to.surgery.case is None and stays:
         raise UsageError(
             f"a file that goes on with its plan keeps the {stays[0]} that this says",

@@ -277,3 +277,30 @@ def test_statistics_go_where_features_change(folder):
             folder / "net.onnx", numbers, case="small-similar", task="regression", device="cpu",
             keep_statistics=True,
         )  # fmt: skip
+
+
+@pytest.mark.parametrize("beside", [{"loss": "focal"}, {"adapter": "qat"}])
+def test_what_only_steps_can_do_is_refused_beside_statistics(folder, beside):
+    (name,) = beside
+    with pytest.raises(UsageError, match="statistics") as caught:
+        surgeon.finetune(folder / "six.onnx", data([6]), extend=True, device="cpu", **beside)
+    assert caught.value.where == f"--{name}"
+
+
+def test_a_loss_is_minimised_where_the_data_have_every_class(folder):
+    outcome = surgeon.finetune(
+        folder / "six.onnx", data(range(7)), extend=True, device="cpu", loss="focal:gamma=1",
+        dry_run=True,
+    )  # fmt: skip
+    assert outcome.body["extended"]["method"] == "data"
+    assert outcome.model.plan.loss == "focal:gamma=1"
+
+
+@pytest.mark.parametrize("stays", [{"classes": 4}, {"init": "random"}])
+def test_what_a_file_that_goes_on_keeps_is_refused(folder, stays):
+    (name,) = stays
+    with pytest.raises(UsageError, match=name) as caught:
+        surgeon.finetune(folder / "six.onnx", data(range(6)), device="cpu", **stays)
+    assert caught.value.where == f"--{name}"
+    same = {"classes": 6, "init": "pretrained"}
+    surgeon.finetune(folder / "six.onnx", data(range(6)), device="cpu", dry_run=True, **same)

@@ -173,3 +173,8 @@ def test_check_knows_the_cases_that_cut_a_network_in_two(case):
 def test_a_detector_gives_features_too():
     model = seeing.yolo()
     assert surgeon.predict(model, nw.feeds(model, batch=2), cut="stage2.out").values.shape == (2, 8)
+
+
+def test_a_task_is_refused_where_there_is_no_head():
+    with pytest.raises(UsageError, match="no task"):
+        surgeon.operate(nw.mlp(), "features", task="regression")
