@@ -44,7 +44,6 @@ from surgeon.job import checks, features, front
 from surgeon.job import operate as surgery
 from surgeon.job.chosen import chosen_of_tuned
 from surgeon.job.decide import keeps_plan
-from surgeon.job.operate import load_operators
 from surgeon.model import Model, load
 from surgeon.options import Options, explained
 from surgeon.outcome import Outcome, Prediction, Verification

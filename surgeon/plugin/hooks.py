@@ -264,7 +264,7 @@ def surgeon_trackers() -> Iterable[Tracker]:  # type: ignore[empty-body]
         def surgeon_trackers():
             yield Tracker("lines", "a line per event", "my_tracker:Lines")
 
-        $ surgeon plugins list
+        $ surgeon finetune model.onnx data.npz --case small-similar --track lines -o out.onnx
     """
 
 
@@ -399,9 +399,19 @@ def surgeon_list_data(path: Path) -> Files | None:
     look at no more than it needs to tell that a path is none of its own.
 
     Example:
-        >>> @hookimpl
-        ... def surgeon_list_data(path):
-        ...     return Files(*read_mine(path)) if (path / "mine.txt").is_file() else None
+        # my_lists.py
+        from surgeon.plugin import hookimpl
+        from surgeon.records import Files
+
+        @hookimpl
+        def surgeon_list_data(path):
+            if path.suffix != ".lst":
+                return None
+            rows = [line.split() for line in path.read_text().splitlines()]
+            files = [path.parent / file for file, label in rows]
+            return Files(files, [label for file, label in rows])
+
+        $ surgeon finetune photos.onnx photos.lst --case small-similar -o out.onnx
     """
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import shlex
 import sys
@@ -12,6 +13,7 @@ import numpy as np
 import onnx
 import pytest
 from onnx import TensorProto, helper
+from PIL import Image
 
 from surgeon.cli import main
 from surgeon.data.media import registry as media
@@ -26,12 +28,13 @@ SAYS = {
     "losses": "(loss poly)",
     "adapters": "(adapter scale)",
     "media": "(medium points)",
-    "trackers": "a line per event",
+    "trackers": "(tracker lines)",
     "exporters": "names of the nodes",
     "checks": "the file names no licence",
     "known": "cat",
     "ops": "1 native",
     "open_data": "(bumps:200)",
+    "list_data": "1.0 (photos.lst)",
     "commands": "3 nodes",
 }
 """{hook: what its example says, and nothing says without it}."""
@@ -57,6 +60,15 @@ def place(tmp_path, monkeypatch):
         folder = tmp_path / "points" / str(labels[number])
         folder.mkdir(parents=True, exist_ok=True)
         (folder / f"{number}.xyz").write_text(" ".join(map(str, row)))
+    photos = nw.convnet()
+    form = {"layout": "NCHW", "size": [12, 12], "scale": 1 / 255}
+    helper.set_model_props(photos, {"surgeon.preprocess": json.dumps(form)})
+    onnx.save(photos, tmp_path / "photos.onnx")
+    for number in range(24):
+        pixels = random.integers(0, 120, (12, 12, 3)) + 60 * (number % 2)
+        Image.fromarray(pixels.astype(np.uint8)).save(tmp_path / f"{number}.png")
+    lines = [f"{number}.png {'ab'[number % 2]}" for number in range(24)]
+    (tmp_path / "photos.lst").write_text("\n".join(lines))
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("SURGEON_CACHE", str(tmp_path / "cache"))
     monkeypatch.setattr(media, "_OFFERED", {})
