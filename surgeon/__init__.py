@@ -23,6 +23,7 @@ if TYPE_CHECKING:  # what the table below names, for type checkers: `as` exports
     from surgeon.conversion import to_torch as to_torch
     from surgeon.conversion import write_tensors as write_back
     from surgeon.job.beside import Beside as Beside
+    from surgeon.job.kept import apply as apply
     from surgeon.model import Model as Model
     from surgeon.model import load as load
     from surgeon.operation import evaluate as evaluate
@@ -41,9 +42,6 @@ if TYPE_CHECKING:  # what the table below names, for type checkers: `as` exports
     from surgeon.records import Head as Head
     from surgeon.records import Plan as Plan
     from surgeon.records import Stage as Stage
-    from surgeon.torch_graph.backend import SurgeonBackend as onnx_backend  # noqa: N813 - the contract's name
-    from surgeon.torch_graph.module import tensors as tensors
-
 _NAMES = {
     "Advice": "surgeon.advice.advice:Advice",
     "Beside": "surgeon.job.beside:Beside",
@@ -56,6 +54,7 @@ _NAMES = {
     "Stage": "surgeon.records:Stage",
     "Verification": "surgeon.outcome:Verification",
     "advise": "surgeon.advice.advise:advise",
+    "apply": "surgeon.job.kept:apply",
     "blend": "surgeon.blending:blend",
     "evaluate": "surgeon.operation:evaluate",
     "finetune": "surgeon.operation:finetune",

@@ -287,6 +287,7 @@ def finetune(  # noqa: PLR0913 - a public verb has its options as keywords
     cache_limit: int | None = None,
     golden_samples: bool = True,
     track: str | Sequence[str] = (),
+    adapter_out: str | os.PathLike[str] | None = None,
     force: bool = False,
     resume: bool = False,
     dry_run: bool = False,

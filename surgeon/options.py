@@ -385,7 +385,14 @@ class Delivery:
     out: str | os.PathLike[str] | None = option(
         None,
         "The ONNX file to write.",
-        verbs=("operate", "finetune", "blend"), metavar="OUT", form="path", flags=("-o", "--out"),
+        verbs=("operate", "finetune", "apply", "blend"), metavar="OUT", form="path",
+        flags=("-o", "--out"),
+    )  # fmt: skip
+    adapter_out: str | os.PathLike[str] | None = option(
+        None,
+        "Keep what the adapter learnt, and the new head, in a small file of their own, too: "
+        "`surgeon apply` makes the tuned file of it and MODEL.",
+        verbs=("finetune",), metavar="FILE", form="path",
     )  # fmt: skip
     against: str | os.PathLike[str] | None = option(
         None,
@@ -410,7 +417,7 @@ class Delivery:
         verbs=("finetune",),
     )
     force: bool = option(
-        False, "Overwrite the output.", verbs=("operate", "finetune", "advise", "blend")
+        False, "Overwrite the output.", verbs=("operate", "finetune", "advise", "apply", "blend")
     )
     track: str | Sequence[str] = option(
         (),

@@ -48,6 +48,8 @@ def writable(delivery: Delivery) -> Delivery:
     Raises:
         OutputError: it exists, or cannot be written where it was asked for.
     """
+    if delivery.adapter_out is not None and not delivery.dry_run:
+        check_output(delivery.adapter_out, force=delivery.force or delivery.resume)
     if delivery.out is None or delivery.dry_run:
         return delivery
     force = delivery.force or (delivery.resume and is_delivered(delivery.out))

@@ -28,6 +28,7 @@ VERBS = {
     "evaluate": ("surgeon.cli.evaluate:evaluate", "Metrics and confusion on labelled data."),
     "predict": ("surgeon.cli.predict:predict", "Labels and probabilities for files."),
     "verify": ("surgeon.cli.verify:verify", "Run the proof a file carries again, here."),
+    "apply": ("surgeon.cli.apply:apply", "An adapter kept apart, put back into its file."),
     "blend": ("surgeon.cli.blend:blend", "Weights between two files of one structure."),
     "ops": ("surgeon.cli.ops:ops", "Which operators convert to torch, in general or of a model."),
     "cache": ("surgeon.cli.cache:cache", "Cached features and models on this machine."),

@@ -14,9 +14,13 @@ from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING, Any, Literal
 
-from surgeon.errors import PluginError, SurgeonError, UsageError
+import numpy as np
+
+from surgeon.errors import ModelError, PluginError, SurgeonError, UsageError
 from surgeon.graph import envelope
 from surgeon.graph.adaptable import adaptable
+from surgeon.graph.precision import HALVES
+from surgeon.graph.weights import initializers, quantized_weights
 from surgeon.job.done import Work
 from surgeon.plugin.manager import loaded_plugins
 from surgeon.plugin.settings import parse, typed
@@ -26,6 +30,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from numpy.typing import NDArray
+    from onnx import ModelProto
     from torch import Tensor, nn
 
     from surgeon.graph.adaptable import Adaptable
@@ -211,8 +216,7 @@ def put_in(
             torch.manual_seed(_seed(job.to.training.seed, one.name))
             adapter = made(chosen, weight, one)
         if one.name in known:
-            state = {key: torch.from_numpy(value.copy()) for key, value in known[one.name].items()}
-            adapter.load_state_dict(state)
+            set_learnt(adapter, one.name, known[one.name])
         parametrize.register_parametrization(scope, leaf, adapter)
         found[one.name] = {id(parameter) for parameter in adapter.parameters()}
     called = {id(parameter): name for name, parameter in module.named_parameters()}
@@ -254,6 +258,67 @@ def made(chosen: Chosen, weight: Tensor, one: Adaptable) -> nn.Module:
         raise chosen.wrong("has no parameters, so that nothing can learn", where)
     found: nn.Module = adapter
     return found
+
+
+def fold(
+    chosen: Chosen,
+    model: ModelProto,
+    forms: Sequence[Adaptable],
+    learnt: Mapping[str, Mapping[str, NDArray[Any]]],
+) -> dict[str, NDArray[Any]]:
+    """Return weights with what adapters have learnt in them, as training delivers them.
+
+    Args:
+        chosen: which adapter.
+        model: that has the weights as they were.
+        forms: the weights, as the adapter was told of them.
+        learnt: {initializer: {name in its adapter: values}}.
+
+    Raises:
+        ModelError: what was learnt is of another adapter, or of other weights.
+        PluginError: see `made`.
+    """
+    import torch
+
+    from surgeon.torch_graph.arrays import to_array
+    from surgeon.torch_graph.stored import as_tensor
+    from surgeon.torch_graph.straight_through import Rounding, stand_for
+
+    quantised, tensors = quantized_weights(model), initializers(model)
+    found = {}
+    for one in forms:
+        stored, scaled = as_tensor(tensors[one.name]), quantised.get(one.name)
+        if scaled is not None:
+            weight = stand_for(scaled, stored)
+        else:
+            weight = stored.float() if tensors[one.name].data_type in HALVES else stored
+        adapter = made(chosen, weight, one)
+        set_learnt(adapter, one.name, learnt[one.name])
+        with torch.no_grad():
+            value = adapter.eval()(weight)
+        found[one.name] = to_array(
+            value if scaled is None else Rounding(scaled, stored).fold(value)
+        )
+    return found
+
+
+def set_learnt(adapter: nn.Module, name: str, learnt: Mapping[str, NDArray[Any]]) -> None:
+    """Let an adapter stand where an earlier one stood.
+
+    Raises:
+        ModelError: that was of another form.
+    """
+    import torch
+
+    state = {key: torch.from_numpy(np.array(values)) for key, values in learnt.items()}
+    try:
+        adapter.load_state_dict(state)
+    except (RuntimeError, TypeError) as error:
+        raise ModelError(
+            f"what was learnt for {name!r} does not fit its adapter: {error}",
+            where=f"initializer {name!r}",
+            remedy="use the version of the adapter's plugin that it was learnt with",
+        ) from error
 
 
 def _seed(seed: int, name: str) -> int:

@@ -14,6 +14,7 @@ from surgeon.graph import encodings, envelope, files
 from surgeon.graph.apart import take_one
 from surgeon.graph.weights import changed_tensors, write_back
 from surgeon.job import statistics
+from surgeon.job.kept import keep
 from surgeon.job.measure import calibrated, measure, stored_of
 from surgeon.job.operate import draw_anew
 from surgeon.job.proving import prove
@@ -120,8 +121,8 @@ def deliver(job: Job, trained: Trained, advice: dict[str, Any] | None) -> Delive
         sha256 = files.sha256_file(delivery.out)
         told += _settle_checkpoint(job, trained)
     return Delivered(
-        model, proven.document, metrics, changed, proven.providers, sha256, told, tuple(notes),
-        time.perf_counter() - writing,
+        model, proven.document, metrics, changed, proven.providers, sha256,
+        told + keep(job, trained, tuned), tuple(notes), time.perf_counter() - writing,
     )  # fmt: skip
 
 

@@ -17,6 +17,7 @@ from surgeon.graph.apart import doubtful_nodes
 from surgeon.graph.files import sha256_model
 from surgeon.graph.weights import tuned_names, write_back
 from surgeon.job.done import Believed, Candidate, StageDone, Trained, Work
+from surgeon.job.kept import require_keepable
 from surgeon.job.measure import (
     SPOT,
     answers,
@@ -61,6 +62,7 @@ def train(job: Job) -> Trained:
     started = time.perf_counter()
     require_places(job)
     beside = job.beside  # what makes it and fails is said before anything is solved
+    require_keepable(job)
     stages = stages_of(job)
     only_solved = all(stage.method == "solve" for stage in stages)
     done = StageDone("pretrained" if job.operated.tuned else plan.init)
@@ -156,6 +158,7 @@ def _solve_stage(job: Job, stage: Stage, known: StageDone, *, refit: bool) -> St
         kind="tuned" if whole else "probe",
         tensors={**before.tensors, **found.tensors},
         stepped=before.stepped,
+        adapted=before.adapted,
     )
     probe = known.probe or solved
     return replace(known.worked(read.work + solving), candidate=candidate, probe=probe)

@@ -35,6 +35,7 @@ def test_finetune_passes_every_option(run, operation, plugins, model, tmp_path):
         "start": None,
         "loss": None,
         "adapter": None,
+        "adapter_out": None,
         "epochs": 2,
         "budget": 60.0,
         "init": "random",
