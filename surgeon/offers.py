@@ -168,10 +168,12 @@ class Refitted:
     Attributes:
         model: the ModelProto.
         weights: names of the initializers that were drawn anew, as a whole or in part; they train.
+        stay: names of initializers that never train: constants of what only decodes.
     """
 
     model: Any
     weights: tuple[str, ...]
+    stay: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -99,7 +99,7 @@ def operate(
     operated = model.with_proto(proto, output=None)
     settled = _planned(model, anatomy, decided, tensor, headed, to.classes, proto, plugins)
     settled = replace(settled, trainable=resolve_trainable(settled, operated, model))
-    settled = choose(settled, operated, model, to)
+    settled = _without(choose(settled, operated, model, to), headed.stay)
     settled = settle_adapter(settled, operated, to.adapter, plugins)
     settled, no_race = settle_start(settled, operated)
     if settled.init == "random" and drawn:
@@ -181,6 +181,7 @@ class Headed:
     added: Added
     taps: tuple[str, ...]
     part: Truncated
+    stay: tuple[str, ...] = ()
 
 
 def _with_head(
@@ -196,9 +197,10 @@ def _with_head(
     from surgeon.runtime.settle import observer
 
     if code.in_place:
-        proto, weights = refit(anatomy, decided, code, outputs, seed)
+        made = refit(anatomy, decided, code, outputs, seed)
         whole = Truncated(anatomy.model, (tensor,), anatomy.shapes)
-        return Headed(proto, Added(weights, 0, linear=False), (), whole)
+        added = Added(tuple(made.weights), 0, linear=False)
+        return Headed(made.model, added, (), whole, tuple(made.stay))
     taps = resolve_taps(anatomy, decided, tensor)
     observe = observer(dict(model.constants))
     part = truncate(anatomy, [*taps, tensor], "" if code.keeps else decided.head.pool, observe)
@@ -211,6 +213,11 @@ def _with_head(
         inputs=anatomy.model.graph.input,
     )  # fmt: skip
     return Headed(proto, added, taps, part)
+
+
+def _without(plan: Plan, stay: Sequence[str]) -> Plan:
+    """Return a plan that does not train some initializers."""
+    return replace(plan, trainable=tuple(name for name in plan.trainable if name not in stay))
 
 
 def _planned(

@@ -47,9 +47,7 @@ def require_whole(anatomy: Anatomy, plan: Plan, to: Surgery) -> str:
     return anatomy.output
 
 
-def refit(
-    anatomy: Anatomy, plan: Plan, code: HeadCode, outputs: int, seed: int
-) -> tuple[onnx.ModelProto, tuple[str, ...]]:
+def refit(anatomy: Anatomy, plan: Plan, code: HeadCode, outputs: int, seed: int) -> Refitted:
     """Let the code of a head give the file's last layers other sizes.
 
     Outputs beside the one that is read are left out.
@@ -62,7 +60,7 @@ def refit(
         seed: of the first weights.
 
     Returns:
-        The graph, and the names of the weights that were drawn anew.
+        What the code gave.
 
     Raises:
         SurgeonError: the code does not know the form of the file.
@@ -86,7 +84,7 @@ def refit(
     if not isinstance(made, Refitted) or not isinstance(made.model, onnx.ModelProto):
         raise _wrong(f"it gave a {type(made).__name__}, not a Refitted", where)
     _compare(anatomy.model, made, where)
-    return made.model, tuple(made.weights)
+    return made
 
 
 def _beside(code: HeadCode, given: Mapping[str, Any], where: str) -> list[Any]:

@@ -77,6 +77,7 @@ def refit(
     """
     graph = Graph(model, sizes)
     form = recognise(model, graph)
+    stay = _decoding(graph, model.graph.output[0].name)
     weights: list[str] = []
     for source in form.sources:
         node = model.graph.node[source.node]
@@ -90,7 +91,29 @@ def refit(
             weights.append(held.name)
     resize(graph, set(form.said), outputs - form.classes)
     _declare(model, form, outputs)
-    return Refitted(model, tuple(dict.fromkeys(weights)))
+    return Refitted(model, tuple(dict.fromkeys(weights)), stay)
+
+
+def _decoding(graph: Graph, output: str) -> tuple[str, ...]:
+    """Return the initializers that only decode boxes: grids, strides, the bins of a distribution.
+
+    They lie behind the last convolutions; one whose kernel counts 0, 1, 2, … sums up bins.
+    """
+    todo, seen, found = [output], set[str](), list[str]()
+    while todo:
+        name = todo.pop()
+        node = graph.maker(name)
+        if name in seen or node is None:
+            continue
+        seen.add(name)
+        if node.op_type in ("Conv", "FusedConv"):
+            kernel = graph.constant(node.input[1])
+            bins = np.arange(0 if kernel is None else kernel.size)
+            if kernel is None or not (kernel.ravel() == bins).all():
+                continue
+        found += [one for one in node.input if one in graph.stored]
+        todo += [one for one in node.input if one]
+    return tuple(dict.fromkeys(found))
 
 
 def recognise(model: ModelProto, graph: Graph) -> Form:

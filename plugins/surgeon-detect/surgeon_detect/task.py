@@ -55,6 +55,8 @@ class Detection(TaskCode):
 
     def onto(self, targets: Targets, names: Sequence[str], *, ignore_unknown: bool) -> Targets:
         """Map classes to the places of their names; a box of another one is left out."""
+        if not names:
+            return targets
         code = {name: place for place, name in enumerate(names)}
         lacking = sorted(
             name
