@@ -104,7 +104,7 @@ def _run(arguments: list[str], session: Session) -> int:
             raise
         except (Exception, KeyboardInterrupt) as error:  # noqa: BLE001 - the top of the program
             origin = tree.origin(session.verb or "")
-            return fail(session, error, None if origin is None else origin.said)
+            return fail(session, error, session.blamed(error) if origin is None else origin.said)
 
 
 def deliver(session: Session, answer: Any) -> int:

@@ -37,7 +37,7 @@ class InternalError(SurgeonError):
 
 
 class PluginFailedError(SurgeonError):
-    """A plugin's own verb raised something that neither it nor surgeon foresaw."""
+    """Code of a plugin raised something that neither it nor surgeon foresaw."""
 
     kind = "plugin"
     exit = 1
@@ -48,7 +48,7 @@ def as_surgeon_error(error: BaseException, plugin: str | None = None) -> Surgeon
 
     Args:
         error: the exception.
-        plugin: whose verb it was, if it was not ours.
+        plugin: whose verb or code it was, if it was not ours.
     """
     match error:
         case SurgeonError():

@@ -96,6 +96,11 @@ class Session:
             self.warn(line)
         return found
 
+    def blamed(self, error: BaseException) -> str | None:
+        """Return the plugin in whose code an error was raised, in words, or None."""
+        whose = None if self._plugins is None else self._plugins.blamed(error)
+        return None if whose is None else whose.said
+
     def note(self, text: str) -> None:
         """Tell people something on stderr; `-q` silences it."""
         if not self.quiet:

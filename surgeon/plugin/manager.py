@@ -226,6 +226,26 @@ class Plugins:
                 raise origin.failed(what, f"it returns a {type(found).__name__}, not Files")
         return None
 
+    def blamed(self, error: BaseException) -> Loaded | None:
+        """Return the plugin that is not ours in whose code an error was raised, or None."""
+        packages = {
+            getattr(plugin, "__name__", type(plugin).__module__): self._origin(name)
+            for name, plugin in self.manager.list_name_plugin()
+        }
+        for found in (one for offers in self._offers.values() for one in offers.values()):
+            whose = Loaded(found.offer.name, found.distribution, found.version)
+            packages.setdefault(getattr(found.offer, "code", "").partition(":")[0], whose)
+        theirs = {
+            module.partition(".")[0]: whose
+            for module, whose in packages.items()
+            if module and not _is_own(whose.distribution)
+        }
+        blamed, step = None, error.__traceback__
+        while step is not None:
+            module = str(step.tb_frame.f_globals.get("__name__"))
+            blamed, step = theirs.get(module.partition(".")[0], blamed), step.tb_next
+        return blamed
+
     def _origin(self, name: str) -> Loaded:
         origins = (item for item in self.loaded if item.name == name)
         return next(origins, Loaded(name, "unknown", "0"))

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import re
 from pathlib import Path
 
 import networks as nw
 import numpy as np
+import onnx
 import pytest
 
 import surgeon
+from surgeon.cli import main
 from surgeon.data import open_data, open_inputs
 from surgeon.data.media import registry
 from surgeon.errors import DataError, PluginError
@@ -146,3 +149,14 @@ def test_a_medium_that_is_wrong_names_its_distribution_and_harms_no_other(points
     registry.offer(medium, lambda: Failing, "the medium of their-dist 1.0")
     with pytest.raises(PluginError, match="abstract"):
         open_data(folder, [ROW])
+
+
+def test_what_a_plugins_code_raises_names_it_on_the_command_line(install, points, tmp_path, capsys):
+    wide = EXAMPLE.replace("(3,)", "(8,)").replace("raise UnreadableError(", "raise KeyError(")
+    install("their-dist", "points", wide.replace("reshape(3)", "reshape(99)"))
+    onnx.save(nw.mlp(), tmp_path / "net.onnx")
+    given = ["finetune", tmp_path / "net.onnx", points(8, 24), "--case", "small-similar"]
+    assert main([*map(str, given), "-o", str(tmp_path / "out.onnx"), "--json"]) == 1
+    error = json.loads(capsys.readouterr().out)["error"]
+    assert error["kind"] == "plugin"
+    assert "their-dist 1.0" in error["where"]
