@@ -30,6 +30,7 @@ class Room:
 ROOMS = (
     Room("__main__", "`python -m surgeon`"),
     Room("cli", "one small file per verb", ("click", "rich")),
+    Room("testing", "the conformance kit: what a plugin offers, tried on nine families"),
     Room("operation", "the verbs: the order of the steps"),
     Room("blending", "weights between two files of one structure"),
     Room("conversion", "a whole network in torch, and tensors back into a network"),

@@ -52,18 +52,30 @@ KINDS: dict[str, tuple[str, str, str]] = {
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Found(Generic[T]):
-    """What a plugin offers, and where it comes from."""
+    """What a plugin offers, and where it comes from: distribution, version and entry point."""
 
     offer: T
     distribution: str
     version: str
     named: set[str] = field(default_factory=set)
+    plugin: str = ""
 
     @property
     def said(self) -> str:
-        """The offer in words, and whose it is."""
+        """The offer in words, with whose it is."""
         kind = KINDS[type(self.offer).__name__][0]
         return f"the {kind} {self.offer.name!r} of distribution {self.distribution} {self.version}"
+
+    def wrong(self, problem: str | BaseException) -> PluginError:
+        """Return the error that an offer made, which names its distribution and what to do."""
+        if isinstance(problem, BaseException):
+            problem = f"{type(problem).__name__}: {' '.join(str(problem).split())}"
+        return PluginError(
+            f"{self.said}: {problem}",
+            where=f"{KINDS[type(self.offer).__name__][2]} {self.offer.name}",
+            remedy=f"tell its author, who runs `surgeon plugins check {self.offer.name}`; or use "
+            f"another, or leave it out: {DISABLE}={self.distribution}",
+        )
 
     def use(self) -> T:
         """Return the offer; a distribution that is not ours is named before its first use."""
@@ -81,7 +93,6 @@ class Found(Generic[T]):
         offer = self.use()
         code = code or getattr(offer, "code", "")
         module, _, attribute = code.partition(":")
-        said = self.said
         try:
             return getattr(importlib.import_module(module), attribute)
         except SurgeonError:
@@ -91,9 +102,9 @@ class Found(Generic[T]):
             if absent and absent.partition(".")[0] != module.partition(".")[0]:
                 from surgeon.extras import lacking
 
-                raise lacking(absent, said) from error
+                raise lacking(absent, self.said) from error
             raise PluginError(
-                f"{said} cannot be loaded: {type(error).__name__}: {error}",
+                f"{self.said} cannot be loaded: {type(error).__name__}: {error}",
                 where=code,
                 remedy="tell its author; `surgeon plugins check` looks at all of them",
             ) from error
@@ -266,7 +277,9 @@ class Plugins:
                         where=f"distributions {other} and {origin.distribution}",
                         remedy=f"uninstall one, or set {DISABLE} to the entry point of one",
                     )
-                found[offer.name] = Found(offer, origin.distribution, origin.version, self._named)
+                found[offer.name] = Found(
+                    offer, origin.distribution, origin.version, self._named, origin.name
+                )
         order = sorted(
             found.values(),
             key=lambda one: (not _is_own(one.distribution), getattr(one.offer, "place", 0)),
@@ -312,14 +325,14 @@ def load_plugins(
     pm = Manager(hooks.PROJECT)
     pm.add_hookspecs(hooks)
     listed = os.environ.get(DISABLE, "").replace(" ", "").split(",")
-    blocked = {_plain(name) for name in (*disabled, *filter(None, listed))}
+    blocked = {plain(name) for name in (*disabled, *filter(None, listed))}
     loaded: list[Loaded] = []
     warnings: list[str] = []
     for point in _entry_points():
         distribution, version = point.distribution, point.version
         if verbs and point.lacks("surgeon_commands"):
             continue
-        if blocked & {_plain(point.name), _plain(distribution)} or not (
+        if blocked & {plain(point.name), plain(distribution)} or not (
             enabled or _is_own(distribution)
         ):
             continue
@@ -346,13 +359,13 @@ def _found_once(*_: Any) -> Plugins:
     return load_plugins()
 
 
-def _plain(name: str) -> str:
+def plain(name: str) -> str:
     """Return a name as package installers compare them: `My_Plugin` is `my-plugin`."""
     return name.lower().replace("_", "-").replace(".", "-")
 
 
 def _is_own(distribution: str) -> bool:
-    return _plain(distribution) == DISTRIBUTION
+    return plain(distribution) == DISTRIBUTION
 
 
 def _yielded(

@@ -74,22 +74,22 @@ def typed(code: Callable[..., Any], given: Mapping[str, Any], where: str) -> dic
         UsageError: a key that there is not, a value that cannot be meant, or one that is missing;
             says what is legal.
     """
-    wanted = _kinds(code)
+    known = wanted(code)
     for key in given:
-        if key not in wanted:
-            legal = ", ".join(wanted) or "none: it takes no settings"
+        if key not in known:
+            legal = ", ".join(known) or "none: it takes no settings"
             raise UsageError(f"there is no setting {key!r}", where=where, remedy=f"one of {legal}")
-    missing = [key for key, (_, needed) in wanted.items() if needed and key not in given]
+    missing = [key for key, (_, needed) in known.items() if needed and key not in given]
     if missing:
         raise UsageError(
             f"settings are missing: {', '.join(missing)}",
             where=where,
             remedy=f"give {','.join(f'{key}=…' for key in missing)} behind the name and a colon",
         )
-    return {key: _as(value, wanted[key][0], key, where) for key, value in given.items()}
+    return {key: _as(value, known[key][0], key, where) for key, value in given.items()}
 
 
-def _kinds(code: Callable[..., Any]) -> dict[str, tuple[Any, bool]]:
+def wanted(code: Callable[..., Any]) -> dict[str, tuple[Any, bool]]:
     """Return {setting: (what it may be, whether it must be given)}."""
     found, hints = {}, _hints(code)
     for name, parameter in inspect.signature(code).parameters.items():
