@@ -62,6 +62,7 @@ ROOMS = (
     Room("tasks", "what an answer is: read, judged, told; the protocol of a task, in numpy"),
     Room("graph", "ONNX in, ONNX out: gate, normalize, shapes, cuts, old head, frontier, weights"),
     Room("plugin", "hooks, loading, what plugins offer and its settings", ("pluggy",)),
+    Room("starters", "what `plugins new` writes: a small distribution of each kind"),
     Room("schemas", "the form of every document"),
     Room("options", "every option once: default, values, verbs, what it means"),
     Room("events", "what a run tells while it goes on"),

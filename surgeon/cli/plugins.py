@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from surgeon import records
+from surgeon import records, starters
 from surgeon.cli.group import SurgeonGroup, VerbGroup
 from surgeon.cli.progress import progress_for
 from surgeon.cli.session import Answer, Session
@@ -14,7 +14,7 @@ from surgeon.errors import UsageError
 from surgeon.plugin.manager import KINDS
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
     from surgeon.cli.progress import Report
     from surgeon.cli.screen import Screen
@@ -32,10 +32,38 @@ def list_plugins(session: Session) -> Answer:
     return Answer(_examine(session), show)
 
 
+@plugins.command("new")
+@click.argument("name")
+@click.option(
+    "--kind", required=True, metavar="KIND", help=f"What it offers: {', '.join(starters.KINDS)}."
+)
+@click.option(
+    "-o", "--out", metavar="DIR", help="Where to, a folder that is not there or empty; ./NAME."
+)
+@click.pass_obj
+def new_plugin(session: Session, name: str, kind: str, out: str | None) -> Answer:
+    """Write a distribution that offers something of a kind: it installs, and its test passes."""
+    from surgeon import testing
+
+    taken = {found.offer.name for found in testing.offers(plugins=session.plugins)}
+    return Answer(starters.write(name, kind, out, taken=taken), show_new)
+
+
+def show_new(screen: Screen, body: Mapping[str, Any]) -> None:
+    """Every file, then what to do next."""
+    for name in body["files"]:
+        screen.line(f"{body['path']}/{name}")
+    screen.line(f"next: pip install -e {body['path']}, then see its README.md")
+
+
 @plugins.command("check")
 @click.argument("name", required=False)
+@click.option(
+    "--model", "models", multiple=True, metavar="FILE",
+    help="A model to try it on, several times; else a small network of each of nine families.",
+)  # fmt: skip
 @click.pass_obj
-def check_plugins(session: Session, name: str | None) -> Answer:
+def check_plugins(session: Session, name: str | None, models: tuple[str, ...]) -> Answer:
     """Load every plugin, and try what it offers on nine small networks; exits with 1 if it fails.
 
     NAME is a distribution, an entry point, or an offer (`NAME:key=value` where it needs settings);
@@ -44,22 +72,25 @@ def check_plugins(session: Session, name: str | None) -> Answer:
     body, checks = _examine(session), []
     if name is not None or body["ok"]:  # what cannot be loaded comes first
         with progress_for(session) as progress:
-            checks = _conform(session, name, progress)
+            checks = _conform(session, name, models, progress)
     passed = all(one["passed"] for one in checks)
     body |= {"ok": body["ok"] and passed, "plugin": name, "passed": passed, "checks": checks}
     return Answer(body, show if name is None else show_checks, exit=0 if body["ok"] else 1)
 
 
-def _conform(session: Session, name: str | None, progress: Report) -> list[dict[str, Any]]:
+def _conform(
+    session: Session, name: str | None, models: Sequence[str], progress: Report
+) -> list[dict[str, Any]]:
     """Try the offers that a name means; see `surgeon.testing`."""
     from surgeon import testing
 
+    given: dict[str, Any] = {"models": models} if models else {}
     return [
         {"kind": KINDS[type(found.offer).__name__][0], "offer": found.offer.name}
         | records.as_json(claim)
         for options, found in testing.meant(name, session.plugins)
         for claim in testing.examine(
-            found, options=options, plugins=session.plugins, progress=progress
+            found, options=options, plugins=session.plugins, progress=progress, **given
         )
     ]
 
