@@ -122,7 +122,8 @@ def _shown(value: Any) -> str:
     if isinstance(value, list) and all(isinstance(one, int | float) for one in value):
         return _numbers(value)
     if isinstance(value, list) and all(isinstance(one, dict) and "label" in one for one in value):
-        value = " ".join(f"{one.get('text') or ''}/{one['label']}" for one in value)
+        told = ((one.get("text"), one["label"]) for one in value)
+        value = " ".join(f"{text}/{label}" if text else str(label) for text, label in told)
     text = str(value)
     return text if len(text) <= WIDEST else f"{text[:WIDEST]}…"
 
