@@ -19,6 +19,7 @@ import onnx
 from surgeon import shown
 from surgeon.errors import SurgeonError, UsageError
 from surgeon.graph import envelope, files
+from surgeon.graph.learned_scales import find as learned_scales
 from surgeon.graph.normalize import normalize
 from surgeon.graph.precision import computes_half
 from surgeon.graph.shapes import input_infos, output_infos
@@ -244,6 +245,13 @@ class Model:
     def quantized(self) -> dict[str, QuantizedWeight]:
         """Return the integer initializers that can learn as what they stand for."""
         return dict(self._quantized)
+
+    def scales(self) -> dict[str, tuple[str, ...]]:
+        """Return {scale that can learn: what it rounds}, values and quantised weights.
+
+        No plan trains them unless they are named: `Rewritten.also` of an adapter does.
+        """
+        return learned_scales(self.proto, self._quantized)
 
     def learnable(self) -> list[str]:
         """Return what a plan may train, in graph order: parameters and quantised weights."""

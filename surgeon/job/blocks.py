@@ -34,8 +34,8 @@ def blocks(job: Job, lr: float | None = None) -> list[dict[str, Any]]:
     rates = _rates(job, lr)
     depths, head = first_use(job.given.model.anatomy()), head_weights(job)
     own, trains = first_use(job.operated.anatomy()), set(job.operated.trainable)
-    weights = dict.fromkeys([*job.operated.learnable(), *head])
-    place = {name: 1.0 if name in head else depths.get(name, 1.0) for name in weights}
+    weights = dict.fromkeys([*job.operated.learnable(), *job.operated.trainable, *head])
+    place = {n: 1.0 if n in head else depths.get(n, own.get(n, 1.0)) for n in weights}
     ordered = sorted(
         weights,
         key=lambda one: (one in head, round(10 * own.get(one, 1.0)), one in trains, place[one]),

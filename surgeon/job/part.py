@@ -34,6 +34,7 @@ from surgeon.torch_graph import arrays
 from surgeon.torch_graph.initialize import draw_all, randomize
 from surgeon.torch_graph.module import tensors, to_module
 from surgeon.torch_graph.stepwise import quantised_values
+from surgeon.torch_graph.straight_through import let_scales_learn
 from surgeon.train import batches
 from surgeon.train.device import arithmetic
 from surgeon.train.objective import FEATURES
@@ -91,7 +92,7 @@ class Part:
 
     Numbers are learnt in `units` of their own: targets and the last linear layer are brought into
     them here, and weights and outputs come back in plain ones. None = as they are. `adapters` are
-    the parameters that learn in place of initializers, by their names.
+    the parameters that learn in place of initializers, by their names; `scales`, of scales.
     """
 
     module: Any
@@ -101,13 +102,13 @@ class Part:
     work: Work
     units: Units | None = None
     adapters: Mapping[str, list[str]] = field(default_factory=dict)
+    scales: Mapping[str, list[str]] = field(default_factory=dict)
 
     @property
     def learning(self) -> Trainable:
         """What the optimiser gets."""
-        if not self.adapters:
-            return self.names
-        return {name: self.adapters.get(name, [name]) for name in self.names}
+        instead = {**self.adapters, **self.scales}
+        return {name: instead.get(name, [name]) for name in self.names} if instead else self.names
 
     @property
     def answers(self) -> NDArray[Any]:
@@ -161,7 +162,8 @@ def open_part(
         batches.keep_batch(module, 1 if alone else shapes.batches[0], axes)
     if adapters:
         work = work + adapter_work(module, adapters, names)
-    return Part(module, trained, names, sets, work, units, adapters)
+    scales = let_scales_learn(module, [name for name in operated.scales() if name in names])
+    return Part(module, trained, names, sets, work, units, adapters, scales)
 
 
 def targets_of(job: Job) -> tuple[NDArray[Any], Units | None]:

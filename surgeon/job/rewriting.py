@@ -16,6 +16,7 @@ from onnx import ModelProto, ValueInfoProto
 
 from surgeon.errors import DataError, SurgeonError
 from surgeon.graph import envelope
+from surgeon.graph.learned_scales import find as learned_scales
 from surgeon.graph.weights import head_weights, quantized_weights, roles
 from surgeon.job.adapters import find_adapter
 from surgeon.job.decide import settle_start
@@ -115,7 +116,8 @@ def _check(chosen: Chosen, operated: Model, plan: Plan, made: Rewritten) -> None
         raise chosen.wrong("changes what lies behind the new head", "the end of the graph")
     replan = _replanned(plan, made)
     learns = {name for name, role in roles(made.model).items() if role == "parameter"}
-    learns |= set(quantized_weights(made.model))
+    weights = quantized_weights(made.model)
+    learns |= {*weights, *learned_scales(made.model, weights)}
     if unknown := [name for name in replan.trainable if name not in learns]:
         raise chosen.wrong("trains what cannot learn in its file", f"initializer {unknown[0]!r}")
     try:

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from surgeon.errors import ModelError, UnknownNameError
 from surgeon.graph import precision
+from surgeon.graph.learned_scales import find as learned_scales
 from surgeon.graph.weights import quantized_weights
 from surgeon.ops import convert
 from surgeon.torch_graph.build import build
@@ -205,7 +206,8 @@ class GraphModule(Scope):
         weights = {name: read(scope, leaf) for name, scope, leaf in self._onnx_used}
         for name, rounding in self._onnx_roundings.items():
             if name in weights:
-                weights[name] = rounding(weights[name])
+                scale = None if rounding.by is None else weights[rounding.by]
+                weights[name] = rounding(weights[name], scale)
         return weights
 
 
@@ -323,8 +325,9 @@ def to_module(
         proto: the model, with the data of its initializers in it.
         roles: for every float initializer, `parameter` (becomes an nn.Parameter) or `statistics`,
             `setting`, `constant` (become buffers).
-        quantized: integer initializers that learn: those of these names that are quantised weights
-            become float32 parameters, what their integers stand for; all others stay constants.
+        quantized: initializers that learn: those of these names that are quantised weights become
+            float32 parameters, what their integers stand for, and those that are scales become
+            parameters, too; all others stay constants.
 
     Raises:
         UnsupportedError: an operator, version or form that is not converted.
@@ -332,6 +335,9 @@ def to_module(
     """
     known = quantized_weights(proto) if quantized else {}
     latent = {name: known[name] for name in quantized if name in known}
+    scales = learned_scales(proto, known) if quantized else {}
+    roles = dict(roles) | dict.fromkeys((name for name in quantized if name in scales), "parameter")
+    by = {one: name for name, ones in scales.items() if name in quantized for one in ones}
     shapes = {tensor.name: tuple(tensor.dims) for tensor in proto.graph.initializer}
     learning = {name for name, role in roles.items() if role == "parameter"} | set(latent)
     program = fuse(build(proto, roles, latent), shapes, learning)
@@ -341,7 +347,7 @@ def to_module(
         name = initializer.name
         if name in latent:
             codes = as_tensor(initializer)
-            roundings[name] = Rounding(latent[name], codes)
+            roundings[name] = Rounding(latent[name], codes, by.get(name))
             weights[name] = nn.Parameter(stand_for(latent[name], codes))
         elif initializer.data_type in convert.WEIGHT_TYPES:
             value = as_tensor(initializer)
@@ -374,5 +380,6 @@ def tensors(module: nn.Module) -> dict[str, Tensor]:
     with torch.no_grad():
         values = {name: read(scope, leaf).detach() for name, (scope, leaf) in sites.items()}
     for name, rounding in found._onnx_roundings.items():
-        values[name] = rounding.fold(values[name])
+        scale = None if rounding.by is None else values[rounding.by]
+        values[name] = rounding.fold(values[name], scale)
     return values

@@ -3,8 +3,10 @@
 The parameter is what the integers stand for, w = (q − zero) · scale, in float32; a run computes
 with q = saturate(round(w / scale) + zero), so it gives what the written file will give. Gradients
 pass the rounding as if it were not there, and stop where q saturates (Bengio et al. 2013, arXiv
-1308.3432; Jacob et al. 2018, arXiv 1712.05877). Scales and zero points never move. What must not
-enter: how such weights are found (`surgeon.graph.quantized_weights`), the training loop.
+1308.3432; Jacob et al. 2018, arXiv 1712.05877). Zero points never move; a scale does where it is
+trained itself: what it divides and multiplies by gives it the gradient of Esser et al. 2020 (arXiv
+1902.08153). What must not enter: how such weights are found (`surgeon.graph.quantized_weights`),
+the training loop.
 """
 
 from __future__ import annotations
@@ -14,19 +16,21 @@ from typing import TYPE_CHECKING
 import torch
 from onnx import TensorProto
 from torch import Tensor, nn
+from torch.nn.utils import parametrize
 
 from surgeon.ops import convert
 from surgeon.ops.quantized import LIMITS, pass_through
 from surgeon.torch_graph.stored import as_tensor
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
     import numpy as np
     import onnx
     from numpy.typing import NDArray
 
     from surgeon.graph.quantized_weights import QuantizedWeight
+    from surgeon.torch_graph.module import GraphModule
 
 
 def stand_for(weight: QuantizedWeight, codes: Tensor) -> Tensor:
@@ -55,15 +59,16 @@ class Rounding(nn.Module):
     codes: Tensor | None
     start: Tensor | None
 
-    def __init__(self, weight: QuantizedWeight, codes: Tensor) -> None:
+    def __init__(self, weight: QuantizedWeight, codes: Tensor, by: str | None = None) -> None:
         """Keep scale and zero point.
 
         Args:
             weight: what is known of it.
             codes: the stored numbers, in their carrier type.
+            by: the initializer that is its scale, where that learns, too.
         """
         super().__init__()
-        self.number = weight.data_type
+        self.number, self.by = weight.data_type, by
         scale, zero, stored = _wide(weight, codes)
         scale = torch.where(scale == 0, torch.ones_like(scale), scale)
         for name, tensor in (("scale", scale), ("zero", zero), ("codes", None), ("start", None)):
@@ -81,9 +86,15 @@ class Rounding(nn.Module):
         kind = torch.finfo(convert.torch_dtype(self.number))
         return kind.min, kind.max
 
-    def forward(self, latent: Tensor) -> Tensor:
-        """Return the numbers to store, as floats, for what they shall stand for."""
-        ratio = latent.to(self.scale.dtype) / self.scale
+    def forward(self, latent: Tensor, scale: Tensor | None = None) -> Tensor:
+        """Return the numbers to store, as floats, for what they shall stand for.
+
+        Args:
+            latent: that.
+            scale: as it is now, where it learns.
+        """
+        factor = self.scale if scale is None else scale.reshape(self.scale.shape)
+        ratio = latent.to(self.scale.dtype) / factor
         with torch.no_grad():
             low, high = self.limits
             if self.number in LIMITS:
@@ -95,11 +106,48 @@ class Rounding(nn.Module):
         return pass_through(ratio, whole, low - self.zero, high - self.zero)
 
     @torch.no_grad()
-    def fold(self, latent: Tensor) -> Tensor:
+    def fold(self, latent: Tensor, scale: Tensor | None = None) -> Tensor:
         """Return the numbers to store, in the type that carries the stored one."""
-        whole: Tensor = self(latent)
+        whole: Tensor = self(latent, scale)
         dtype = convert.torch_dtype(self.number)
         return (whole.to(torch.int32) if dtype == torch.uint16 else whole).to(dtype)
+
+
+class Positive(nn.Module):
+    """A scale that learns (a torch parametrization): start · e^x, so that it stays above zero.
+
+    A step of an optimiser then changes it by a share of itself, as it changes weights by a share of
+    theirs. Its gradient is a sum over all numbers that it scales: unless it was made smaller,
+    clipping by the norm would leave nothing of any other.
+    """
+
+    start: Tensor
+    SHARE = 1e-3
+
+    def __init__(self, scale: Tensor) -> None:
+        """Begin with a scale."""
+        super().__init__()
+        self.register_buffer("start", scale.detach().clone(), persistent=False)
+
+    def forward(self, exponent: Tensor) -> Tensor:
+        """Return the scale."""
+        passed = exponent * self.SHARE
+        return self.start * (passed + (exponent - passed).detach()).exp()
+
+    def right_inverse(self, scale: Tensor) -> Tensor:
+        """Return what is learnt for a scale."""
+        return (scale / self.start).log()
+
+
+def let_scales_learn(module: GraphModule, names: Sequence[str]) -> dict[str, list[str]]:
+    """Let scales of a module learn above zero; return the parameter of each."""
+    found = {}
+    for name in names:
+        scope, leaf = module.site(name)
+        parametrize.register_parametrization(scope, leaf, Positive(getattr(scope, leaf)))
+        found[name] = id(scope.parametrizations[leaf].original)  # type: ignore[index, union-attr]
+    called = {id(parameter): name for name, parameter in module.named_parameters()}
+    return {name: [called[one]] for name, one in found.items()}
 
 
 def fold_latents(

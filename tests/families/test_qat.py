@@ -11,7 +11,7 @@ import onnxruntime
 import pytest
 import torch
 from onnx import numpy_helper
-from quantised import digits, float_network
+from quantised import digits, float_network, quantised_network
 
 import surgeon
 from surgeon.errors import DataError, ModelError, UnsupportedError, UsageError
@@ -211,6 +211,51 @@ def test_an_operated_file_is_rewritten_when_it_is_trained():
     assert operators(operated.proto)["QuantizeLinear"] == 0
     outcome = surgeon.finetune(operated, pictures(), epochs=1, device="cpu")
     assert operators(outcome.model.proto)["QuantizeLinear"] > 0
+
+
+# ── scales ───────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_scales_of_what_is_trained_learn_where_that_is_asked_for(tmp_path):
+    out, options = tmp_path / "tuned.onnx", {**ORDINARY, "lr": 0.003}
+    outcome = surgeon.finetune(
+        float_network(), pictures(), out, adapter="qat:scales=learned", **options
+    )
+    scales = set(outcome.model.scales()) & set(outcome.model.trainable)
+    assert {"surgeon.c1.weight_scale", "surgeon.relu_1_scale"} <= scales
+    assert "surgeon.x_scale" not in scales  # what nothing that trains leads to
+    assert surgeon.verify(out).passed
+    assert optimised(outcome.model.proto, tmp_path)["QLinearConv"] == 2
+    again = surgeon.finetune(out, pictures(), epochs=1, device="cpu")
+    assert again.model.trainable == outcome.model.trainable
+    alone = surgeon.finetune(
+        float_network(), pictures(), adapter="qat:scales=learned", case="small-similar",
+        dry_run=True, device="cpu",
+    )  # fmt: skip
+    assert not set(alone.model.scales()) & set(alone.model.trainable)
+
+
+def test_a_quantised_file_learns_its_scales_and_its_biases_are_floats(tmp_path):
+    model = onnx.load(quantised_network(tmp_path))
+    made = quantize(model, feeds_of(model), (), trainable(model), scales="learned")
+    before, after = arrays(model), arrays(made.model)
+    biases = [name for name, value in before.items() if value.dtype == np.int32 and value.size > 1]
+    assert biases
+    assert all(after[one].dtype == np.float32 for name in biases for one in made.instead[name])
+    assert made.also
+    assert optimised(made.model, tmp_path)["QLinearConv"] == 2
+    feeds = nw.feeds(model, batch=4)
+    (wanted,), (got,) = (
+        onnxruntime.InferenceSession(one.SerializeToString()).run(None, feeds)
+        for one in (model, made.model)
+    )
+    np.testing.assert_allclose(got, wanted, atol=0.05 * np.abs(wanted).max())
+    with pytest.raises(UnsupportedError, match="already"):
+        rewritten(model)
+
+
+def trainable(model):
+    return tuple(surgeon.load(model).parameters())
 
 
 # ── what cannot be quantised ─────────────────────────────────────────────────────────────────────

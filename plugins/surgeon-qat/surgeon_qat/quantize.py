@@ -10,7 +10,7 @@ from __future__ import annotations
 import logging
 from collections import Counter
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Annotated, Final, Literal
 
 import numpy as np
@@ -21,6 +21,7 @@ from surgeon.errors import ModelError, SurgeonError, UnsupportedError
 from surgeon.plugin.settings import Within
 from surgeon.records import Rewritten
 from surgeon_qat.ranges import Method, measure
+from surgeon_qat.scales import let_learn
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterator, Mapping, Sequence
@@ -53,16 +54,18 @@ MOST: Final = 1e30
 """What lies beyond is no number to quantise but a mask."""
 
 
-def quantize(
+def quantize(  # noqa: PLR0913 - its keywords are the settings
     model: ModelProto,
     feeds: Feeds,
     head: Sequence[str],
+    trainable: Sequence[str] = (),
     *,
     ranges: Literal["minmax", "percentile", "mse"] = "minmax",
     percentile: Annotated[float, Within(50, 100)] = 99.99,
     samples: Annotated[int, Within(1)] = 128,
     per: Literal["channel", "tensor"] = "channel",
     bits: Literal[7, 8] = 7,
+    scales: Literal["fixed", "learned"] = "fixed",
 ) -> Rewritten:
     """Quantise a file in front of its new head.
 
@@ -74,7 +77,9 @@ def quantize(
             what leaves the least squared error.
         percentile: per cent of the numbers that lie within the range.
         samples: training samples that ranges are measured on.
+        trainable: initializers that are to be trained.
         per: what has a scale of its own, each channel of a weight or the weight.
+        scales: whether they stay as measured, or learn beside the weights.
         bits: of the weights; with 7, processors without VNNI compute what the file says, too.
 
     Raises:
@@ -84,20 +89,40 @@ def quantize(
     _require(model, OPSETS[per])
     named = _named(model)
     sites = _Sites.of(named, head)
-    if not sites.weighted:
-        raise UnsupportedError(
-            f"there is nothing to quantise: no {', '.join(WEIGHTED)} with a float weight in front "
-            "of the head",
-            where="--adapter qat",
-            remedy="leave --adapter out",
-        )
-    _refuse_taken(named, sites)
-    found, seen = measure(feeds, sorted(sites.values), samples, Method(ranges, percentile))
-    sites = sites.without({name for name, one in found.items() if max(map(abs, one)) > MOST})
-    options = {"per_channel": per == "channel", "reduce_range": bits == 7}
-    made = _inserted(named, sites, found, options)
-    result, instead = _put_together(model, made)
-    return Rewritten(result, instead, notes=(_said(model, result, seen, ranges),))
+    made = Rewritten(model)
+    if sites.weighted:
+        _refuse_taken(named, sites)
+        found, seen = measure(feeds, sorted(sites.values), samples, Method(ranges, percentile))
+        sites = sites.without({name for name, one in found.items() if max(map(abs, one)) > MOST})
+        options = {"per_channel": per == "channel", "reduce_range": bits == 7}
+        result, instead = _put_together(model, _inserted(named, sites, found, options))
+        made = Rewritten(result, instead, notes=(_said(model, result, seen, ranges),))
+    elif scales == "fixed" or not _dequantised(model):
+        raise _nothing(model)
+    return made if scales == "fixed" else _with_scales(made, trainable)
+
+
+def _nothing(model: ModelProto) -> UnsupportedError:
+    """Return the error for a file in which nothing is left to quantise."""
+    already = bool(_dequantised(model))
+    return UnsupportedError(
+        "the file is quantised already" if already else
+        f"there is nothing to quantise: no {', '.join(WEIGHTED)} with a float weight in front of "
+        "the head",
+        where="--adapter qat",
+        remedy="its int8 weights train without --adapter, and with qat:scales=learned their scales "
+        "do, too" if already else "leave --adapter out",
+    )  # fmt: skip
+
+
+def _with_scales(made: Rewritten, trainable: Sequence[str]) -> Rewritten:
+    """Let the scales learn, too."""
+    known = [one for name in trainable for one in made.instead.get(name, (name,))]
+    model, biases, also = let_learn(made.model, known)
+    note = f"qat: {len(also)} scales learn"
+    return replace(
+        made, model=model, instead={**made.instead, **biases}, also=also, notes=(*made.notes, note)
+    )
 
 
 def _require(model: ModelProto, least: int) -> None:
