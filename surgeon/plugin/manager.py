@@ -144,7 +144,10 @@ class Plugins:
         found = self.offers(kind)
         if name not in found:
             word, _, where = KINDS[kind.__name__]
-            raise UnknownNameError(word, name, found, where=where)
+            error = UnknownNameError(word, name, found, where=where)
+            if self.warnings:  # it may be of one that was not loaded
+                error.remedy = "; ".join([str(error.remedy), *self.warnings])
+            raise error
         return found[name]
 
     def known(self, sha256: str, model: Any) -> Known | None:

@@ -211,6 +211,10 @@ def test_an_unknown_case_names_the_nearest(install):
     with pytest.raises(UnknownNameError) as caught:
         load_plugins().offer(Case, "small-simpel")
     assert "small-simple" in str(caught.value)
+    install("their-broken", "broken", "raise RuntimeError('no luck')")
+    with pytest.raises(UnknownNameError) as caught:
+        load_plugins().offer(Case, "theirs")
+    assert "their-broken 1.0" in caught.value.remedy
 
 
 # ── installed with pip, run by the command line ──────────────────────────────────────────────────
