@@ -25,7 +25,8 @@ NEAREST = 10
 """Boxes that are assigned to each one that is there."""
 CLASS, PLACE = 0.5, 6.0
 """Powers of probability and overlap in how well a box fits."""
-CLASS_GAIN, PLACE_GAIN = 0.5, 7.5
+CLASS_GAIN, PLACE_GAIN = 3.0, 7.5
+"""Weights in the loss. Classes are what is new here: YOLOv8, which learns all at once, has 0.5."""
 FLOOR = 0.1
 """Least weight of an assigned box: one that overlaps nothing yet has to move."""
 TINY = 1e-7
