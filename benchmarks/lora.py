@@ -34,6 +34,7 @@ ARMS = {
     "head": HEAD,
     "all": WHOLE,
     "lora": {**WHOLE, "adapter": "lora:rank=8", "lr": 2e-3},
+    "lora, default rate": {**WHOLE, "adapter": "lora:rank=8"},
     "lora, attention": {**WHOLE, "adapter": "lora:rank=8,targets=*attention*", "lr": 2e-3},
     "dora": {**WHOLE, "adapter": "lora:rank=8,dora=yes", "lr": 2e-3},
 }

@@ -133,9 +133,9 @@ def with_adapter(operated: Model, asked: str | None, plugins: Plugins | None) ->
 def _settle_weights(plan: Plan, operated: Model, chosen: Chosen) -> Plan:
     """Let adapters learn for the weights that they may stand for, beside the new head."""
     where = f"--adapter {chosen.text}"
-    if plan.init == "random":
+    if plan.init != "pretrained":
         raise UsageError(
-            "an adapter changes pretrained weights a little, and the start is random",
+            f"an adapter changes pretrained weights a little, and the start is {plan.init!r}",
             where=where,
             remedy="--init pretrained, or leave --adapter out",
         )
@@ -158,8 +158,7 @@ def _settle_weights(plan: Plan, operated: Model, chosen: Chosen) -> Plan:
             where=where,
             remedy="targets is a pattern of " + _listed(known) if known else "leave --adapter out",
         )
-    init = "pretrained" if plan.init == "race" else plan.init
-    return replace(plan, adapter=chosen.text, trainable=(*adapted, *head), init=init)
+    return replace(plan, adapter=chosen.text, trainable=(*adapted, *head))
 
 
 def _targeted(known: Sequence[Adaptable], chosen: Chosen) -> list[Adaptable]:

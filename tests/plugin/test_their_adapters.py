@@ -115,6 +115,7 @@ def test_targets_are_names_of_weights_or_of_their_nodes(mine):
     [
         ({"case": "small-similar"}, "head alone"),
         ({"init": "random"}, "pretrained"),
+        ({"init": "race"}, "pretrained"),
         ({"adapter": "scaled:start=big"}, "start"),
         ({"adapter": "scaled:more=1"}, "more"),
     ],
