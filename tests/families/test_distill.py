@@ -218,6 +218,66 @@ def test_a_run_does_not_go_on_with_another_teacher(data, teacher, tmp_path):
         student(data, f"distill:teacher={own}", path, resume=True, **options)
 
 
+@pytest.mark.parametrize(
+    ("network", "task"),
+    [("convnet", "regression"), ("convnet", "multi-label"), ("convnet", "segmentation"),
+     ("transformer", "tokens")],
+)  # fmt: skip
+def test_a_teacher_of_another_task_teaches_that(network, task, tmp_path):
+    random, positions = np.random.default_rng(0), {"segmentation": (12, 12), "tokens": (6,)}
+    given = {"x": random.normal(0, 1, (24, 3, 12, 12)).astype(np.float32)}
+    model = nw.convnet()
+    if network == "transformer":
+        model = nw.transformer(length=6)
+        given = {"input_ids": random.integers(0, 14, (24, 6))}
+        given["attention_mask"] = np.ones((24, 6), np.int64)
+    right = random.integers(0, 2, (24, *positions.get(task, (2,))))
+    given["labels"] = {"regression": right * 50.5 + 1000, "multi-label": right == 1}.get(
+        task, right
+    )
+    options = {"case": "small-similar", "task": task, "epochs": 1, "device": "cpu"}
+    path, text = tmp_path / "teacher.onnx", "distill:weight=1,teacher="
+    surgeon.finetune(model, given, path, **options)
+    taught = surgeon.finetune(model, given, loss=f"{text}{path}", init="random", **options)
+    alone = surgeon.finetune(
+        path, given, loss=f"{text}{other(path, tmp_path)}", device="cpu", epochs=1
+    )
+    losses = [row["loss"] for row in taught.history if row["stage"] == "head" and row["loss"]]
+    assert np.isfinite(losses).all()
+    assert losses
+    # A student that is its teacher but for the name has next to nothing to learn.
+    first = next(row["loss"] for row in alone.history if row["stage"] != "probe" and row["loss"])
+    assert first < 0.5 * losses[0]
+
+
+def other(path, folder):
+    """Return the same file under another hash."""
+    model = onnx.load(path)
+    model.doc_string = "another"
+    onnx.save(model, folder / "other.onnx")
+    return folder / "other.onnx"
+
+
+def test_a_teacher_need_not_be_convertible(data, tmp_path):
+    """Distances to a point of each class, by an operator that only ONNX Runtime has."""
+    net = nw.Net()
+    x = net.input("pixels", ["N", 3, 12, 12])
+    pooled = net.node("Flatten", net.node("GlobalAveragePool", x))
+    means = data["x"].mean(axis=(2, 3))
+    points = np.stack([means[data["labels"] == name].mean(axis=0) for name in "abc"])
+    far = net.node(
+        "CDist", pooled, net.weight("points", 3, 3, values=points), domain="com.microsoft"
+    )
+    net.node("Softmax", net.node("Neg", far), axis=1, out="y")
+    model = net.model("y", shape=["N", 3])
+    model.metadata_props.add(key="surgeon.labels", value='["a", "b", "c"]')
+    onnx.save(model, tmp_path / "points.onnx")
+    outcome = student(data, f"distill:teacher={tmp_path / 'points.onnx'}", case="small-similar")
+    assert [row["loss"] for row in outcome.history]
+    with pytest.raises(SurgeonError, match="CDist"):
+        surgeon.to_torch(tmp_path / "points.onnx")
+
+
 BAD = [
     ("distill", {}, "teacher"),
     ("distill:teacher=nowhere.onnx", {}, "nowhere.onnx"),

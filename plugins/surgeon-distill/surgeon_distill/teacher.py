@@ -87,7 +87,8 @@ def _answers(given: Beside, model: Model, preprocess: str | None) -> NDArray[Any
     alike = {"ordinal": "classification"}.get(wanted, wanted)
     if kind != alike or kind not in {*CLASSES, "multi-label"}:
         raise _refused(
-            f"the teacher's answers are {kind}, those that are learnt {given.task}",
+            f"the teacher's answers are {kind}, those that are learnt {given.task}"
+            + (": these are learnt by features alone" if kind == alike else ""),
             f"give a teacher of that task, or features={LOGITS}",
         )
     if kind == "multi-label":
