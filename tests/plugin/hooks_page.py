@@ -23,7 +23,7 @@ PAGE = ROOT / "docs" / "reference" / "hooks.md"
 HEAD = """# Hooks
 
 Written by `make docs`; a test fails where it is stale, and runs every example as it stands here.
-[docs/plugins.md](../plugins.md) is the guide.
+[docs/plugins.md](../plugins.md) is the guide; `surgeon plugins new` writes a distribution.
 
 A plugin is a module that an entry point in the group `surgeon` names. Its functions that are called
 like a hook are its hooks.
