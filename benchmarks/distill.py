@@ -27,7 +27,7 @@ from pathlib import Path
 import numpy as np
 
 RESULTS = Path(__file__).parent / "results" / "distill.json"
-SIZES = {"digits": (64, 64), "emoji": (64, 64)}
+SIZES = {"digits": (64, 64), "emoji": (96, 96)}
 UNSEEN = 600
 
 
