@@ -59,7 +59,9 @@ def rewritten(operated: Model, asked: str | None, given: Divided, plugins: Plugi
     proto = ModelProto()
     proto.CopyFrom(made.model)
     model = operated.with_proto(proto, output=None)
-    plan, no_race = settle_start(_replanned(plan, made), model)
+    plan, no_race = _replanned(plan, made), None
+    if not operated.tuned:  # a file goes on from its own weights, whatever they once began with
+        plan, no_race = settle_start(plan, model)
     document = plan.as_dict() | {"source_sha256": operated.source_sha256}
     envelope.put(proto, envelope.PLAN, document)
     before, after = (Counter(n.op_type for n in one.graph.node) for one in (operated.proto, proto))
