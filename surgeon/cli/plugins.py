@@ -10,7 +10,6 @@ from surgeon import records, starters
 from surgeon.cli.group import SurgeonGroup, VerbGroup
 from surgeon.cli.progress import progress_for
 from surgeon.cli.session import Answer, Session
-from surgeon.errors import UsageError
 from surgeon.plugin.manager import KINDS
 
 if TYPE_CHECKING:
@@ -159,11 +158,8 @@ def _examine(session: Session) -> dict[str, Any]:
     conflicts: list[str] = []
     offers = []
     for kind, (word, _, _) in KINDS.items():
-        try:
-            found: dict[str, Any] = manager.offers(getattr(records, kind))
-        except UsageError as error:
-            conflicts.append(str(error))
-            continue
+        found: dict[str, Any] = manager.offers(getattr(records, kind))
+        conflicts += map(str, manager.clashes(getattr(records, kind)).values())
         offers += [
             {
                 "kind": word,

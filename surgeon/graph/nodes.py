@@ -13,7 +13,7 @@ import numpy as np
 import onnx
 from onnx import ModelProto, NodeProto, TensorProto
 
-from surgeon.errors import ModelError, UnsupportedError
+from surgeon.errors import ModelError, PluginError, SurgeonError, UnsupportedError
 from surgeon.graph.builder import HeadNodes, parameters_beside
 from surgeon.graph.gate import LARGEST
 from surgeon.graph.normalize import rename
@@ -43,6 +43,7 @@ class HeadCode:
         pools: whether it pools those itself.
         output: name of the graph output.
         in_place: whether the file's own last layers are given other sizes, and nothing is cut.
+        wrong: makes the error for a head that is not built as heads are.
     """
 
     build: Callable[..., Any]
@@ -50,6 +51,11 @@ class HeadCode:
     pools: bool = False
     output: str = "logits"
     in_place: bool = False
+    wrong: Callable[[str | BaseException], Exception] = lambda problem: PluginError(str(problem))
+
+
+SMALL = 1024
+"""Elements up to which a tensor of a head is looked into where shapes are inferred."""
 
 
 @dataclass(frozen=True)
@@ -117,10 +123,16 @@ def add_head(
             remedy="cut where the network has fewer features: `surgeon cuts MODEL` lists where",
         )
     random = np.random.Generator(np.random.PCG64(seed))
-    names = builder.let(
-        code.build, outputs, random, head.options, name=code.output, beside=_beside(begun, inputs)
-    )
-    nodes, tensors = builder.export()
+    beside = _beside(begun, inputs)
+    try:
+        names = builder.let(
+            code.build, outputs, random, head.options, name=code.output, beside=beside
+        )
+        nodes, tensors = builder.export()
+    except (SurgeonError, MemoryError):
+        raise
+    except Exception as error:
+        raise code.wrong(error) from error
     result = begun.model
     graph = result.graph
     graph.node.extend(nodes)
@@ -130,7 +142,48 @@ def add_head(
     batch = shapes.symbolic[end][shapes.batch_axes[end]]
     dims = (batch, *_dims_of(begun, outputs, code, inputs))
     graph.output.append(make_value(code.output, wide(shapes.dtype(end)), dims))
+    made = head_shape(result, nodes, tensors, shapes)
+    if made is not None and not _fits(made, dims):
+        raise code.wrong(f"it gives {[batch, *made[1:]]}, not {list(dims)}")
     return result, Added(names, len(nodes), builder.linear)
+
+
+def _fits(made: Sequence[Dim], wanted: Sequence[Dim]) -> bool:
+    """Say whether two shapes may be the same one, the batch left out."""
+    return len(made) == len(wanted) and all(
+        one == other
+        for one, other in zip(made[1:], wanted[1:], strict=True)
+        if isinstance(one, int) and isinstance(other, int)
+    )
+
+
+def head_shape(
+    model: ModelProto, nodes: Sequence[NodeProto], tensors: Sequence[TensorProto], shapes: Shapes
+) -> tuple[Dim, ...] | None:
+    """Return the shape of what the nodes of a head give, as ONNX infers it; None = unknown."""
+    output, made = model.graph.output[0], {name for node in nodes for name in node.output}
+    small = [one for one in tensors if np.prod(one.dims) <= SMALL]
+    known = [make_value(t.name, t.data_type, tuple(t.dims)) for t in tensors if t not in small]
+    taken = made | {tensor.name for tensor in tensors}
+    known += [
+        make_value(name, shapes.dtype(name), shapes.symbolic[name])
+        for name in dict.fromkeys(name for node in nodes for name in node.input)
+        if name and name not in taken and name in shapes.symbolic
+    ]
+    bare = onnx.ValueInfoProto(name=output.name)
+    bare.type.tensor_type.elem_type = output.type.tensor_type.elem_type
+    graph = onnx.helper.make_graph(nodes, "head", known, [bare], small)
+    alone = onnx.helper.make_model(
+        graph, opset_imports=model.opset_import, ir_version=model.ir_version
+    )
+    try:
+        found = onnx.shape_inference.infer_shapes(alone, data_prop=True).graph.output[0]
+    except Exception:  # noqa: BLE001 - what cannot be inferred is found when it runs
+        return None
+    kind = found.type.tensor_type
+    if not kind.HasField("shape"):
+        return None
+    return tuple(dim.dim_value if dim.HasField("dim_value") else None for dim in kind.shape.dim)
 
 
 def add_pool(

@@ -5,10 +5,12 @@ The case is a plugin and pure; everything it says is checked here before the cor
 
 from __future__ import annotations
 
+from contextlib import contextmanager
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from surgeon.errors import (
+    PluginError,
     SurgeonError,
     UnknownNameError,
     UnsupportedError,
@@ -37,14 +39,14 @@ from surgeon.records import (
 
 if TYPE_CHECKING:
     import os
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
     import onnx
 
     from surgeon.graph.cuts import Anatomy
     from surgeon.model import Model
     from surgeon.options import Surgery
-    from surgeon.plugin.manager import Plugins
+    from surgeon.plugin.manager import Found, Plugins
     from surgeon.records import CutPoint
     from surgeon.tasks.base import TaskCode
 
@@ -65,7 +67,8 @@ def decide(
     """Ask the case for its plan; what the user said by name wins."""
     assert to.case is not None
     case = to.case
-    chosen = loaded_plugins(plugins).offer(Case, case).use()
+    found = loaded_plugins(plugins).offer(Case, case)
+    chosen = found.use()
     wanted = None if to.cut is None else graph_cuts.resolve(anatomy, to.cut)
     context = Context(
         classes=to.classes,
@@ -85,12 +88,11 @@ def decide(
     except SurgeonError:
         raise
     except Exception as error:
-        raise UsageError(
-            f"case {case!r} failed while it decided: {type(error).__name__}: {error}",
-            where=f"case {case!r}",
-            remedy="this is an error in the plugin that offers it",
-        ) from error
-    _check_plan(plan, case)
+        raise found.wrong(error) from error
+    _check_plan(plan, found)
+    if wanted is None:
+        with blamed(found):
+            graph_cuts.resolve(anatomy, plan.cut, default=anatomy.late)
     head = plan.head if to.head is None else asked_head(to.head, plan.head)
     return replace(
         plan, case=plan.case or case, cut=wanted or plan.cut, init=context.init or plan.init,
@@ -110,15 +112,28 @@ def _taps(anatomy: Anatomy) -> tuple[CutPoint, ...]:
         return ()
 
 
-def _check_plan(plan: Any, case: str) -> None:
+@contextmanager
+def blamed(found: Found[Case] | None) -> Iterator[None]:
+    """Say whose fault it is that something a plan names is not there.
+
+    Raises:
+        PluginError: names the case and its distribution.
+    """
+    try:
+        yield
+    except PluginError:
+        raise
+    except UsageError as error:
+        if found is None:
+            raise
+        raise found.wrong(f"{error.message} ({error.remedy})") from error
+
+
+def _check_plan(plan: Any, found: Found[Case]) -> None:
     """Refuse a plan whose fields are not of the words and types that records.Plan states."""
 
-    def refuse(what: str) -> UsageError:
-        return UsageError(
-            f"case {case!r} returned {what}",
-            where=f"case {case!r}",
-            remedy="this is an error in the plugin that offers it; see surgeon.records.Plan",
-        )
+    def refuse(what: str) -> PluginError:
+        return found.wrong(f"it returned {what}")
 
     if not isinstance(plan, Plan):
         raise refuse(f"a {type(plan).__name__}, not a Plan")
@@ -156,11 +171,18 @@ def _parameters(model: Model, anatomy: Anatomy) -> list[Parameter]:
     ]
 
 
-def resolve_trainable(plan: Plan, operated: Model, source: Model) -> tuple[str, ...]:
+def resolve_trainable(
+    plan: Plan, operated: Model, source: Model, plugins: Plugins
+) -> tuple[str, ...]:
     """Turn `head`, `all` or a plugin's names into names of initializers, in graph order.
 
     A plugin may name parameters of one element too; those that the cut took away are left out.
     """
+    with blamed(plugins.offers(Case).get(plan.case)):
+        return _trainable(plan, operated, source)
+
+
+def _trainable(plan: Plan, operated: Model, source: Model) -> tuple[str, ...]:
     head = plan.head.weights
     if plan.trainable == "head":
         return head
@@ -235,7 +257,8 @@ def settle_head(
     options = settings.typed(build, head.options, f"head {head.kind}")
     solves = task.link is not None and found.solves in (True, task.link)
     head = replace(head, options=options, solves=solves)
-    code = HeadCode(build, tuple(found.keeps), found.pools, task.output, found.in_place)
+    wrong = plugins.offer(HeadKind, head.kind).wrong
+    code = HeadCode(build, tuple(found.keeps), found.pools, task.output, found.in_place, wrong)
     return replace(plan, head=head), code
 
 

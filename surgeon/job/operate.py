@@ -98,7 +98,7 @@ def operate(
     proto = headed.proto
     operated = model.with_proto(proto, output=None)
     settled = _planned(model, anatomy, decided, tensor, headed, to.classes, proto, plugins)
-    settled = replace(settled, trainable=resolve_trainable(settled, operated, model))
+    settled = replace(settled, trainable=resolve_trainable(settled, operated, model, plugins))
     settled = _without(choose(settled, operated, model, to), headed.stay)
     settled = settle_adapter(settled, operated, to.adapter, plugins)
     settled, no_race = settle_start(settled, operated)

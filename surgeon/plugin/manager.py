@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 import pluggy
 
-from surgeon.errors import PluginError, SurgeonError, UnknownNameError, UsageError
+from surgeon.errors import PluginError, SurgeonError, UnknownNameError
 from surgeon.plugin import calls, hooks
 from surgeon.plugin.calls import LOGGER, Loaded
 from surgeon.plugin.points import Point, entry_points
@@ -118,6 +118,7 @@ class Plugins:
     loaded: tuple[Loaded, ...]
     warnings: tuple[str, ...] = ()
     _offers: dict[type, dict[str, Found[Any]]] = field(default_factory=dict, repr=False)
+    _clashes: dict[type, dict[str, PluginError]] = field(default_factory=dict, repr=False)
     _named: set[str] = field(default_factory=set, repr=False)
 
     @property
@@ -128,20 +129,29 @@ class Plugins:
     def offers(self, kind: type[T]) -> dict[str, Found[T]]:
         """Return {name: offer} of one kind, those of our own distribution first.
 
-        Raises:
-            UsageError: two distributions offer the same name; both are named.
+        A name that two distributions offer is ours where one of them is ours, else nobody's.
         """
         if kind not in self._offers:
-            self._offers[kind] = self._ask(kind)
+            self._offers[kind], self._clashes[kind] = self._ask(kind)
+            for clash in self._clashes[kind].values():
+                calls.warn(f"{clash.message}: {clash.where}; {clash.remedy}")
         return self._offers[kind]
+
+    def clashes(self, kind: type[T]) -> dict[str, PluginError]:
+        """Return what is wrong with names of one kind that several distributions offer."""
+        self.offers(kind)
+        return self._clashes[kind]
 
     def offer(self, kind: type[T], name: str) -> Found[T]:
         """Return an offer by name.
 
         Raises:
+            PluginError: two distributions offer it, neither of them ours; both are named.
             UnknownNameError: there is none; names the nearest.
         """
         found = self.offers(kind)
+        if name not in found and name in self._clashes[kind]:
+            raise self._clashes[kind][name]
         if name not in found:
             word, _, where = KINDS[kind.__name__]
             error = UnknownNameError(word, name, found, where=where)
@@ -264,30 +274,32 @@ class Plugins:
         origins = (item for item in self.loaded if item.name == name)
         return next(origins, Loaded(name, "unknown", "0"))
 
-    def _ask(self, kind: type[T]) -> dict[str, Found[T]]:
+    def _ask(self, kind: type[T]) -> tuple[dict[str, Found[T]], dict[str, PluginError]]:
         word, hook, _ = KINDS[kind.__name__]
-        found: dict[str, Found[T]] = {}
+        every: list[Found[T]] = []
         for name, plugin in self.manager.list_name_plugin():
             implementation = getattr(plugin, hook, None)
-            if implementation is None:
-                continue
-            origin = self._origin(name)
-            for offer in _yielded(implementation, kind, hook, origin):
-                if offer.name in found:
-                    other = found[offer.name].distribution
-                    raise UsageError(
-                        f"two plugins offer a {word} called {offer.name!r}",
-                        where=f"distributions {other} and {origin.distribution}",
-                        remedy=f"uninstall one, or set {DISABLE} to the entry point of one",
-                    )
-                found[offer.name] = Found(
-                    offer, origin.distribution, origin.version, self._named, origin.name
+            if implementation is not None:
+                origin = self._origin(name)
+                every += [
+                    Found(offer, origin.distribution, origin.version, self._named, name)
+                    for offer in _yielded(implementation, kind, hook, origin)
+                ]
+        every.sort(key=lambda one: (not _is_own(one.distribution), getattr(one.offer, "place", 0)))
+        found: dict[str, Found[T]] = {}
+        clashes: dict[str, PluginError] = {}
+        for one in every:
+            first = found.setdefault(one.offer.name, one)
+            if first is not one:
+                ours = "; ours is used" if _is_own(first.distribution) else ""
+                clashes[one.offer.name] = PluginError(
+                    f"two plugins offer a {word} called {one.offer.name!r}{ours}",
+                    where=f"distributions {first.distribution} {first.version} and "
+                    f"{one.distribution} {one.version}",
+                    remedy=f"uninstall one, or set {DISABLE} to the entry point of one",
                 )
-        order = sorted(
-            found.values(),
-            key=lambda one: (not _is_own(one.distribution), getattr(one.offer, "place", 0)),
-        )
-        return {one.offer.name: one for one in order}
+        nobodys = {name for name in clashes if not _is_own(found[name].distribution)}
+        return {name: one for name, one in found.items() if name not in nobodys}, clashes
 
 
 class Manager(pluggy.PluginManager):

@@ -6,9 +6,10 @@ import functools
 import inspect
 from typing import TYPE_CHECKING, Any, cast
 
+import torch
 from torch import Tensor, nn
 
-from surgeon.errors import UsageError
+from surgeon.errors import PluginError, SurgeonError, UsageError
 from surgeon.plugin.manager import loaded_plugins
 from surgeon.plugin.settings import parse, typed
 from surgeon.records import Loss
@@ -38,10 +39,20 @@ def asked(code: Any) -> tuple[str, ...]:
 class OtherLoss(nn.Module):
     """A task's objective with another loss of each sample; judged as the task says."""
 
-    def __init__(self, base: Objective, each: Callable[..., Tensor], told: str) -> None:
-        """Take whose judgement stays, the loss `(outputs, targets, …) -> [n]`, how it was told."""
+    def __init__(
+        self,
+        base: Objective,
+        each: Callable[..., Tensor],
+        told: str,
+        wrong: Callable[[str | BaseException], Exception] = lambda said: PluginError(str(said)),
+    ) -> None:
+        """Take whose judgement stays, the loss `(outputs, targets, …) -> [n]`, how it was told.
+
+        `wrong` makes the error for a loss that is none.
+        """
         super().__init__()
-        self.base, self.each, self.told = base, each, told
+        self.base, self.each, self.told, self.wrong = base, each, told, wrong
+        self.tried = False
         self.target = base.target
 
     def extra_repr(self) -> str:
@@ -57,13 +68,19 @@ class OtherLoss(nn.Module):
         """Return the sum over samples."""
         if targets.is_floating_point():
             outputs = outputs.reshape(targets.shape)
-        each = self.each(outputs, targets, **more)
-        if each.shape != targets.shape[:1]:
-            raise UsageError(
-                f"the loss gives shape {list(each.shape)} for {len(targets)} samples, not [n]",
-                where=f"--loss {self.told}",
-                remedy="its code is (outputs, targets) -> [n] tensor",
-            )
+        try:
+            each = self.each(outputs, targets, **more)
+        except (SurgeonError, MemoryError, torch.OutOfMemoryError):
+            raise
+        except Exception as error:
+            raise self.wrong(error) from error
+        if not isinstance(each, Tensor) or each.shape != targets.shape[:1]:
+            gives = list(each.shape) if isinstance(each, Tensor) else f"a {type(each).__name__}"
+            raise self.wrong(f"it gives {gives} for {len(targets)} samples, not a tensor [n]")
+        if not self.tried:  # later ones that are not finite are what training met with
+            self.tried = True
+            if outputs.isfinite().all() and not each.isfinite().all():
+                raise self.wrong("it gives numbers that are not finite, for outputs that are")
         return each.sum()
 
     def judge(self, outputs: Tensor, targets: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -134,7 +151,8 @@ def with_loss(
         settings |= {name: value for name, value in told.items() if name in wanted}
         made = code.of(targets, outputs, scratch=scratch, **settings)
     else:
-        made = OtherLoss(base, functools.partial(code, **settings), text)
+        found = loaded_plugins(plugins).offer(Loss, parse(text, "--loss")[0])
+        made = OtherLoss(base, functools.partial(code, **settings), text, found.wrong)
     if asked(code):
         made.asks = asked(code)
     return cast("Objective", made)

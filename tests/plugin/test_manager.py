@@ -174,21 +174,23 @@ def test_equal_case_names_are_an_error_naming_both_distributions(install, entrie
     for distribution, entry in zip(("first-dist", "second-dist"), entries, strict=True):
         install(distribution, entry, CASE.format(name="twin", plan="Plan()"))
     plugins = load_plugins()
-    with pytest.raises(UsageError, match="twin") as caught:
-        plugins.offers(Case)
+    assert list(plugins.offers(Case)) == OURS
+    with pytest.raises(PluginError, match="twin") as caught:
+        plugins.offer(Case, "twin")
     assert {"first-dist", "second-dist"} <= set(caught.value.where.replace(",", " ").split())
 
 
-def test_nobody_takes_the_place_of_our_own_cases(install):
+def test_nobody_takes_the_place_of_our_own_cases(install, caplog):
     install("aaa-dist", "small-similar", CASE.format(name="other", plan="Plan()"))
     plugins = load_plugins()
     assert plugins.offers(Case)["small-similar"].distribution == "onnx-surgeon"
     assert plugins.offers(Case)["other"].distribution == "aaa-dist"
     install("bbb-dist", "mine", CASE.format(name="small-similar", plan="Plan()"))
-    with pytest.raises(UsageError) as caught:
-        load_plugins().offers(Case)
-    assert "onnx-surgeon" in caught.value.where
-    assert "bbb-dist" in caught.value.where
+    plugins_now = load_plugins()
+    with caplog.at_level(logging.WARNING):
+        assert plugins_now.offer(Case, "small-similar").distribution == "onnx-surgeon"
+    assert "bbb-dist 1.0" in caplog.text
+    assert "ours is used" in caplog.text
     assert list(load_plugins(enabled=False).offers(Case)) == OURS
 
 

@@ -67,8 +67,10 @@ def test_each_kind_is_offered_by_its_hook_and_found_by_name(install, kind):
 def test_equal_names_are_an_error_naming_both_distributions(install, kind):
     for distribution in ("first-dist", "second-dist"):
         install(distribution, distribution, offering(kind, "twin"))
-    with pytest.raises(UsageError, match="twin") as caught:
-        load_plugins().offers(kind)
+    plugins = load_plugins()
+    assert "twin" not in plugins.offers(kind)
+    with pytest.raises(PluginError, match="twin") as caught:
+        plugins.offer(kind, "twin")
     assert {"first-dist", "second-dist"} <= set(caught.value.where.replace(",", " ").split())
 
 
