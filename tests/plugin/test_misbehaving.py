@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-import json
-
 import networks as nw
 import numpy as np
 import pytest
 
 import surgeon
-from surgeon.cli import main
 from surgeon.errors import PluginError
 
 BAD = """
 from surgeon.plugin import hookimpl
-from surgeon.records import Adapter, Built, Case, Head, HeadKind, Loss, Plan, Task
+from surgeon.records import Adapter, Built, Case, Head, HeadKind, Loss, Plan
 
 def short(outputs, targets):
     return outputs.mean()
@@ -41,10 +38,6 @@ def raising(graph, value, outputs, random):
 def nothing(graph, value, outputs, random):
     return None
 
-class Torn:
-    def __init__(self, stored=None):
-        raise ZeroDivisionError("torn")
-
 @hookimpl
 def surgeon_losses():
     for name in ("short", "none", "broken", "infinite"):
@@ -54,10 +47,6 @@ def surgeon_losses():
 def surgeon_heads():
     for name in ("wide", "raising", "nothing"):
         yield HeadKind(name, "one line", f"{__name__}:{name}")
-
-@hookimpl
-def surgeon_tasks():
-    yield Task("torn", "one line", f"{__name__}:Torn")
 
 @hookimpl
 def surgeon_cases():
@@ -114,19 +103,6 @@ def test_it_is_named_with_its_version_and_the_remedy(bad, options, words):
 def test_ours_are_unharmed(bad, tmp_path):
     outcome = surgeon.finetune(nw.mlp(), samples(), case="small-similar", device="cpu")
     assert surgeon.verify(outcome.save(tmp_path / "tuned.onnx")).passed
-
-
-def test_what_is_raised_elsewhere_is_told_by_the_command_line(bad, tmp_path, capsys):
-    import onnx
-
-    onnx.save(nw.mlp(), tmp_path / "m.onnx")
-    np.savez(tmp_path / "d.npz", **samples())
-    given = ["finetune", tmp_path / "m.onnx", tmp_path / "d.npz", "--case", "small-similar"]
-    code = main([*map(str, given), "--task", "torn", "--json"])
-    error = json.loads(capsys.readouterr().out)["error"]
-    assert code == error["exit"] != 70
-    assert error["kind"] == "plugin"
-    assert "their-dist 2.5" in f"{error['message']} {error['where']}"
 
 
 def test_the_kit_finds_it(bad):
