@@ -32,7 +32,7 @@ class Distill(nn.Module):
         own: Any,
         shapes: Any,
         *,
-        teacher: str,
+        teacher: str = "original",
         temperature: Annotated[float, Within(0.01, 1000)] = 2.0,
         weight: Annotated[float, Within(0, 1)] = 0.5,
         features: str | None = None,

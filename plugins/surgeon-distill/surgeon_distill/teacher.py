@@ -27,7 +27,11 @@ CLASSES = {"classification": 1, "tokens": 2, "segmentation": 1}
 
 
 def teach(
-    given: Beside, *, teacher: str, features: str | None = None, preprocess: str | None = None
+    given: Beside,
+    *,
+    teacher: str = ORIGINAL,
+    features: str | None = None,
+    preprocess: str | None = None,
 ) -> NDArray[Any]:
     """Return what a student is to say as the teacher does, or to hold in its features.
 
