@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
     from pathlib import Path
 
 
@@ -83,10 +83,14 @@ class Adapter(Offer):
     Attributes:
         of: what it adapts. `weight`: each on its own, the code is `(weight, *, …) -> nn.Module`, a
             parametrization of torch; `axis` (of its outputs) and `operator` go to who asks for it.
-            `part`: the graph of the trained part. `file`: the operated file itself, before it is
-            trained; the code is `(model, feeds, *, …) -> Rewritten`. `feeds(count, values)` gives
-            training samples one by one, {input: array}, and values of the graph beside them;
-            `trainable` and `head`, names of initializers, go to those who ask for them.
+            `part`: the graph of the trained part, before it becomes a module; the code is `(graph,
+            trainable, batches, *, …) -> Woven`. `batches(samples)` gives inputs of the graph, batch
+            by batch, `{name: array}`; to those who ask for them go `scratch`, whether weights start
+            at random, and `batch`, the samples that the graph insists on in a pass, or None.
+            `file`: the operated file itself, before it is trained; the code is `(model, feeds, *,
+            …) -> Rewritten`. `feeds(count, values)` gives training samples one by one, {input:
+            array}, and values of the graph beside them; `trainable` and `head`, names of
+            initializers, go to those who ask for them.
     """
 
     of: Literal["weight", "part", "file"] = "weight"
@@ -197,6 +201,23 @@ class Files:
     task: str | None = None
     remarks: tuple[str, ...] = ()
     answers_at: Sequence[str] = ()
+
+
+@dataclass(frozen=True)
+class Woven:
+    """The graph of a trained part as an adapter wants it trained; the file keeps its own.
+
+    Attributes:
+        graph: a ModelProto of the same inputs and outputs, which computes the same to begin with.
+        trainable: {initializer of the part: those of `graph` that learn for it}.
+        fold: {initializer of `graph`: array} → {initializer of the part: array}, all that learn.
+        notes: what people should know.
+    """
+
+    graph: Any
+    trainable: Mapping[str, Sequence[str]]
+    fold: Callable[[Mapping[str, Any]], Mapping[str, Any]]
+    notes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

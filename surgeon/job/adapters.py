@@ -109,6 +109,12 @@ def settle_adapter(plan: Plan, operated: Model, asked: str | None, plugins: Plug
         return replace(plan, adapter=None)
     assert text is not None
     chosen = find_adapter(text, plugins)
+    if chosen.of != "file" and set(plan.trainable) <= set(plan.head.weights):
+        raise UsageError(
+            f"the case {plan.case!r} trains the new head alone, so that there is nothing to adapt",
+            where=f"--adapter {text}",
+            remedy="--case large-similar, or name with --train what the adapter stands for",
+        )
     if chosen.of == "weight":
         return _settle_weights(plan, operated, chosen)
     return replace(plan, adapter=text)
@@ -141,12 +147,6 @@ def _settle_weights(plan: Plan, operated: Model, chosen: Chosen) -> Plan:
         )
     head = [name for name in plan.trainable if name in plan.head.weights]
     others = [name for name in plan.trainable if name not in plan.head.weights]
-    if not others:
-        raise UsageError(
-            f"the case {plan.case!r} trains the new head alone, so that there is nothing to adapt",
-            where=where,
-            remedy="--case large-similar, or name with --train what the adapter stands for",
-        )
     known = adaptable(operated.proto, others, operated.quantized())
     adapted = [one.name for one in _targeted(known, chosen)]
     if not adapted:

@@ -6,6 +6,7 @@ whole network has no frozen part; the set of weights is one. What must not enter
 
 from __future__ import annotations
 
+import functools
 import time
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
@@ -14,7 +15,7 @@ import numpy as np
 import torch
 from onnx import numpy_helper
 
-from surgeon.errors import UnsupportedError, UsageError
+from surgeon.errors import SurgeonError, UnsupportedError, UsageError
 from surgeon.extras import installed
 from surgeon.graph import precision as halves
 from surgeon.graph.ending import reading
@@ -28,6 +29,7 @@ from surgeon.job.frozen import features_of, frozen_work, rows_of
 from surgeon.job.losses import asked_of, own_objective
 from surgeon.job.proving import require_alike
 from surgeon.job.run import head_input, head_weights, stage_names, torch_device
+from surgeon.job.weaving import Weaving, pieces, weave
 from surgeon.probe.solver import torch_threads
 from surgeon.tasks.units import Units
 from surgeon.torch_graph import arrays
@@ -40,7 +42,7 @@ from surgeon.train.device import arithmetic
 from surgeon.train.objective import FEATURES
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
 
     import onnx
     from numpy.typing import NDArray
@@ -51,6 +53,7 @@ if TYPE_CHECKING:
     from surgeon.job.run import Job
     from surgeon.records import Stage
     from surgeon.runtime.features import Features
+    from surgeon.torch_graph.module import GraphModule
     from surgeon.train.parameters import Trainable
 
 
@@ -92,7 +95,8 @@ class Part:
 
     Numbers are learnt in `units` of their own: targets and the last linear layer are brought into
     them here, and weights and outputs come back in plain ones. None = as they are. `adapters` are
-    the parameters that learn in place of initializers, by their names; `scales`, of scales.
+    the parameters that learn in place of initializers, by their names; `scales`, of scales;
+    `weaving` is what an adapter made of the graph.
     """
 
     module: Any
@@ -103,10 +107,13 @@ class Part:
     units: Units | None = None
     adapters: Mapping[str, list[str]] = field(default_factory=dict)
     scales: Mapping[str, list[str]] = field(default_factory=dict)
+    weaving: Weaving | None = None
 
     @property
     def learning(self) -> Trainable:
         """What the optimiser gets."""
+        if self.weaving is not None:
+            return {**self.weaving.woven.trainable, **self.scales}
         instead = {**self.adapters, **self.scales}
         return {name: instead.get(name, [name]) for name in self.names} if instead else self.names
 
@@ -124,10 +131,12 @@ def open_part(
     *,
     alone: bool,
     like: Part | None = None,
+    scratch: bool = False,
 ) -> Part:
     """Convert the trained part, started from a candidate; the samples are those of `like`, if any.
 
     Adapters go on where they were: the weights below them are those of the operated file.
+    `scratch` says that the candidate's weights are random.
     """
     operated = job.operated
     names, shapes = stage_names(job, stage), operated.anatomy().shapes
@@ -143,27 +152,62 @@ def open_part(
     trained = halves.widen(front.trained) if half else front.trained
     if FEATURES in asked_of(job):
         trained = reading(trained, head_input(job))
-    module = to_module(trained, roles=roles(trained), quantized=names)
-    adapters: dict[str, list[str]] = {}
-    if adapter is not None and adapter.of == "weight":
-        adapters = put_in(adapter, module, names, job, start.adapted)
     if like is None:
-        begun = time.perf_counter()
-        sets = _sets(job, front, module.input_names, targets, widen=half)
+        begun, inputs = time.perf_counter(), [info.name for info in front.tensors]
+        sets = _sets(job, front, inputs, targets, widen=half)
         if job.beside is not None:
             sets.train.beside = job.beside.of(sets.learnt)
         seconds = time.perf_counter() - begun
         work = frozen_work(front, sets.features, alone=alone, seconds=seconds)
     else:
         sets, work = like.sets, Work(alone=alone)
-    alone = work.alone
-    if alone or shapes.batches[0] == shapes.batches[1]:
-        axes = [info.batch_axis for info in front.tensors]
-        batches.keep_batch(module, 1 if alone else shapes.batches[0], axes)
-    if adapters:
+    fixed = shapes.batches[0] if shapes.batches[0] == shapes.batches[1] else None
+    batch = 1 if work.alone else fixed
+    weaving = None
+    if adapter is not None and adapter.of == "part" and set(names) - set(head_weights(job)):
+        read = functools.partial(_arrays, front, sets, batch)
+        weaving = weave(adapter, trained, names, read, scratch=scratch, batch=batch)
+        trained = weaving.woven.graph
+        work = work + Work(notes=weaving.woven.notes if like is None else ())
+    module = _module(trained, names, weaving)
+    adapters: dict[str, list[str]] = {}
+    if adapter is not None and adapter.of == "weight":
+        adapters = put_in(adapter, module, names, job, start.adapted)
         work = work + adapter_work(module, adapters, names)
+    if batch is not None:
+        batches.keep_batch(module, batch, [info.batch_axis for info in front.tensors])
     scales = let_scales_learn(module, [name for name in operated.scales() if name in names])
-    return Part(module, trained, names, sets, work, units, adapters, scales)
+    return Part(module, trained, names, sets, work, units, adapters, scales, weaving)
+
+
+def _module(trained: ModelProto, names: Sequence[str], weaving: Weaving | None) -> GraphModule:
+    """Convert the trained part.
+
+    Raises:
+        PluginError: an adapter made it so that it cannot be.
+    """
+    try:
+        return to_module(trained, roles=roles(trained), quantized=names)
+    except SurgeonError as error:
+        if weaving is None:
+            raise
+        what = f"makes a graph that torch cannot train: {error.message}"
+        raise weaving.chosen.wrong(what, error.where or "the trained part") from error
+
+
+def _arrays(
+    front: Frontier, sets: Sets, batch: int | None, count: int
+) -> Iterator[dict[str, NDArray[Any]]]:
+    """Give inputs of the trained part, of training samples as they are."""
+    for rows in pieces(sets.train.n, count, batch):
+        inputs = sets.train.load(rows)
+        if hasattr(sets.train, "prepare"):
+            inputs = sets.train.prepare(inputs)
+        yield {
+            info.name: value.numpy()
+            for info, value in zip(front.tensors, inputs, strict=True)
+            if value is not None
+        }
 
 
 def targets_of(job: Job) -> tuple[NDArray[Any], Units | None]:
@@ -310,7 +354,12 @@ def _value_sets(
 
 
 def scale(job: Job, part: Part) -> None:
-    """Scale a random start by data, where normalization layers were folded away (LSUV)."""
+    """Scale a random start by data, where normalization layers were folded away (LSUV).
+
+    A graph that an adapter made starts as the adapter, which knows of the start, made it.
+    """
+    if part.weaving is not None:
+        return
     inputs = part.sets.train.load(np.arange(min(part.sets.train.n, 64)))
     if hasattr(part.sets.train, "prepare"):
         inputs = part.sets.train.prepare(inputs)
@@ -323,11 +372,10 @@ def scale(job: Job, part: Part) -> None:
 def trained_tensors(job: Job, part: Part) -> dict[str, NDArray[Any]]:
     """Return what training may have changed of the file."""
     wanted = set(tuned_names(job.operated.proto, part.names))
-    found = {
-        name: arrays.to_array(value)
-        for name, value in tensors(part.module).items()
-        if name in wanted
-    }
+    values = {name: arrays.to_array(value) for name, value in tensors(part.module).items()}
+    if part.weaving is not None:
+        values = part.weaving.folded(values)
+    found = {name: value for name, value in values.items() if name in wanted}
     names = head_weights(job)[-2:]
     if part.units is not None:
         layer = part.units.layer(*(found[name] for name in names), plain=True)

@@ -85,7 +85,7 @@ def _opened(job: Job, stage: Stage, known: StageDone) -> tuple[Candidate, Part]:
     anew = known.start == "random" and known.fresh
     if anew:
         candidate = replace(candidate, tensors=drawn(job))
-    part = open_part(job, stage, candidate, alone=known.work.alone)
+    part = open_part(job, stage, candidate, alone=known.work.alone, scratch=anew)
     if anew:
         scale(job, part)
     return candidate, part
@@ -135,7 +135,7 @@ def race_stage(
     first, second = _leg(job, stage, "pretrained", part, seconds, checkpoint), None
     if first.fitted.stopped != "interrupt":
         anew = Candidate(tensors=drawn(job))
-        other = open_part(job, stage, anew, alone=part.work.alone, like=part)
+        other = open_part(job, stage, anew, alone=part.work.alone, like=part, scratch=True)
         scale(job, other)
         second = _leg(job, stage, "random", other, seconds, checkpoint, first=first.fitted)
     found = race.Race(first.fitted, None if second is None else second.fitted, judged(job))
