@@ -66,9 +66,7 @@ def find(
     patterns = targets.split("|")
     seen = []
     for node in graph.node:
-        if node.op_type != "Conv" or node.input[1] not in learns | set(tensors):
-            continue
-        weight = node.input[1]
+        weight = node.input[1] if node.op_type == "Conv" else ""
         if weight not in learns or weight.startswith(HEAD):
             continue
         seen.append(weight)
