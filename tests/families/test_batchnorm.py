@@ -19,7 +19,7 @@ def mobile(batch="N", **options):
     net = nw.Net(**options)
     x = net.input("x", [batch, 3, 12, 12])
     x = net.node("Relu", nw.conv(net, x, "stem", 8, 3))
-    x = net.node("Clip", nw.conv(net, x, "each", 8, 1, group=8))
+    x = net.node("Clip", nw.conv(net, x, "each", 8, 8, group=8))
     gate = net.node("Relu", nw.conv(net, net.node("GlobalAveragePool", x), "squeeze", 4, 8, 1))
     gate = net.node("Sigmoid", nw.conv(net, gate, "excite", 8, 4, 1))
     x = nw.conv(net, net.node("Mul", x, gate), "project", 6, 8, 1)
