@@ -22,6 +22,7 @@ if TYPE_CHECKING:  # what the table below names, for type checkers: `as` exports
     from surgeon.blending import blend as blend
     from surgeon.conversion import to_torch as to_torch
     from surgeon.conversion import write_tensors as write_back
+    from surgeon.exporting import export as export
     from surgeon.job.beside import Beside as Beside
     from surgeon.job.kept import apply as apply
     from surgeon.model import Model as Model
@@ -57,6 +58,7 @@ _NAMES = {
     "apply": "surgeon.job.kept:apply",
     "blend": "surgeon.blending:blend",
     "evaluate": "surgeon.operation:evaluate",
+    "export": "surgeon.exporting:export",
     "finetune": "surgeon.operation:finetune",
     "hookimpl": "surgeon.plugin.hooks:hookimpl",
     "inspect": "surgeon.operation:inspect",

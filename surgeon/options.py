@@ -237,8 +237,8 @@ class Training:
     )  # fmt: skip
     batch: int | None = option(
         None,
-        "Samples per batch. Default: chosen to fit.",
-        verbs=("finetune", "evaluate", "predict"), metavar="N", least=1,
+        "Samples per batch. Default: chosen to fit. Of export: what the file is fixed at.",
+        verbs=("finetune", "evaluate", "predict", "export"), metavar="N", least=1,
     )  # fmt: skip
     accumulate: int = option(
         1,
@@ -385,8 +385,8 @@ class Delivery:
     out: str | os.PathLike[str] | None = option(
         None,
         "The ONNX file to write.",
-        verbs=("operate", "finetune", "apply", "blend"), metavar="OUT", form="path",
-        flags=("-o", "--out"),
+        verbs=("operate", "finetune", "apply", "blend", "export"),
+        metavar="OUT", form="path", flags=("-o", "--out"),
     )  # fmt: skip
     adapter_out: str | os.PathLike[str] | None = option(
         None,
@@ -416,8 +416,29 @@ class Delivery:
         "samples: --extend adds classes to it without the data of these.",
         verbs=("finetune",),
     )
+    probabilities: bool = option(
+        False, "Put Softmax or Sigmoid behind the scores, as the task says.", verbs=("export",)
+    )
+    fp16: bool = option(
+        False, "Compute in half precision; inputs and outputs keep their types.", verbs=("export",)
+    )
+    opset: int | None = option(
+        None,
+        "Bring the file to another opset, by ONNX's version converter.",
+        verbs=("export",), metavar="N", least=7,
+    )  # fmt: skip
+    external_data: bool = option(
+        False, "Keep the weights beside the graph, in OUT.data.", verbs=("export",)
+    )
+    to: str | None = option(
+        None,
+        "Let an exporter that a plugin offers write the files, in a form of its own.",
+        verbs=("export",), metavar="NAME[:key=value,…]", form="text",
+    )  # fmt: skip
     force: bool = option(
-        False, "Overwrite the output.", verbs=("operate", "finetune", "advise", "apply", "blend")
+        False,
+        "Overwrite the output.",
+        verbs=("operate", "finetune", "advise", "apply", "blend", "export"),
     )
     track: str | Sequence[str] = option(
         (),

@@ -27,6 +27,7 @@ VERBS = {
     "finetune": ("surgeon.cli.finetune:finetune", "Train on data; a proven ONNX file comes out."),
     "evaluate": ("surgeon.cli.evaluate:evaluate", "Metrics and confusion on labelled data."),
     "predict": ("surgeon.cli.predict:predict", "Labels and probabilities for files."),
+    "export": ("surgeon.cli.export:export", "The tuned file in another form, proven again."),
     "verify": ("surgeon.cli.verify:verify", "Run the proof a file carries again, here."),
     "apply": ("surgeon.cli.apply:apply", "An adapter kept apart, put back into its file."),
     "blend": ("surgeon.cli.blend:blend", "Weights between two files of one structure."),

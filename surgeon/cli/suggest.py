@@ -181,6 +181,7 @@ EXPLAINED = {
 VERBS = {
     "advise": "recommend suggest choose select which auto",
     "apply": "merge-adapter fold lora peft fuse",
+    "export": "convert save deploy onnx-export",
     "blend": "average merge soup wise-ft interpolate mix",
     "cuts": "layers layer list-layers depth points cut-points",
     "doctor": "env environment info-env system diagnose health",

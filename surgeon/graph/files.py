@@ -192,6 +192,7 @@ def save_model(
     *,
     force: bool = False,
     check: Callable[[Path], None] | None = None,
+    apart: bool = False,
 ) -> Path:
     """Write a model atomically: temporary files beside it, then renames.
 
@@ -206,6 +207,7 @@ def save_model(
         force: overwrite.
         check: given the path of the written file before it takes its place; what it raises keeps
             it from doing so.
+        apart: whether weights lie beside it, however small it is.
 
     Raises:
         OutputError: see `check_output`; or `NAME.data` exists.
@@ -214,7 +216,7 @@ def save_model(
     file = check_output(path, force=force)
     folder = file.resolve().parent
     beside = folder / f"{file.name}.data"
-    apart = _lies_apart(model)
+    apart = apart or _lies_apart(model)
     if apart and beside.exists() and not force:
         raise OutputError(
             "the file for the model's weights exists",

@@ -396,6 +396,13 @@ def keeps_plan(model: Model, case: str | None) -> bool:
             where="--case",
             remedy="`--case auto` chooses by measurement, `surgeon cases` lists the cases",
         )
+    exported = (model.proof or {}).get("exported") or {}
+    if goes_on and "probabilities" in exported.get("forms", ()):
+        raise UsageError(
+            "the file gives probabilities, which are not trained further",
+            where=model.where,
+            remedy="go on with the file that it was exported from",
+        )
     require_opset(model)
     return goes_on
 

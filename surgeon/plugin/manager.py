@@ -44,7 +44,7 @@ KINDS: dict[str, tuple[str, str, str]] = {
     "Adapter": ("adapter", "surgeon_adapters", "--adapter"),
     "Medium": ("medium", "surgeon_media", "data"),
     "Tracker": ("tracker", "surgeon_trackers", "--track"),
-    "Exporter": ("exporter", "surgeon_exporters", "export"),
+    "Exporter": ("exporter", "surgeon_exporters", "--to"),
     "Check": ("check", "surgeon_checks", "checks"),
 }
 """{kind of offer in `records`: (its word, the hook that yields it, where people name it)}."""

@@ -221,6 +221,22 @@ def golden_samples(
     return found
 
 
+def golden_feeds(model: ModelProto, inputs: Mapping[str, Any]) -> Feeds:
+    """Return what an entry of `golden` means for a graph: drawn by its seed, or stored.
+
+    Of a graph whose batch is fixed, a stored sample is repeated.
+
+    Raises:
+        ModelError: the entry is damaged.
+    """
+    if "seed" not in inputs:
+        return fill_batch(model, {key: decode(item) for key, item in inputs["arrays"].items()})
+    fixed = {key: decode(item) for key, item in inputs.get("constants", {}).items()}
+    return seeded_input(
+        model, int(inputs["seed"]), fixed, inputs.get("sizes"), inputs.get("ranges")
+    )
+
+
 def verify_proof(
     model: ModelProto,
     *,
@@ -289,18 +305,7 @@ def _check_golden(model: ModelProto, session: Session, proof: Mapping[str, Any])
     entries = proof.get("golden") or []
     try:
         for entry in entries:
-            inputs = entry["inputs"]
-            if "seed" in inputs:
-                fixed = {key: decode(item) for key, item in inputs.get("constants", {}).items()}
-                feeds = seeded_input(
-                    model,
-                    int(inputs["seed"]),
-                    fixed,
-                    inputs.get("sizes"),
-                    inputs.get("ranges"),
-                )
-            else:
-                feeds = {key: decode(item) for key, item in inputs["arrays"].items()}
+            feeds = golden_feeds(model, entry["inputs"])
             got.append(session.run(feeds, [model.graph.output[0].name])[0])
             wanted.append(decode(entry["logits"]))
         error = relative_error(np.concatenate(got), np.concatenate(wanted)) if got else 0.0

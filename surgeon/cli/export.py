@@ -1,0 +1,55 @@
+"""`surgeon export FILE -o OUT`: the file in another form, proven against its source."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from surgeon.cli.group import Verb
+from surgeon.cli.options import model_argument, takes
+from surgeon.cli.screen import size
+from surgeon.cli.session import Answer, Session
+from surgeon.errors import UsageError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from pathlib import Path
+
+    from surgeon.cli.screen import Screen
+
+
+@click.command(cls=Verb)
+@model_argument
+@takes("export")
+@click.pass_obj
+def export(session: Session, /, model: Path, *, out: Path | None, **settings: Any) -> Answer:
+    """Write MODEL in another form: labels, plan and preprocessing stay, the proof is made anew.
+
+    Both are run on a few inputs first: a file that would answer otherwise is not written.
+    """
+    if out is None:
+        raise UsageError(
+            "missing: -o OUT", where="`surgeon export`", remedy="name the file to write"
+        )
+    from surgeon import exporting
+
+    return Answer(exporting.export(model, out, **settings, plugins=session.plugins), show)
+
+
+def show(screen: Screen, body: Mapping[str, Any]) -> None:
+    """What was written, and how far its answers lie from the source's."""
+    compared = body["comparison"]
+    alike = compared["agreement"]
+    screen.facts(
+        {
+            "written": ", ".join(body["files"]),
+            "bytes": size(body["bytes"]),
+            "forms": ", ".join(body["forms"]),
+            "opset": body["opset"],
+            "outputs": ", ".join(one["name"] for one in body["outputs"]),
+            "compared on": f"{compared['samples']} inputs",
+            "largest difference": f"{compared['max_difference']:.2g}",
+            "same class": None if alike is None else f"{100 * alike:.1f} %",
+        }
+    )
