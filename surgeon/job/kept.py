@@ -206,6 +206,7 @@ class Kept:
         return _damaged(self.path, what)
 
 
+@explained
 def apply(
     model: Source,
     adapter: str | os.PathLike[str],
@@ -219,8 +220,6 @@ def apply(
     Args:
         model: the file that it was learnt on: path, ModelProto or Model.
         adapter: what `finetune(adapter_out=…)` wrote.
-        out: where to write the file; None = nowhere.
-        force: overwrite it.
         plugins: loaded plugins; None loads them.
 
     Returns:

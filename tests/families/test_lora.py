@@ -96,8 +96,8 @@ def test_tokens_that_were_not_seen_keep_their_embedding():
 def grouped():
     net = nw.Net()
     x = net.input("x", ["N", 4, 8, 8])
-    x = net.node("Relu", nw.conv(net, x, "c1", 8, 2, group=2))
-    x = net.node("Relu", nw.conv(net, x, "own", 8, 1, group=8))
+    x = net.node("Relu", nw.conv(net, x, "c1", 8, 4, group=2))
+    x = net.node("Relu", nw.conv(net, x, "own", 8, 8, group=8))
     x = net.node("Flatten", net.node("GlobalAveragePool", x), out="features")
     net.node("Gemm", x, net.weight("fc.w", 3, 8), net.weight("fc.b", 3), out="y", transB=1)
     return net.model("y", shape=["N", 3])
