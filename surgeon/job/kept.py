@@ -42,6 +42,7 @@ from surgeon.graph.weights import (
 )
 from surgeon.job.adapters import find_adapter, fold
 from surgeon.model import Model, load
+from surgeon.options import explained
 from surgeon.version import __version__
 
 if TYPE_CHECKING:
