@@ -90,7 +90,7 @@ def decide(
     except Exception as error:
         raise found.wrong(error) from error
     _check_plan(plan, found)
-    if wanted is None:
+    if wanted is None and not found.own and plan.cut not in (context.late, context.early):
         with blamed(found):
             graph_cuts.resolve(anatomy, plan.cut, default=anatomy.late)
     head = plan.head if to.head is None else asked_head(to.head, plan.head)
@@ -124,7 +124,7 @@ def blamed(found: Found[Case] | None) -> Iterator[None]:
     except PluginError:
         raise
     except UsageError as error:
-        if found is None:
+        if found is None or found.own:
             raise
         raise found.wrong(f"{error.message} ({error.remedy})") from error
 

@@ -279,8 +279,8 @@ def _row(
 
 
 def _report(job: Job, row: dict[str, Any]) -> None:
-    """Tell the row, as the stages by steps do."""
-    names = ("epoch", "step", "loss", "validation_loss", "seconds")
+    """Tell the row, as the stages by steps do; an epoch or a loss in training there is none."""
+    names = ("step", "validation_loss", "seconds")
     told = {name: row[name] for name in names}
     quality = job.task.quality
     job.given.say(

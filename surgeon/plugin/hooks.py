@@ -286,7 +286,8 @@ def surgeon_exporters() -> Iterable[Exporter]:  # type: ignore[empty-body]
         def surgeon_exporters():
             yield Exporter("names", "names of the nodes", "my_exporter:names")
 
-        $ surgeon plugins list
+        $ surgeon operate model.onnx --case small-similar --classes 3 -o operated.onnx --force
+        $ surgeon export operated.onnx -o names.txt --to names:prefix=n-
     """
 
 

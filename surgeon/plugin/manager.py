@@ -61,6 +61,11 @@ class Found(Generic[T]):
     plugin: str = ""
 
     @property
+    def own(self) -> bool:
+        """Whether it comes with surgeon."""
+        return _is_own(self.distribution)
+
+    @property
     def said(self) -> str:
         """The offer in words, with whose it is."""
         kind = KINDS[type(self.offer).__name__][0]
@@ -285,20 +290,20 @@ class Plugins:
                     Found(offer, origin.distribution, origin.version, self._named, name)
                     for offer in _yielded(implementation, kind, hook, origin)
                 ]
-        every.sort(key=lambda one: (not _is_own(one.distribution), getattr(one.offer, "place", 0)))
+        every.sort(key=lambda one: (not one.own, getattr(one.offer, "place", 0)))
         found: dict[str, Found[T]] = {}
         clashes: dict[str, PluginError] = {}
         for one in every:
             first = found.setdefault(one.offer.name, one)
             if first is not one:
-                ours = "; ours is used" if _is_own(first.distribution) else ""
+                ours = "; ours is used" if first.own else ""
                 clashes[one.offer.name] = PluginError(
                     f"two plugins offer a {word} called {one.offer.name!r}{ours}",
                     where=f"distributions {first.distribution} {first.version} and "
                     f"{one.distribution} {one.version}",
                     remedy=f"uninstall one, or set {DISABLE} to the entry point of one",
                 )
-        nobodys = {name for name in clashes if not _is_own(found[name].distribution)}
+        nobodys = {name for name in clashes if not found[name].own}
         return {name: one for name, one in found.items() if name not in nobodys}, clashes
 
 

@@ -462,7 +462,7 @@ def test_what_a_third_party_does_wrong_is_told(refused, net, npz, tmp_path, thir
     data = npz(**pictures())
     arguments = ["--case", case, "-o", tmp_path / "o.onnx"]
     error = refused("finetune", net("convnet"), data, *arguments)
-    assert error["kind"] in ("usage", "unknown-name", "unsupported", "model"), error
+    assert error["kind"] in ("plugin", "usage", "unknown-name", "unsupported", "model"), error
 
 
 def test_a_broken_third_party_is_one_warning(call, third_party):

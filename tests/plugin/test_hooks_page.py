@@ -29,7 +29,7 @@ SAYS = {
     "adapters": "(adapter scale)",
     "media": "(medium points)",
     "trackers": "(tracker lines)",
-    "exporters": "names of the nodes",
+    "exporters": "(exporter names)",
     "checks": "the file names no licence",
     "known": "cat",
     "ops": "1 native",
