@@ -325,10 +325,11 @@ def bad_options(word: str, trial: Trial) -> str | None:
     for pair in tried:
         try:
             _use(word, trial, f"{trial.name}:{pair}")
-        except SurgeonError:
-            continue
         except Exception as error:  # noqa: BLE001 - whatever a plugin raises
-            return f"{pair} ends in {type(error).__name__}: {error}"
+            behind = error.__cause__ if isinstance(error, PluginError) else error
+            if behind is None or isinstance(behind, SurgeonError):
+                continue
+            return f"{pair} ends in {type(behind).__name__}: {behind}"
         if pair.startswith("no_such"):
             return f"{pair} is taken"
     return None
