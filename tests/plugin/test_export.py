@@ -129,7 +129,7 @@ def test_what_cannot_be_meant(tuned, tmp_path):
 
 
 def test_a_form_that_answers_otherwise_is_not_written(tuned, tmp_path, monkeypatch):
-    from surgeon import exporting
+    from surgeon.exporting import half
 
     def worse(model):
         made = onnx.ModelProto()
@@ -139,7 +139,7 @@ def test_a_form_that_answers_otherwise_is_not_written(tuned, tmp_path, monkeypat
                 one.CopyFrom(onnx.numpy_helper.from_array(np.float32([9, 0, 0]), one.name))
         return made
 
-    monkeypatch.setattr(exporting, "to_half", worse)
+    monkeypatch.setattr(half, "to_half", worse)
     with pytest.raises(CheckError, match="otherwise"):
         surgeon.export(tuned, tmp_path / "out.onnx", fp16=True)
     assert not list(tmp_path.iterdir())

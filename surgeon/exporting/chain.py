@@ -1,0 +1,97 @@
+"""The forms, in the order in which they are made, and the chain of those that were asked for.
+
+A form of one's own is a line here and a file beside. What must not enter: what a form does.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import onnx
+
+from surgeon.errors import ModelError, UsageError
+from surgeon.exporting import half, probabilities
+from surgeon.exporting.given import Form, asked_for
+from surgeon.graph import external, files, forms
+
+if TYPE_CHECKING:
+    from surgeon.exporting.given import Given
+    from surgeon.options import Options
+
+
+def _opset(made: onnx.ModelProto, given: Given) -> onnx.ModelProto:
+    version = given.asked.delivery.opset
+    return made if version is None else forms.to_opset(made, version)
+
+
+def _batch(made: onnx.ModelProto, given: Given) -> onnx.ModelProto:
+    batch = given.asked.training.batch
+    return made if batch is None else forms.fixed_at(made, batch)
+
+
+FORMS = (
+    Form(
+        "--opset N",
+        lambda to: None if to.delivery.opset is None else f"opset={to.delivery.opset}",
+        _opset, whole=True,
+    ),
+    Form(
+        "--probabilities",
+        lambda to: "probabilities" if to.delivery.probabilities else None,
+        probabilities.make,
+    ),
+    Form(
+        "--batch N",
+        lambda to: None if to.training.batch is None else f"batch={to.training.batch}",
+        _batch,
+    ),
+    Form("--fp16", lambda to: "fp16" if to.delivery.fp16 else None, half.make, whole=True),
+    Form("--external-data", lambda to: "external-data" if to.delivery.external_data else None),
+    Form("--to NAME", lambda to: None if to.delivery.to is None else f"to={to.delivery.to}"),
+)  # fmt: skip
+"""All of them; a file takes them from the first to the last."""
+
+
+def named(asked: Options) -> list[str]:
+    """Return the names of the forms that were asked for, in the order in which they are made.
+
+    Raises:
+        UsageError: none is, or two that exclude each other.
+    """
+    found = [name for form in FORMS if (name := form.named(asked)) is not None]
+    if not found:
+        *others, last = (form.option for form in FORMS)
+        raise UsageError(
+            "no form is asked for", where="export", remedy=f"{', '.join(others)} or {last}"
+        )
+    to = asked.delivery
+    if to.to is not None and to.external_data:
+        raise UsageError(
+            "an exporter writes the files itself", where="--external-data", remedy="leave it out"
+        )
+    return found
+
+
+def made_of(given: Given) -> onnx.ModelProto:
+    """Return the source in the forms that were asked for.
+
+    Raises:
+        UsageError, UnsupportedError, ModelError: it cannot have one of them.
+    """
+    made = onnx.ModelProto()
+    made.CopyFrom(given.stored)
+    asked = asked_for(FORMS, given.asked)
+    whole = [form.option for form in asked if form.whole]
+    if whole:
+        if files.weight_bytes(given.stored) > files.ONE_FILE_LIMIT:
+            raise ModelError(
+                "a file past 2 GB cannot be converted: ONNX's own tools take one message",
+                where=given.model.where,
+                remedy=f"leave out {' and '.join(whole)}",
+            )
+        made = external.loaded(made)
+    for form in asked:
+        if form.make is not None:
+            made = form.make(made, given)
+    files.check_model(made, "the exported graph")
+    return made
