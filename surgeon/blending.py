@@ -107,7 +107,7 @@ def blend(  # noqa: PLR0913 - a public verb has its options as keywords
     seed: int = 0,
     device: str = "auto",
     threads: int | None = None,
-    golden_samples: bool = True,
+    golden_samples: bool = False,
     force: bool = False,
     progress: Callable[..., None] | None = None,
     plugins: Plugins | None = None,

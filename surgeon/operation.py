@@ -285,7 +285,7 @@ def finetune(  # noqa: PLR0913 - a public verb has its options as keywords
     inputs: Sequence[str] | Mapping[str, Any] = (),
     threads: int | None = None,
     cache_limit: int | None = None,
-    golden_samples: bool = True,
+    golden_samples: bool = False,
     track: str | Sequence[str] = (),
     adapter_out: str | os.PathLike[str] | None = None,
     force: bool = False,

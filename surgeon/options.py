@@ -406,8 +406,9 @@ class Delivery:
         verbs=("predict",), metavar="DIR", form="path",
     )  # fmt: skip
     golden_samples: bool = option(
-        True,
-        "Keep up to two real samples in the file's proof, or none.",
+        False,
+        "Keep up to two real samples, which are someone's data, in the file's proof beside the "
+        "two that are drawn.",
         verbs=("finetune", "prove", "blend"),
     )  # fmt: skip
     keep_statistics: bool = option(

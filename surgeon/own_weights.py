@@ -62,7 +62,7 @@ def prove(  # noqa: PLR0913 - a public verb has its options as keywords
     seed: int = 0,
     device: str = "auto",
     threads: int | None = None,
-    golden_samples: bool = True,
+    golden_samples: bool = False,
     progress: Callable[..., None] | None = None,
     plugins: Plugins | None = None,
 ) -> Outcome:

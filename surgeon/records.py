@@ -407,6 +407,8 @@ class Preprocess:
         mean, std: one number per channel (one number stands for all).
         source: where it came from: option, metadata, index, graph, measured.
         bits: that 16-bit grey values have, 9 to 16, where the file does not say it; None = 16.
+        draft: whether a large JPEG may be decoded at a half, a quarter or an eighth.
+        embedded: whether the graph does all but decoding and turning upright itself.
     """
 
     layout: Literal["NCHW", "NHWC"] = "NCHW"
@@ -419,6 +421,8 @@ class Preprocess:
     std: tuple[float, ...] = (1.0,)
     source: str | None = None
     bits: int | None = None
+    draft: bool = True
+    embedded: bool = False
 
 
 @dataclass(frozen=True)

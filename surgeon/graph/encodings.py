@@ -7,13 +7,17 @@ enter: tokenizing and reading (`surgeon.data`), and any default that the user di
 
 from __future__ import annotations
 
+import base64
+import binascii
 import hashlib
 import json
 import math
+import zlib
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from surgeon.errors import UnknownNameError, UsageError
+from surgeon.graph import rule as stated_rule
 from surgeon.graph.preprocess import PRESETS, parse_preprocess, read_document
 from surgeon.graph.reading import misnamed, parse_json, read_bytes
 from surgeon.records import AudioEncoding, Encoding, Preprocess, TextEncoding, as_json
@@ -26,12 +30,15 @@ if TYPE_CHECKING:
 
 KINDS = ("image", "text", "audio")
 _KEYS = {
-    "text": ("tokenizer", "max_length", "length"),
-    "audio": ("rate", "seconds"),
+    "text": ("tokenizer", "max_length", "length", "rule"),
+    "audio": ("rate", "seconds", "rule"),
 }
 _AUDIO_REMEDY = "give RATE,SECONDS, for example --audio 16000,1.5"
+PACKED = "zlib_base64"
+"""Key of the packed tokenizer: its JSON in UTF-8, compressed by zlib, in base64."""
 MOST_RATE = 1_000_000
 """Hz; recorders of bats reach half of it."""
+_LARGEST = 2**28  # bytes of a tokenizer; those of 250,000 tokens have 17 million
 _LIMIT = 2**26  # samples of one sound: more than an hour at 16 kHz
 
 
@@ -169,20 +176,46 @@ def as_document(rule: Preprocess | Encoding, *, brief: bool = False) -> dict[str
     """Return the JSON object kept under `surgeon.preprocess`.
 
     Args:
-        rule: pictures' documents have no `kind`; those of texts hold the whole tokenizer.
+        rule: pictures' documents have no `kind`; those of texts hold the whole tokenizer, packed.
         brief: what a person wants to know of the tokenizer instead of the tokenizer.
     """
-    document: dict[str, Any] = as_json(rule)
-    if isinstance(rule, TextEncoding):
-        tokenizer = json.loads(rule.tokenizer)
-        document["tokenizer"] = _gist(rule, tokenizer) if brief else tokenizer
-        return {"kind": "text", **document}
-    return {"kind": "audio", **document} if isinstance(rule, AudioEncoding) else document
+    document: dict[str, Any] = {**as_json(rule), "rule": stated_rule.stated(rule)}
+    if isinstance(rule, Preprocess):
+        del document["draft"]  # the rule says it
+        return document if document.pop("embedded") is False else {**document, "embedded": True}
+    if isinstance(rule, AudioEncoding):
+        return {"kind": "audio", **document}
+    document["tokenizer"] = _gist(rule) if brief else {PACKED: _packed(rule.tokenizer)}
+    return {"kind": "text", **document}
 
 
 def tokenizer_bytes(rule: TextEncoding) -> int:
     """Return how much of a file the tokenizer takes."""
-    return len(rule.tokenizer.encode("utf-8", "replace"))
+    return len(_packed(rule.tokenizer))
+
+
+def _packed(text: str) -> str:
+    data = text.encode("utf-8", "surrogatepass")
+    return base64.b64encode(zlib.compress(data, 9)).decode()
+
+
+def _unpacked(tokenizer: Any) -> Any:
+    """Return the tokenizer's object; files of earlier versions hold it as it is.
+
+    Raises:
+        UsageError: it is damaged.
+    """
+    if not isinstance(tokenizer, dict) or tokenizer.keys() != {PACKED}:
+        return tokenizer
+    try:
+        held = zlib.decompressobj()
+        data = held.decompress(base64.b64decode(tokenizer[PACKED], validate=True), _LARGEST)
+        if not held.eof:
+            raise ValueError("it is cut off, or larger than any tokenizer")  # noqa: TRY301 - as those of base64 and zlib
+        return parse_json(data.decode("utf-8", "surrogatepass"))
+    except (ValueError, TypeError, zlib.error, binascii.Error) as error:
+        message = f"the file's tokenizer cannot be unpacked: {error}"
+        raise UsageError(message, where="surgeon.preprocess", remedy="give --tokenizer") from None
 
 
 def missing_tokenizer(where: str | None = None) -> UsageError:
@@ -215,13 +248,17 @@ def _parse_document(kind: str, document: dict[str, Any], source: str) -> Encodin
         message = f"the preprocessing of kind {kind} lacks {', '.join(missing)}"
         raise UsageError(message, where="--preprocess", remedy="add it")
     if kind == "audio":
-        return parse_audio((values["rate"], values["seconds"]), source)
-    return parse_text(
-        values["tokenizer"], values.get("max_length"), length=values.get("length"), source=source
-    )
+        found: Encoding = parse_audio((values["rate"], values["seconds"]), source)
+    else:
+        tokenizer, length = _unpacked(values["tokenizer"]), values.get("length")
+        found = parse_text(tokenizer, values.get("max_length"), length=length, source=source)
+    if "rule" in values:
+        stated_rule.require(values["rule"], found)
+    return found
 
 
-def _gist(rule: TextEncoding, tokenizer: Mapping[str, Any]) -> dict[str, Any]:
+def _gist(rule: TextEncoding) -> dict[str, Any]:
+    tokenizer = json.loads(rule.tokenizer)
     return {
         "model": tokenizer["model"].get("type"),
         "tokens": len(tokenizer["model"].get("vocab") or ()),

@@ -44,6 +44,11 @@ def metadata(model: ModelProto) -> dict[str, str]:
 def put(model: ModelProto, key: str, value: Any) -> None:
     """Set a metadata entry to JSON, in place; None removes it."""
     text = None if value is None else json.dumps(value, ensure_ascii=False, sort_keys=True)
+    put_text(model, key, text)
+
+
+def put_text(model: ModelProto, key: str, text: str | None) -> None:
+    """Set a metadata entry to a text, in place; None removes it."""
     for index in reversed(range(len(model.metadata_props))):
         if model.metadata_props[index].key == key:
             del model.metadata_props[index]

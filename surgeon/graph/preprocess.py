@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, cast
 
 from surgeon.errors import UnknownNameError, UsageError
+from surgeon.graph import rule
 from surgeon.graph.reading import parse_json, read_text, shown, what_lies_at
 from surgeon.records import Preprocess, TensorInfo, as_json
 
@@ -47,7 +48,7 @@ _CHOICES = {
 }
 _KEYS = (
     *("preset", "layout", "channels", "size", "resize", "fit", "scale", "mean", "std", "bits"),
-    "source",
+    *("draft", "embedded", "rule", "source"),
 )
 _VALUE_KEYS = {"scale", "mean", "std"}
 _OPTION = "--preprocess"
@@ -189,7 +190,7 @@ def _build(
     values = {key: value for key, value in document.items() if value is not None}
     for key in values:
         if key not in _KEYS:
-            raise UnknownNameError("preprocessing key", str(key), _KEYS[:-1], where=_OPTION)
+            raise UnknownNameError("preprocessing key", str(key), _KEYS[:-3], where=_OPTION)
     preset = values.pop("preset", None)
     if preset is not None:
         if not isinstance(preset, str) or preset not in PRESETS:
@@ -200,6 +201,8 @@ def _build(
         if key in values and values[key] not in allowed:
             message = f"{key} is {values[key]!r}, not one of {', '.join(allowed)}"
             raise UsageError(message, where=_OPTION, remedy="correct the key")
+    if _flag(values, "embedded", default=False):
+        image_input = None  # its sizes are those of pictures as they come
     layout = values.get("layout") or infer_layout(image_input)
     if layout is None:
         raise UsageError(
@@ -212,7 +215,7 @@ def _build(
     std = _numbers(values.get("std", (1.0,)), "std", count)
     if any(number == 0 for number in std):
         raise UsageError("std holds a zero", where=_OPTION, remedy="every std must be non-zero")
-    return Preprocess(
+    found = Preprocess(
         layout=cast("Literal['NCHW', 'NHWC']", layout),
         channels=cast("Literal['RGB', 'BGR', 'L']", channels),
         size=_resolve_size(size, values.get("size"), layout, image_input),
@@ -223,7 +226,20 @@ def _build(
         std=std,
         source=source,
         bits=_bits(values.get("bits")),
+        draft=_flag(values, "draft", default=rule.drafts(values.get("rule"))),
+        embedded=_flag(values, "embedded", default=False),
     )
+    if "rule" in values:
+        rule.require(values["rule"], found, METADATA_KEY if source == "metadata" else _OPTION)
+    return found
+
+
+def _flag(values: Mapping[str, Any], key: str, *, default: bool) -> bool:
+    value = values.get(key, default)
+    if not isinstance(value, bool):
+        message = f"{key} is {value!r:.40}, neither true nor false"
+        raise UsageError(message, where=_OPTION, remedy="correct the key")
+    return value
 
 
 def _bits(value: Any) -> int | None:

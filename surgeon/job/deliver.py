@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from surgeon import resumption
-from surgeon.graph import encodings, envelope, files
+from surgeon.graph import encodings, envelope, files, rule
 from surgeon.graph.apart import take_one
 from surgeon.graph.weights import changed_tensors, write_back
 from surgeon.job import statistics
@@ -19,6 +19,7 @@ from surgeon.job.measure import calibrated, measure, stored_of
 from surgeon.job.operate import draw_anew
 from surgeon.job.proving import prove
 from surgeon.job.run import clean
+from surgeon.records import Preprocess
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -129,8 +130,13 @@ def deliver(job: Job, trained: Trained, advice: dict[str, Any] | None) -> Delive
 def stamp(tuned: onnx.ModelProto, given: Divided) -> None:
     """Write into a file what its outputs and inputs are."""
     envelope.put(tuned, envelope.LABELS, given.labels)
-    if given.preprocess is not None:
-        envelope.put(tuned, envelope.PREPROCESS, encodings.as_document(given.preprocess))
+    how = given.preprocess
+    if isinstance(how, Preprocess):
+        how = replace(how, draft=False)  # which is for speed in training; few clients can do it
+        for key, text in rule.image_metadata(how).items():
+            envelope.put_text(tuned, key, text)
+    if how is not None:
+        envelope.put(tuned, envelope.PREPROCESS, encodings.as_document(how))
 
 
 def _as_operated(job: Job) -> onnx.ModelProto:

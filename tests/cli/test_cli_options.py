@@ -19,7 +19,7 @@ def test_finetune_passes_every_option(run, operation, plugins, model, tmp_path):
         *("--tokenizer", model, "--max-length", "64", "--audio", "16000,1.5"),
         *("--group-column", "patient", "--extend", "--old-data", "old", "--keep-statistics"),
         *("--train", "a.*", "--train", "b", "--from", "@0.7", "--freeze", "*.bias"),
-        *("--no-golden-samples", "--track", "a:dir=b", "--track", "c"),
+        *("--golden-samples", "--track", "a:dir=b", "--track", "c"),
     )
     assert done.code == 0, done.err
     (verb, args, settings) = operation.calls[-1]
@@ -73,7 +73,7 @@ def test_finetune_passes_every_option(run, operation, plugins, model, tmp_path):
         "compile": "auto",
         "memory": "normal",
         "deterministic": False,
-        "golden_samples": False,
+        "golden_samples": True,
         "track": ("a:dir=b", "c"),
     }
 
@@ -100,7 +100,7 @@ def test_finetune_by_default(run, operation, plugins, model, tmp_path):
         "memory": "normal",
         "deterministic": False,
         "inputs": {},
-        "golden_samples": True,
+        "golden_samples": False,
         "task": "auto",
         "force": False,
         "resume": False,

@@ -216,8 +216,11 @@ def test_bad_rules(option):
 
 def test_the_document_reads_back():
     rule = parse_audio((16_000, 1.5))
-    assert as_document(rule) == {"kind": "audio", "rate": 16000, "seconds": 1.5, "source": "option"}
-    assert parse_option(as_document(rule), source="metadata") == replace(rule, source="metadata")
+    document = as_document(rule)
+    assert parse_option(document, source="metadata") == replace(rule, source="metadata")
+    assert document.pop("rule")["version"] == 1
+    assert document == {"kind": "audio", "rate": 16000, "seconds": 1.5, "source": "option"}
+    assert parse_option(document) == rule  # a file of before
     for document in ({"kind": "audio", "rate": 3}, {"kind": "smell"}, {"kind": "text", "x": 1}):
         with pytest.raises(UsageError):
             parse_option(document)

@@ -37,7 +37,9 @@ def network():
 @pytest.mark.parametrize("case", ["small-similar", "large-similar", "large-different"])
 def test_a_network_of_text_is_tuned_and_verified(case, tmp_path):
     out = tmp_path / "o.onnx"
-    done = surgeon.finetune(network(), data(), out, case=case, epochs=2, device="cpu", threads=1)
+    done = surgeon.finetune(
+        network(), data(), out, case=case, epochs=2, device="cpu", threads=1, golden_samples=True
+    )
     assert surgeon.verify(out).passed
     assert len(done.proof["golden"]) == 4
     if case.startswith("large"):

@@ -289,7 +289,7 @@ def _pixels(file: Image.Image, preprocess: Preprocess) -> NDArray[np.uint8]:
     """Decode, turn upright, convert and resize: [H, W, C] uint8."""
     height, width = preprocess.size
     longest = _DRAFT_GAP * max(height, width)
-    if file.format == "JPEG" and preprocess.resize != "nearest":
+    if file.format == "JPEG" and preprocess.resize != "nearest" and preprocess.draft:
         # The scale must suit the shorter side, and a turned picture swaps its sides.
         shorter = min(file.size)
         if shorter > longest:
