@@ -4,9 +4,11 @@
     python benchmarks/lora.py --pairs minilm-l3/mail --seeds 3
 
 Equal data, epochs, batches and seeds; judged on the same unseen samples. The difference is paired
-over them, in points, ± one standard error. Each arm is delivered as `finetune` would: where tuning
-gains nothing, the solved head. Memory is the peak of a process that trains that arm alone, all it
-loads included. Adapters train at a rate of their own, 2e-3. Rows are written one by one.
+over them and pooled over seeds, in points, ± one standard error. Each arm is delivered as
+`finetune` would: where tuning gains nothing, the solved head. Adapters train at the rate that LoRA
+offers, 2e-3. Memory is that of a process that trains that arm alone: its peak, all it loads
+included, and what the steps and the judging between them add to what was there before the first.
+Runs are written one by one, beside those of other settings that are there already.
 """
 
 from __future__ import annotations
@@ -19,6 +21,8 @@ import resource
 import subprocess
 import sys
 import tempfile
+import threading
+import time
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
@@ -33,11 +37,11 @@ WHOLE = {"case": "large-similar", "init": "pretrained"}
 ARMS = {
     "head": HEAD,
     "all": WHOLE,
-    "lora": {**WHOLE, "adapter": "lora:rank=8", "lr": 2e-3},
-    "lora, default rate": {**WHOLE, "adapter": "lora:rank=8"},
-    "lora, rank 4": {**WHOLE, "adapter": "lora:rank=4", "lr": 2e-3},
-    "lora, attention": {**WHOLE, "adapter": "lora:rank=8,targets=*attention*", "lr": 2e-3},
-    "dora": {**WHOLE, "adapter": "lora:rank=8,dora=yes", "lr": 2e-3},
+    "lora": {**WHOLE, "adapter": "lora:rank=8"},
+    "lora, rank 4": {**WHOLE, "adapter": "lora:rank=4"},
+    "lora, rank 4, rate of weights": {**WHOLE, "adapter": "lora:rank=4", "lr": 3e-4},
+    "lora, attention": {**WHOLE, "adapter": "lora:rank=8,targets=*attention*"},
+    "dora": {**WHOLE, "adapter": "lora:rank=8,dora=yes"},
 }
 UNSEEN = 600
 SIZES = {"digits": (64, 64), "emoji": (96, 96)}
@@ -58,10 +62,10 @@ def main() -> None:
         print(json.dumps(measure(pair, arm, int(seed), given.train, given.epochs)))
         return
     for pair in given.pairs:
-        rows = [alone(pair, arm, seed, given) for arm in given.arms for seed in range(given.seeds)]
-        row = summary(pair, rows, given)
-        print(json.dumps(row, indent=1), flush=True)
-        write(row)
+        for seed in range(given.seeds):
+            for arm in given.arms:
+                write({"pair": pair, **alone(pair, arm, seed, given)})
+    print(json.dumps(json.loads(RESULTS.read_text("utf-8"))["rows"], indent=1))
 
 
 def alone(pair: str, arm: str, seed: int, given: argparse.Namespace) -> dict:
@@ -86,9 +90,10 @@ def measure(pair: str, arm: str, seed: int, train: int, epochs: int) -> dict:
         folder = Path(scratch)
         told = samples(name, train, seed, folder)
         kept = {"adapter_out": folder / "kept"} if "adapter" in ARMS[arm] else {}
+        watch = Watch()
         outcome = surgeon.finetune(
             get(model), told.train, device="cpu", seed=seed, epochs=epochs, augment="none",
-            threads=1, **{**told.options, **ARMS[arm], **kept},
+            threads=1, progress=watch.told, **{**told.options, **ARMS[arm], **kept},
         )  # fmt: skip
         body = outcome.document()
         found = surgeon.predict(outcome.model, told.given, threads=1)
@@ -96,14 +101,46 @@ def measure(pair: str, arm: str, seed: int, train: int, epochs: int) -> dict:
         return {
             "arm": arm,
             "seed": seed,
-            "right": right.astype(int).tolist(),
+            "train": train,
+            "epochs": epochs,
+            "right": "".join(map(str, right.astype(int))),
             "trained": body["trained_parameters"],
             "delivered": body["delivered"],
             "seconds": body["seconds"]["train"],
             "memory": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
+            "memory_of_steps": watch.peak - watch.before,
             "kept": (folder / "kept").stat().st_size if kept else None,
             "bytes": Path(get(model)).stat().st_size,
         }
+
+
+class Watch:
+    """Watches the memory of this process between one word of training and the next."""
+
+    def __init__(self) -> None:
+        self.before = self.peak = self.highest = 0
+        self.last = ""
+        threading.Thread(target=self.look, daemon=True).start()
+
+    def look(self) -> None:
+        """Look, again and again."""
+        while True:
+            self.highest = max(self.highest, resident())
+            time.sleep(0.005)
+
+    def told(self, stage: str, *_: Any, **__: Any) -> None:
+        """Hear where the run stands; what was highest since then counts if it trains."""
+        if stage == self.last == "all":
+            self.peak = max(self.peak, self.highest)
+        elif stage == "all":
+            self.before = resident()
+        self.last, self.highest = stage, 0
+
+
+def resident() -> int:
+    """Return the bytes of this process that lie in memory."""
+    pages = int(Path("/proc/self/statm").read_text("ascii").split()[1])
+    return pages * resource.getpagesize()
 
 
 class Samples(NamedTuple):
@@ -140,35 +177,63 @@ def samples(name: str, train: int, seed: int, folder: Path) -> Samples:
     return Samples(folder / "train", list(map(str, files)), labels, {"size": SIZES[name]})
 
 
-def summary(pair: str, rows: list[dict], given: argparse.Namespace) -> dict:
+def summary(runs: list[dict]) -> list[dict]:
     """Put the seeds of every arm together, and compare with tuning everything."""
-    arms = {arm: [row for row in rows if row["arm"] == arm] for arm in given.arms}
-    right = {arm: np.concatenate([row["right"] for row in ones]) for arm, ones in arms.items()}
-    told = {}
-    for arm, ones in arms.items():
-        apart = 100.0 * (right[arm] - right["all"])
-        told[arm] = {
-            "accuracy": float(right[arm].mean()),
-            "against_all": [float(apart.mean()), float(apart.std(ddof=1) / np.sqrt(len(apart)))],
-            **{key: ones[0][key] for key in ("trained", "kept", "bytes")},
-            **{key: float(np.mean([row[key] for row in ones])) for key in ("memory", "seconds")},
-            "delivered": [row["delivered"] for row in ones],
-        }
-    settings = {"train": given.train, "epochs": given.epochs, "seeds": given.seeds}
-    return {"pair": pair, **settings, "unseen": UNSEEN, "arms": told}
+    found: dict = {}
+    for run in sorted(runs, key=lambda one: one["seed"]):
+        settings = tuple((key, run[key]) for key in ("pair", "train", "epochs"))
+        found.setdefault(settings, {}).setdefault(run["arm"], {})[run["seed"]] = run
+    return [
+        {**dict(settings), "unseen": UNSEEN,
+         "arms": {arm: together(ones, arms.get("all", {})) for arm, ones in arms.items()}}
+        for settings, arms in found.items()
+    ]  # fmt: skip
 
 
-def write(row: dict) -> None:
-    """Put a row in the place of the one before of the same pair."""
-    rows = json.loads(RESULTS.read_text("utf-8"))["rows"] if RESULTS.exists() else []
-    rows = [other for other in rows if other["pair"] != row["pair"]]
+def together(ones: dict[int, dict], whole: dict[int, dict]) -> dict:
+    """Return the figures of an arm, over its seeds; compared are those that both have."""
+    both = [seed for seed in ones if seed in whole]
+    rows = list(ones.values())
+    told = {
+        "seeds": list(ones),
+        "accuracy": float(np.concatenate([right(row) for row in rows]).mean()),
+        **{key: rows[0][key] for key in ("trained", "kept", "bytes")},
+        "delivered": [row["delivered"] for row in rows],
+    }
+    for key in ("memory", "memory_of_steps", "seconds"):
+        known = [row[key] for row in rows if row.get(key) is not None]
+        told[key] = float(np.mean(known)) if known else None
+    if both:
+        apart = 100.0 * np.concatenate([right(ones[one]) - right(whole[one]) for one in both])
+        told["against_all"] = [float(apart.mean()), float(apart.std(ddof=1) / len(apart) ** 0.5)]
+    return told
+
+
+def right(run: dict) -> np.ndarray:
+    """Return for every unseen sample whether a run is right, 1 or 0."""
+    return np.array(list(run["right"]), int)
+
+
+def write(run: dict) -> None:
+    """Put a run in the place of the one before of the same settings, and sum all up."""
+    settings = ("pair", "train", "epochs", "arm", "seed")
+    runs = json.loads(RESULTS.read_text("utf-8"))["runs"] if RESULTS.exists() else []
+    runs = [one for one in runs if any(one[key] != run[key] for key in settings)] + [run]
     document = {
         "date": datetime.now(UTC).date().isoformat(),
+        "processor": processor(),
         "load": round(os.getloadavg()[0], 2),
         "versions": {key: version(key) for key in ("onnx-surgeon", "surgeon-lora", "torch")},
-        "rows": sorted([*rows, row], key=lambda one: one["pair"]),
+        "rows": summary(runs),
+        "runs": runs,
     }
     RESULTS.write_text(json.dumps(document, indent=1) + "\n", "utf-8")
+
+
+def processor() -> str:
+    """Return the processor's name as Linux has it."""
+    lines = Path("/proc/cpuinfo").read_text("utf-8").splitlines()
+    return next(line.partition(": ")[2] for line in lines if line.startswith("model name"))
 
 
 if __name__ == "__main__":

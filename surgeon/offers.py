@@ -91,9 +91,12 @@ class Adapter(Offer):
             …) -> Rewritten`. `feeds(count, values)` gives training samples one by one, {input:
             array}, and values of the graph beside them; `trainable` and `head`, names of
             initializers, go to those who ask for them.
+        lr: peak learning rate where neither people (`--lr`) nor the case give one: few numbers that
+            start at nothing often want a higher one than the weights. None = as without it.
     """
 
     of: Literal["weight", "part", "file"] = "weight"
+    lr: float | None = None
 
 
 @dataclass(frozen=True)

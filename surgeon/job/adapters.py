@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from surgeon.job.run import Job
     from surgeon.model import Model
     from surgeon.plugin.manager import Found, Plugins
+    from surgeon.records import Stage
     from surgeon.torch_graph.module import GraphModule
 
 NONE = "none"
@@ -96,6 +97,16 @@ def adapter_of(job: Job) -> Chosen | None:
     """Return the adapter of a job's plan."""
     text = job.plan.adapter
     return None if text is None else find_adapter(text, job.plugins)
+
+
+def asked_rate(job: Job, stage: Stage) -> float | None:
+    """Return the peak rate of a stage that people, the case or the adapter ask for, in this order.
+
+    The adapter's is for a pretrained start; None = the schedule's own.
+    """
+    chosen = adapter_of(job)
+    own = None if chosen is None or job.plan.init != "pretrained" else chosen.found.offer.lr
+    return job.to.training.lr or stage.lr or own
 
 
 def settle_adapter(plan: Plan, operated: Model, asked: str | None, plugins: Plugins | None) -> Plan:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from surgeon.graph.cuts import first_use
 from surgeon.graph.weights import sizes
+from surgeon.job.adapters import asked_rate
 from surgeon.job.run import head_weights, stage_names
 from surgeon.job.stages import stages_of
 from surgeon.train.schedule import default_rate, depth_factor
@@ -64,7 +65,7 @@ def _rates(job: Job, lr: float | None) -> dict[str, float]:
     for stage in stages_of(job):
         if stage.method == "solve":
             continue
-        peak = lr or job.to.training.lr or stage.lr or default_rate(scratch=scratch)
+        peak = lr or asked_rate(job, stage) or default_rate(scratch=scratch)
         for name in stage_names(job, stage):
             decay = 1.0 if scratch else stage.lr_decay
             rate = peak * depth_factor(depths.get(name, 1.0), decay)

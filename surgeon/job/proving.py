@@ -62,14 +62,14 @@ def prove(
     sizes, ranges = dict(job.operated.sizes), _integer_ranges(seen)
     feeds = [seeded_input(tuned, seed, constants, sizes, ranges) for seed in (0, 1)] + seen
     worst, rounded = 0.0, None
-    session = open_session(tuned, device="cpu", threads=job.to.place.threads)
     made: list[dict[str, Any]] = []
     notes: list[str] = []
-    for model, opened in ((job.operated.proto, None), (tuned, session)):
-        found = parity(job, model, feeds, session=opened, made=made)
+    before = parity(job, job.operated.proto, feeds, made=made)
+    session = open_session(tuned, device="cpu", threads=job.to.place.threads)
+    for found in (before, parity(job, tuned, feeds, session=session, made=made)):
         if isinstance(found, Agreement):
-            rounded, found = found, found.relative if found.rounds_alike else math.inf
-        worst = max(worst, found)
+            rounded = found
+        worst = max(worst, _apart(found))
     bound = job.operated.bound
     if rounded is not None and rounded.optimised > bound:
         notes.append(
@@ -112,10 +112,15 @@ def require_alike(job: Job, trained: ModelProto) -> None:
     if not saturating(trained):
         return
     found = parity(job, job.operated.proto, _real_samples(job))
-    if isinstance(found, Agreement):
-        found = found.relative if found.rounds_alike else math.inf
-    if not found <= job.operated.bound:
+    if not _apart(found) <= job.operated.bound:
         require_exact(trained)
+
+
+def _apart(found: float | Agreement) -> float:
+    """Return how far torch and ONNX Runtime differ, by what `parity` found."""
+    if isinstance(found, Agreement):
+        return found.relative if found.rounds_alike else math.inf
+    return found
 
 
 def require_exact(trained: ModelProto) -> None:
@@ -189,33 +194,38 @@ def parity(
     names = job.operated.trainable
     front = split_graph(model, names, job.operated.anatomy().shapes, keep_weightless=False)
     graph = halves.widen(front.trained) if halves.is_half(front.trained) else front.trained
-    module = to_module(graph, roles=roles(graph))
-    quantised = quantised_values(graph)
+    half, quantised = graph is not front.trained, quantised_values(graph)
     if quantised:
-        half = graph is not front.trained
         return compare(
-            model, module, quantised, feeds, threads=job.to.place.threads,
-            as_tensor=lambda values: _tensor(values, half=half),
+            model, to_module(graph, roles=roles(graph)), quantised, feeds,
+            threads=job.to.place.threads, as_tensor=lambda values: _tensor(values, half=half),
         )  # fmt: skip
-    session = session or open_session(model, device="cpu", threads=job.to.place.threads)
     made = [] if made is None else made
     if not made and front.frozen is not None:
         frozen = open_session(front.frozen, device="cpu", threads=job.to.place.threads)
         made += [dict(zip(frozen.outputs, frozen.run(one), strict=True)) for one in feeds]
-    output = model.graph.output[0].name
-    wanted, got = [], []
+    wanted = _first_outputs(job, model, feeds, session)  # a session ends before torch holds weights
+    module, got = to_module(graph, roles=roles(graph)), []
     for place, one in enumerate(feeds):
-        wanted.append(session.run(one, [output])[0])
         values = {**one, **(made[place] if made else {})}
-        inputs = [
-            _tensor(values[name], half=graph is not front.trained) for name in module.input_names
-        ]
+        inputs = [_tensor(values[name], half=half) for name in module.input_names]
         with torch.no_grad():
             got.append(module(*inputs).float().numpy())
     # A sequence may have another length than the next.
     return relative_error(
         *(np.concatenate([one.ravel() for one in each]) for each in (got, wanted))
     )
+
+
+def _first_outputs(
+    job: Job,
+    model: ModelProto,
+    feeds: Sequence[Mapping[str, Any]],
+    session: Session | None,
+) -> list[NDArray[Any]]:
+    session = session or open_session(model, device="cpu", threads=job.to.place.threads)
+    output = model.graph.output[0].name
+    return [session.run(one, [output])[0] for one in feeds]
 
 
 def _tensor(values: NDArray[Any], *, half: bool) -> torch.Tensor:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from surgeon.graph.cuts import first_use
 from surgeon.job import race
-from surgeon.job.adapters import learnt
+from surgeon.job.adapters import asked_rate, learnt
 from surgeon.job.done import Candidate, StageDone, Work
 from surgeon.job.losses import judged, objective_of
 from surgeon.job.part import (
@@ -209,7 +209,7 @@ def _settings(job: Job, stage: Stage, start: race.Start, seconds: float | None) 
         epochs=job.to.training.epochs or stage.epochs,
         budget_seconds=seconds,
         batch=job.to.training.batch,
-        lr=job.to.training.lr or stage.lr,
+        lr=asked_rate(job, stage),
         lr_decay=stage.lr_decay,
         depths=first_use(job.operated.anatomy()),
         scratch=scratch,

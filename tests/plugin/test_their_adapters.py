@@ -44,6 +44,7 @@ def function(weight):
 @hookimpl
 def surgeon_adapters():
     yield Adapter("scaled", "a factor per output", "{module}:Scaled")
+    yield Adapter("quick", "the same, quickly", "{module}:Scaled", lr=0.02)
     yield Adapter("wrong", "what none may do", "{module}:Wrong")
     yield Adapter("function", "no module", "{module}:function")
 """
@@ -94,6 +95,15 @@ def test_adapted_weights_and_the_head_alone_change_and_the_graph_stays(mine):
         np.testing.assert_allclose(ratio, ratio[:, :1] * np.ones_like(ratio), rtol=1e-4)
     numbers = sum(len(before[name]) for name in adapted) + sum(before[name].size for name in head)
     assert outcome.document()["trained_parameters"] == numbers
+
+
+@pytest.mark.parametrize(("adapter", "given", "rate"), [
+    ("scaled", None, 3e-4), ("quick", None, 0.02), ("quick", 0.1, 0.1),
+])  # fmt: skip
+def test_an_adapter_names_a_rate_that_holds_where_people_name_none(mine, adapter, given, rate):
+    told = tuned(nw.convnet(), adapter, lr=given, epochs=1).document()
+    assert max(block["lr"] or 0 for block in told["blocks"]) == pytest.approx(rate)
+    assert max(row["lr"] or 0 for row in told["history"]) <= rate
 
 
 def test_targets_are_names_of_weights_or_of_their_nodes(mine):

@@ -15,5 +15,6 @@ if TYPE_CHECKING:
 def surgeon_adapters() -> Iterable[Adapter]:
     """Yield LoRA, with its scaling rsLoRA and its magnitudes DoRA as settings."""
     yield Adapter(
-        "lora", "a product of two thin matrices is added to each weight", "surgeon_lora.lora:LoRA"
-    )
+        "lora", "a product of two thin matrices is added to each weight", "surgeon_lora.lora:LoRA",
+        lr=2e-3,
+    )  # fmt: skip

@@ -66,23 +66,25 @@ class LoRA(nn.Module):
     def forward(self, weight: Tensor) -> Tensor:
         """Return the weight to compute with."""
         turned = weight.movedim(self.axis, 0)
-        matrix = turned.flatten(1) + self._product() * self.scale
+        matrix = self._summed(turned.flatten(1))
         if self.magnitude is not None:
             matrix = matrix * (self.magnitude / _lengths(matrix.detach()))
         return matrix.reshape(turned.shape).movedim(0, self.axis)
 
-    def _product(self) -> Tensor:
+    def _summed(self, matrix: Tensor) -> Tensor:
+        """Return the weight and the product in one piece of memory, each of the weight's size."""
         first: Tensor = self.lora_A
         second: Tensor = self.lora_B
         if self.training:
             if self.dropout:
                 kept = torch.rand(first.shape[1], device=first.device) >= self.dropout
                 first = first * kept / (1 - self.dropout)
-            return second @ first
+            with torch.autocast(matrix.device.type, enabled=False):  # which would round the weight
+                return torch.addmm(matrix, second, first, alpha=self.scale)
         found = second[:, :1] * first[:1]
         for place in range(1, len(first)):
-            found = found + second[:, place : place + 1] * first[place : place + 1]
-        return found
+            found += second[:, place : place + 1] * first[place : place + 1]
+        return found.mul_(self.scale).add_(matrix)
 
 
 def _lengths(matrix: Tensor) -> Tensor:
