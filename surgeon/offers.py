@@ -23,11 +23,32 @@ class Offer:
         code: `"module:attribute"`, imported when it is used, so that `--help` stays fast. What it
             is called with stands at each kind; its keyword-only parameters are the settings that
             people may give.
+        example: `"module:attribute"`, `(folder) -> Example` or several of them: what it is tried on
+            by `surgeon plugins check`, where it needs more than the small networks of the kit. The
+            folder is empty, and for files that an example wants.
     """
 
     name: str
     summary: str
     code: str
+    example: str = field(default="", kw_only=True)
+
+
+@dataclass(frozen=True)
+class Example:
+    """What an offer can be tried on: a model, data, and the settings that these need.
+
+    Attributes:
+        model: a ModelProto, or the path of a file.
+        data: as `surgeon.finetune` takes them: arrays by name, `labels` among them, or a path.
+        options: settings of the offer, `key=value,key=value`.
+        task: whose answers the data hold; None = one that fits the offer.
+    """
+
+    model: Any
+    data: Any
+    options: str = ""
+    task: str | None = None
 
 
 @dataclass(frozen=True)

@@ -344,6 +344,7 @@ class Case:
     place: int = 100
     headless: bool = False
     starts: bool = False
+    example: str = field(default="", kw_only=True)
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,9 @@
 
 from __future__ import annotations
 
+import tempfile
 from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from surgeon.errors import CheckError, PluginError, SurgeonError, UnknownNameError
@@ -31,13 +33,14 @@ from surgeon.plugin.manager import (
     plain,
 )
 from surgeon.testing import kinds
-from surgeon.testing.claims import RUNS, Claim, Ledger
+from surgeon.testing.claims import OWN, RUNS, Claim, Ledger
+from surgeon.testing.examples import examples
 from surgeon.testing.networks import NETWORKS
 from surgeon.testing.samples import COUNT
 
 if TYPE_CHECKING:
     import os
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     from surgeon.records import Case, Offer
 
@@ -64,7 +67,7 @@ def examine(
     offer: str | Case | Offer | Found[Any],
     *,
     options: str = "",
-    models: Sequence[str | os.PathLike[str]] = tuple(NETWORKS),
+    models: Sequence[str | os.PathLike[str]] | None = None,
     answers: Any = None,
     count: int | None = None,
     plugins: Plugins | None = None,
@@ -75,7 +78,8 @@ def examine(
     Args:
         offer: its name, or the offer itself, which need not be installed.
         options: settings, where it needs some: `key=value,key=value`.
-        models: files to try it on, or names of `NETWORKS`, as all nine are.
+        models: files to try it on, or names of `NETWORKS`; None = all nine of them, and the
+            examples that the offer brings; an empty list = its examples alone.
         answers: of `count` samples, for a task that reads none of the usual answers.
         count: samples to train on; None = 48.
         plugins: loaded plugins; None loads them.
@@ -85,31 +89,50 @@ def examine(
         UnknownNameError: there is no offer of that name.
     """
     found, plugins = _found(offer, loaded_plugins(plugins))
-    word = KINDS[type(found.offer).__name__][0]
     text = f"{found.offer.name}:{options}" if options else found.offer.name
-    ledger, usable, names = Ledger(), None, [str(model) for model in models]
-    trials = [
-        kinds.Trial(
-            found, NETWORKS[name]() if name in NETWORKS else name, plugins, text, place,
-            count or COUNT, answers,
-        )
-        for place, name in enumerate(names)
-    ]  # fmt: skip
-    if not _tried(ledger, "", partial(kinds.once, trials[0])) or word not in kinds.EACH:
-        return ledger.claims()
-    for place, (name, trial) in enumerate(zip(names, trials, strict=True)):
-        if progress is not None:
-            progress(f"{word} {found.offer.name}", place, len(trials))
-        if _tried(ledger, name, partial(kinds.EACH[word], trial)):
-            usable = usable or trial
-    if progress is not None:
-        progress(f"{word} {found.offer.name}", len(trials), len(trials))
-    if usable is None:
-        ledger.note("", RUNS, "; ".join(f"{m}: {w}" for m, w in ledger.refused.items()))
-    elif word in kinds.WITH_SETTINGS:
-        problem = kinds.bad_options(word, usable)
-        ledger.note("", "bad options are refused in clear words", problem)
+    ledger = Ledger()
+    with tempfile.TemporaryDirectory() as folder:
+        try:
+            own = [] if options or models else examples(found, Path(folder))
+        except SurgeonError as error:
+            ledger.note("", OWN, error.message)
+            return ledger.claims()
+        trials = {
+            f"its example {place}" if len(own) > 1 else "its example": kinds.Trial(
+                found, one.model, plugins, text, place, example=one
+            )
+            for place, one in enumerate(own)
+        }
+        only_own = type(found.offer).__name__ == "Medium"
+        named = [str(one) for one in (NETWORKS if models is None else models)]
+        for place, name in enumerate([] if only_own else named, len(own)):
+            source = NETWORKS[name]() if name in NETWORKS else name
+            trials[name] = kinds.Trial(found, source, plugins, text, place, count or COUNT, answers)
+        first = next(iter(trials.values()), kinds.Trial(found, "", plugins, text))
+        if _tried(ledger, "", partial(kinds.once, first)):
+            _each(ledger, trials, progress or (lambda *_: None))
     return ledger.claims()
+
+
+def _each(ledger: Ledger, trials: Mapping[str, kinds.Trial], progress: Callable[..., None]) -> None:
+    """Note what is claimed of an offer on each model, and how it refuses settings."""
+    usable = None
+    for place, (name, trial) in enumerate(trials.items()):
+        if trial.word not in kinds.EACH:
+            return
+        progress(f"{trial.word} {trial.name}", place, len(trials))
+        done = _tried(ledger, name, partial(kinds.EACH[trial.word], trial))
+        if done:
+            usable = usable or trial
+        if trial.example is not None:
+            ledger.note(name, OWN, None if done else ledger.refused.pop(name, "it fails"))
+        if place == len(trials) - 1:
+            progress(f"{trial.word} {trial.name}", len(trials), len(trials))
+    if usable is None and ledger.refused:
+        ledger.note("", RUNS, "; ".join(f"{m}: {w}" for m, w in ledger.refused.items()))
+    elif usable is not None and usable.word in kinds.WITH_SETTINGS:
+        problem = kinds.bad_options(usable)
+        ledger.note("", "bad options are refused in clear words", problem)
 
 
 def offers(*distributions: str, plugins: Plugins | None = None) -> list[Found[Any]]:

@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 Stated = tuple[str, str | None]
 """A claim, and what is wrong with it."""
 RUNS = "runs, or refuses in clear words"
+OWN = "runs on the examples that it brings"
 
 
 @dataclass(frozen=True)

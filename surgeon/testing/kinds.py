@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 from surgeon.errors import PluginError, SurgeonError
 from surgeon.model import Model, load
 from surgeon.plugin import settings
+from surgeon.plugin.manager import KINDS
 from surgeon.records import Check, Evidence, Finding, HeadKind, Measurement, Medium, Task
 from surgeon.runtime.sessions import open_session
 from surgeon.testing import claims
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
     from surgeon.operation import Source
     from surgeon.outcome import Outcome
     from surgeon.plugin.manager import Found, Plugins
+    from surgeon.records import Example
     from surgeon.testing.claims import Stated
 
 SAME = "the same seed gives the same bits"
@@ -48,6 +50,7 @@ class Trial:
         place: of the model among all.
         count: samples to train on.
         answers: what the samples' answers are; None = the usual ones.
+        example: what the offer brings; its data and settings are taken, then.
     """
 
     found: Found[Any]
@@ -57,6 +60,25 @@ class Trial:
     place: int = 0
     count: int = COUNT
     answers: Any = None
+    example: Example | None = None
+
+    @property
+    def word(self) -> str:
+        """The kind of the offer."""
+        return KINDS[type(self.found.offer).__name__][0]
+
+    @property
+    def said(self) -> str:
+        """How people name the offer, with the settings that it is tried with."""
+        given = self.example.options if self.example is not None else ""
+        return f"{self.text}:{given}" if given else self.text
+
+    def with_setting(self, pair: str) -> str:
+        """Return how people name the offer with another setting."""
+        name, given = settings.parse(self.said, self.word)
+        key, _, value = pair.partition("=")
+        listed = {**given, key: value}
+        return f"{name}:{','.join(f'{key}={value}' for key, value in listed.items())}"
 
     @property
     def name(self) -> str:
@@ -68,8 +90,10 @@ class Trial:
         """The model, loaded."""
         return load(self.source)
 
-    def data(self, task: str) -> dict[str, Any]:
+    def data(self, task: str) -> Any:
         """Return samples with answers of a task."""
+        if self.example is not None:
+            return self.example.data
         code, answers = self.plugins.offer(Task, task).load()({}), self.answers
         if answers is None:
             answers = answers_for(code, self._places(task) if code.keeps else (), self.count)
@@ -88,27 +112,34 @@ class Trial:
         """Tune the model for a moment."""
         from surgeon.operation import finetune
 
+        task = self.told(task)
         given: dict[str, Any] = {"case": "small-similar", "epochs": 1, "task": task} | options
         data = given.pop("data", None) or self.data(task)
         return finetune(
             self.model, data, device="cpu", seed=3, threads=1, plugins=self.plugins, **given
         )
 
+    def told(self, task: str) -> str:
+        """Return the task that the offer's example is of, else the one that is given."""
+        return (self.example and self.example.task) or task
+
     def tuned(self, task: str = "classification", **options: Any) -> Iterator[Stated]:
         """Tune the model twice, and yield all claims on what comes out."""
         data = self.data(task)
         outcome, again = (self.tune(task, data=data, **options) for _ in range(2))
         yield from claims.of_file(self.model, outcome.model)
-        used = inputs_for(outcome.model, self.count)  # a graph that begins inside takes others
-        data = {name: data.get(name, values) for name, values in used.items()} | {
-            "labels": data["labels"]
-        }
-        yield from claims.of_training(outcome.model, data)
-        yield from of_use(outcome, data, self.plugins)
+        feeds = inputs_for(outcome.model, self.count)  # a graph that begins inside takes others
+        if isinstance(data, dict):
+            feeds = {name: data.get(name, values) for name, values in feeds.items()}
+            data = {**feeds, "labels": data["labels"]}
+        yield from claims.of_training(outcome.model, feeds)
+        yield from of_use(outcome, data, feeds, self.plugins)
         yield SAME, claims.same_bits(outcome.model, again.model)
 
 
-def of_use(outcome: Outcome, data: dict[str, Any], plugins: Plugins) -> Iterator[Stated]:
+def of_use(
+    outcome: Outcome, data: Any, feeds: dict[str, Any], plugins: Plugins
+) -> Iterator[Stated]:
     """Yield the claims on a tuned file in use."""
     from surgeon.operation import evaluate, predict, verify
 
@@ -120,7 +151,6 @@ def of_use(outcome: Outcome, data: dict[str, Any], plugins: Plugins) -> Iterator
         quality = body["metrics"]["quality"]
         bad = quality is not None and not math.isfinite(quality)
         yield "the file is judged", f"quality is {quality}" if bad else None
-        feeds = {name: values for name, values in data.items() if name != "labels"}
         told = predict(path, feeds, device="cpu", plugins=plugins).document()["predictions"]
         yield "answers are told", None if told else "no rows"
 
@@ -179,16 +209,18 @@ def task(trial: Trial) -> Iterator[Stated]:
 def head(trial: Trial) -> Iterator[Stated]:
     """A head is built, trained alone, and drawn alike from the same seed."""
     told = _task_of(trial)
-    outcome = trial.tune(told, head=trial.text)
+    outcome = trial.tune(told, head=trial.said)
     weights = outcome.model.plan.head.weights if outcome.model.plan else ()
     stored = {tensor.name for tensor in outcome.model.proto.graph.initializer}
     lost = [name for name in weights if name not in stored]
     yield "its weights are initializers", _unless(not lost, f"{', '.join(lost)} is none")
-    yield from trial.tuned(told, head=trial.text)
+    yield from trial.tuned(told, head=trial.said)
 
 
 def _task_of(trial: Trial) -> str:
     """Return the first task whose answers are of the form that a head gives."""
+    if trial.example is not None and trial.example.task:
+        return trial.example.task
     kind = trial.found.offer
     wanted = () if kind.pools else tuple(kind.keeps)
     for name, found in trial.plugins.offers(Task).items():
@@ -212,7 +244,7 @@ def loss(trial: Trial) -> Iterator[Stated]:
     at, refused = trial.place % len(tasks), None
     for name in (*tasks[at:], *tasks[:at]):
         try:
-            yield from trial.tuned(name, loss=trial.text)
+            yield from trial.tuned(name, loss=trial.said)
         except PluginError:
             raise
         except SurgeonError as error:
@@ -224,18 +256,20 @@ def loss(trial: Trial) -> Iterator[Stated]:
 
 
 def _tasks_of(trial: Trial) -> tuple[str, ...]:
+    if trial.example is not None and trial.example.task:
+        return (trial.example.task,)
     return trial.found.offer.tasks or ("classification", "regression")
 
 
 def adapter(trial: Trial) -> Iterator[Stated]:
     """An adapter trains what the plan trains, by fewer numbers, and folds back."""
-    yield from trial.tuned(case="large-similar", adapter=trial.text)
+    yield from trial.tuned(case="large-similar", adapter=trial.said)
 
 
 def tracker(trial: Trial) -> Iterator[Stated]:
     """A tracker is told of a run, which is the same without it."""
     with tempfile.TemporaryDirectory() as folder, contextlib.chdir(folder):
-        told = trial.tune(track=[trial.text])
+        told = trial.tune(track=[trial.said])
     plain = trial.tune()
     noted = [text for text in told.body["warnings"] if text not in plain.body["warnings"]]
     yield "it takes every event", "; ".join(noted) or None
@@ -248,7 +282,7 @@ def exporter(trial: Trial) -> Iterator[Stated]:
     before, made = proto.SerializeToString(deterministic=True), []
     for _ in range(2):
         with tempfile.TemporaryDirectory() as folder:
-            written = _export(trial, trial.text, proto, folder)
+            written = _export(trial, trial.said, proto, folder)
             inside = all(
                 isinstance(path, Path) and path.is_file() and Path(folder) in path.parents
                 for path in written
@@ -264,6 +298,11 @@ def _export(trial: Trial, text: str, proto: ModelProto, folder: str) -> list[Any
     code = trial.found.load()
     given = settings.typed(code, settings.parse(text, "exporter")[1], text)
     return list(code(proto, Path(folder) / "exported", **given))
+
+
+def medium(trial: Trial) -> Iterator[Stated]:
+    """A medium reads the files of its example, and what is tuned on them reads them, too."""
+    yield from trial.tuned()
 
 
 def check(trial: Trial) -> Iterator[Stated]:
@@ -295,6 +334,7 @@ EACH: dict[str, Callable[[Trial], Iterator[Stated]]] = {
     "tracker": tracker,
     "exporter": exporter,
     "check": check,
+    "medium": medium,
 }
 """{word of a kind: what is tried on each model}."""
 
@@ -302,8 +342,9 @@ EACH: dict[str, Callable[[Trial], Iterator[Stated]]] = {
 # ── its settings ─────────────────────────────────────────────────────────────────────────────────
 
 
-def _use(word: str, trial: Trial, text: str) -> None:
+def _use(trial: Trial, text: str) -> None:
     """Use an offer once, with the settings of a text."""
+    word = trial.word
     if word == "exporter":
         with tempfile.TemporaryDirectory() as folder:
             _export(trial, text, trial.model.proto, folder)
@@ -318,13 +359,13 @@ def _use(word: str, trial: Trial, text: str) -> None:
         trial.tune(case="large-similar", adapter=text)
 
 
-def bad_options(word: str, trial: Trial) -> str | None:
+def bad_options(trial: Trial) -> str | None:
     """Say what is wrong with how settings are refused: those that there are not, and odd values."""
     wanted = settings.wanted(trial.found.load())
     tried = ["no_such_setting=1", *(f"{key}={v}" for key in wanted for v in ("-1", "nonsense"))]
     for pair in tried:
         try:
-            _use(word, trial, f"{trial.name}:{pair}")
+            _use(trial, trial.with_setting(pair))
         except Exception as error:  # noqa: BLE001 - whatever a plugin raises
             behind = error.__cause__ if isinstance(error, PluginError) else error
             if behind is None or isinstance(behind, SurgeonError):
@@ -356,7 +397,7 @@ def once(trial: Trial) -> Iterator[Stated]:
     if isinstance(offer, Task | Check):
         return
     wanted = settings.wanted(code)
-    missing = [key for key, (_, needed) in wanted.items() if needed and f"{key}=" not in trial.text]
+    missing = [key for key, (_, needed) in wanted.items() if needed and f"{key}=" not in trial.said]
     asked = f"give {trial.name}:{','.join(f'{key}=…' for key in missing)}"
     yield "its settings have defaults, or are given", _unless(not missing, asked)
 

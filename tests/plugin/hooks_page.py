@@ -38,9 +38,15 @@ standard library, `surgeon.records` and `surgeon.plugin` alone. What is heavy li
 named `"module:attribute"` and imported when it is used. Keyword-only parameters of that code are
 the settings of the offer: `name:key=value,key=value`.
 
+Every offer takes `example="module:attribute"`, a function `(folder) -> Example` or several of them:
+what `surgeon plugins check` tries it on where small networks do not do
+([checking a plugin](../plugins.md#checking-a-plugin)).
+
+{example}
 ## What plugins may import
 
 {public}, and the names of `surgeon` itself (`import surgeon`).
+Tests and examples may import `surgeon.testing`, too.
 Anything else may change without notice.
 
 ## Version and compatibility
@@ -90,7 +96,8 @@ def page() -> str:
 
     told = [f"`surgeon.{name}`" for name in sorted([*PUBLIC, "train.objective"])]
     public = ", ".join(told)
-    parts = [HEAD.format(public=public, api=hooks.API, oldest=hooks.OLDEST)]
+    example = "\n".join(_record(offers.Example))
+    parts = [HEAD.format(public=public, api=hooks.API, oldest=hooks.OLDEST, example=example)]
     return "\n".join(parts + [_section(name) for name in specs()])
 
 
@@ -136,16 +143,26 @@ def _offer(hook: str) -> list[str]:
         return []
     from surgeon import records
 
-    record = getattr(offers, kind, None) or getattr(records, kind)
+    return _record(getattr(offers, kind, None) or getattr(records, kind))
+
+
+def _record(record: type) -> list[str]:
+    """Return what a record holds, as its docstring says it."""
     given = ", ".join(
         one.name if one.default is MISSING else f"{one.name}={one.default!r}"
         for one in fields(record)
+        if not one.kw_only
     )
     summary, _, rest = (inspect.getdoc(record) or "").partition("Attributes:\n")
     attributes = re.sub(r"\s*\n {4,}(?! )", " ", f"\n{dedent(rest)}".replace("\n    ", " "))
     listed = [f"- `{line.partition(':')[0]}`:{line.partition(':')[2]}"
               for line in attributes.strip().splitlines() if line.strip()]  # fmt: skip
-    return [f"`{kind}({given})`: {summary.strip()}", "", *listed, *([""] if listed else [])]
+    return [
+        f"`{record.__name__}({given})`: {summary.strip()}",
+        "",
+        *listed,
+        *([""] if listed else []),
+    ]
 
 
 if __name__ == "__main__":

@@ -15,11 +15,16 @@ ULTRALYTICS = {"layout": "NCHW", "channels": "RGB", "scale": 1 / 255, "mean": [0
                "resize": "bilinear", "fit": "stretch"}  # fmt: skip
 """How pictures become inputs of files that Ultralytics' exporter wrote."""
 
+EXAMPLE = "surgeon_detect.example:boxes"
+
 
 @hookimpl
 def surgeon_tasks() -> Iterable[Task]:
     """Offer the task."""
-    yield Task("detection", "boxes of classes in pictures", "surgeon_detect.task:Detection")
+    yield Task(
+        "detection", "boxes of classes in pictures", "surgeon_detect.task:Detection",
+        example=EXAMPLE,
+    )  # fmt: skip
 
 
 @hookimpl
@@ -28,6 +33,7 @@ def surgeon_heads() -> Iterable[HeadKind]:
     yield HeadKind(
         "detector", "the file's own class convolutions, for other classes",
         "surgeon_detect.classes:refit", keeps=("boxes",), in_place=True,
+        example=EXAMPLE,
     )  # fmt: skip
 
 

@@ -17,4 +17,5 @@ def surgeon_losses() -> Iterable[Loss]:
     yield Loss(
         "distill", "a file, or the original, teaches: teacher=FILE, temperature=2, weight=0.5",
         "surgeon_distill.loss:Distill", beside="surgeon_distill.teacher:teach",
+        example="surgeon_distill.example:taught",
     )  # fmt: skip
