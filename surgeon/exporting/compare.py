@@ -124,8 +124,9 @@ def prove(given: Given, made: onnx.ModelProto, compared: Compared, named: Sequen
             "bound": bound_of(given),
         },
         golden=golden,
+        exported={
+            "from_sha256": model.file_sha256, "forms": list(named),
+            "precision": given.precision[-1],
+        },
     )  # fmt: skip
-    exported = {
-        "from_sha256": model.file_sha256, "forms": list(named), "precision": given.precision[-1],
-    }  # fmt: skip
-    envelope.put(made, envelope.PROOF, document | {"exported": exported})
+    envelope.put(made, envelope.PROOF, document)

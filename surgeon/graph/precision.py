@@ -40,6 +40,30 @@ _NAMING_TYPES = frozenset({"to", "dtype", "output_dtype"})
 """Attributes that name an element type."""
 
 
+BOUNDS = {"float32": 1e-4, "float16": 1e-2, "int8": 5e-2}
+"""How far, relative to the largest answer, two processors may be apart, by precision.
+
+In float32 they add up in another order. In half precision values are rounded to 11 bits on the way.
+A value that is rounded to eight bits may fall on the next step, of which there are 255.
+"""
+
+
+def precision_of(model: ModelProto) -> str:
+    """Return in what a graph computes: `float32`, `float16`, or `int8` where values are quantised."""
+    stored = {tensor.name for graph in all_graphs(model.graph) for tensor in graph.initializer}
+    for graph in all_graphs(model.graph):
+        for node in graph.node:
+            integers = node.op_type in _QUANTISES or node.op_type.startswith("QLinear")
+            if integers and any(name and name not in stored for name in node.input):
+                return "int8"
+    return "float16" if computes_half(model) else "float32"
+
+
+_QUANTISES = frozenset(
+    {"DynamicQuantizeLinear", "QuantizeLinear", "QGemm", "MatMulInteger", "ConvInteger"}
+)
+
+
 def widen(model: ModelProto) -> ModelProto:
     """Return a copy in which every float16 and bfloat16 tensor, value and cast is float32."""
     result = ModelProto()

@@ -302,6 +302,20 @@ def head_weights(model: ModelProto) -> tuple[str, ...]:
     return ()
 
 
+def head_input(model: ModelProto, weight: str) -> str | None:
+    """Return the value that a head's weight is multiplied with; None where nothing is."""
+    made = {weight}  # and what is made of it alone: a weight may be turned first
+    stored = {tensor.name for tensor in model.graph.initializer}
+    for node in model.graph.node:
+        if made.isdisjoint(node.input):
+            continue
+        features = [name for name in node.input if name and name not in made | stored]
+        if features:
+            return str(features[0])
+        made.update(node.output)
+    return None
+
+
 def tuned_names(model: ModelProto, trainable: Sequence[str]) -> list[str]:
     """Return what training may change: the trainable initializers, and the statistics of every
     BatchNormalization whose scale or bias is among them.

@@ -37,12 +37,12 @@ from surgeon.graph.weights import (
     initializers,
     same_values,
     to_array,
-    tuned_names,
     write_back,
 )
 from surgeon.job.adapters import find_adapter, fold
 from surgeon.model import Model, load
 from surgeon.options import explained
+from surgeon.runtime.proof import restated
 from surgeon.version import __version__
 
 if TYPE_CHECKING:
@@ -365,10 +365,7 @@ def _settled(proto: onnx.ModelProto, wanted: str) -> str | None:
         return None
     proof, plan = envelope.get(proto, envelope.PROOF), envelope.plan(proto)
     if proof is not None and plan is not None:
-        names = set(tuned_names(proto, plan.trainable))
-        tuned = [tensor for tensor in proto.graph.initializer if tensor.name in names]
-        proof["tuned"] = {"count": len(tuned), "sha256": hash_tensors(tuned)}
-        envelope.put(proto, envelope.PROOF, proof)
+        envelope.put(proto, envelope.PROOF, restated(proto, plan, proof))
     return "this processor rounds otherwise: the weights are the delivered ones but for last digits"
 
 

@@ -11,14 +11,13 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from onnx import helper, numpy_helper
 
 from surgeon.errors import CheckError, UnsupportedError
 from surgeon.graph import precision as halves
 from surgeon.graph.frontier import split as split_graph
 from surgeon.graph.weights import roles
-from surgeon.job.run import Job, head_input, head_weights
-from surgeon.runtime.observe import relative_error, rounding_of_head
+from surgeon.job.run import Job, head_weights
+from surgeon.runtime.observe import head_rounding, relative_error
 from surgeon.runtime.proof import fill_batch, make_proof, seeded_input
 from surgeon.runtime.proof import golden_samples as make_golden
 from surgeon.runtime.saturation import saturating
@@ -78,7 +77,7 @@ def prove(
             "those of the optimised ones"
         )
     if not worst <= bound and rounded is None and plan.head.weights and plan.head.solves:
-        lost = _rounding(job, tuned, feeds)
+        lost = head_rounding(tuned, head_weights(job), feeds, threads=job.to.place.threads)
         if lost > bound:
             bound = lost
             notes.append(
@@ -145,26 +144,6 @@ def _trained_part(job: Job) -> ModelProto:
     patient = job.operated
     shapes = patient.anatomy().shapes
     return split_graph(patient.proto, patient.trainable, shapes, keep_weightless=False).trained
-
-
-def _rounding(job: Job, model: ModelProto, feeds: Sequence[Mapping[str, Any]]) -> float:
-    """Return what float32 may lose where the head sums up, on these feeds; see `observe`."""
-    (weight, bias), name = head_weights(job), head_input(job)
-    shown = type(model)()
-    shown.CopyFrom(model)
-    del shown.graph.output[:]
-    shown.graph.output.append(helper.make_empty_tensor_value_info(name))
-    session = open_session(shown, device="cpu", threads=job.to.place.threads)
-    made = (session.run(one, [name])[0] for one in feeds)
-    made = (np.moveaxis(one, 1, -1) if one.ndim == 4 else one for one in made)  # maps
-    features = np.concatenate([one.reshape(-1, one.shape[-1]) for one in made])
-    values = {
-        tensor.name: numpy_helper.to_array(tensor)
-        for tensor in model.graph.initializer
-        if tensor.name in (weight, bias)
-    }
-    by_output = values[weight].reshape(len(values[bias]), -1)
-    return rounding_of_head(features, by_output, values[bias])
 
 
 def parity(

@@ -10,6 +10,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING
 
 from surgeon.errors import UsageError
+from surgeon.graph import weights
 from surgeon.resumption import folder_of
 
 if TYPE_CHECKING:
@@ -101,17 +102,9 @@ def head_weights(job: Job) -> tuple[str, ...]:
 
 def head_input(job: Job) -> str:
     """Return the name of the features that the new head reads."""
-    graph = job.operated.proto.graph
-    made = {head_weights(job)[0]}  # and what is made of it alone: a weight may be turned first
-    stored = {tensor.name for tensor in graph.initializer}
-    for node in graph.node:
-        if made.isdisjoint(node.input):
-            continue
-        features = [name for name in node.input if name not in made | stored]
-        if features:
-            return str(features[0])
-        made.update(node.output)
-    raise AssertionError(made)  # a head that reads nothing is none
+    found = weights.head_input(job.operated.proto, head_weights(job)[0])
+    assert found is not None  # a head that reads nothing is none
+    return found
 
 
 def stage_names(job: Job, stage: Stage) -> list[str]:

@@ -14,6 +14,7 @@ from surgeon.errors import ModelError, SurgeonError
 from surgeon.graph.schema import STANDARD
 from surgeon.graph.shapes import Concrete, declared, input_infos
 from surgeon.graph.walk import data_inputs
+from surgeon.graph.weights import head_input, to_array
 from surgeon.runtime.sessions import open_session
 
 if TYPE_CHECKING:
@@ -161,6 +162,40 @@ def rounding_of_head(features: NDArray[Any], weight: NDArray[Any], bias: NDArray
     summands = float((np.abs(x) @ np.abs(w).T + np.abs(b)).max(initial=0.0))
     largest = float(np.abs(x @ w.T + b).max(initial=0.0))
     return 2 * float(np.finfo(np.float32).eps) * summands / max(largest, 1e-6)
+
+
+def head_rounding(
+    model: ModelProto,
+    weights: Sequence[str],
+    feeds: Sequence[Mapping[str, NDArray[Any]]],
+    *,
+    threads: int | None = None,
+) -> float:
+    """Return what float32 may lose where a linear head sums up, on these feeds.
+
+    Args:
+        model: the graph.
+        weights: the head's weight and bias.
+        feeds: inputs.
+        threads: of ONNX Runtime.
+
+    Raises:
+        ModelError: the head reads no value.
+    """
+    weight, bias = weights
+    name = head_input(model, weight)
+    if name is None:
+        raise ModelError(f"nothing is multiplied with {weight!r}", where=weight)
+    shown = ModelProto()
+    shown.CopyFrom(model)
+    del shown.graph.output[:]
+    shown.graph.output.append(helper.make_empty_tensor_value_info(name))
+    session = open_session(shown, device="cpu", threads=threads)
+    made = (session.run(one, [name])[0] for one in feeds)
+    made = (np.moveaxis(one, 1, -1) if one.ndim == 4 else one for one in made)  # maps
+    features = np.concatenate([one.reshape(-1, one.shape[-1]) for one in made])
+    values = {t.name: to_array(t) for t in model.graph.initializer if t.name in (weight, bias)}
+    return rounding_of_head(features, values[weight].reshape(len(values[bias]), -1), values[bias])
 
 
 class Singles:

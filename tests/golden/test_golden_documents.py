@@ -52,7 +52,7 @@ PLACES = frozenset(
 """What a machine, a release or an iteration's last digits decide."""
 
 COLOURS = {"blue": (30, 40, 220), "green": (30, 200, 40), "red": (220, 30, 30)}
-HASH = re.compile(r"\b[0-9a-f]{64}\b")
+HASH = re.compile(r"\b([0-9a-f]{64}|[0-9a-f]{16})\b")
 
 
 def steady(value, key="", folder=""):
