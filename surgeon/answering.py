@@ -251,21 +251,35 @@ def tell_samples(
     Raises:
         OutputError: a mask cannot be written.
     """
-    told = {}
+    told: dict[int, dict[str, Any]] = {}
     for rows, said in running.answers(task, labels):
-        pictures = None if drawings is None else task.masks(said.answers)
-        for row, one, place in zip(
-            rows.tolist(), task.rows(said.answers, labels), count(), strict=False
-        ):
-            pieces, placed = samples.pieces(row), samples.preprocess
-            told[row] = one if pieces is None else task.beside(one, pieces)
-            if placed is not None and (size := samples.size_of(row)) is not None:
-                told[row] = task.within(told[row], size, placed)
-            if drawings is not None and pictures is not None:
-                size, name = samples.size_of(row), str(samples.names[row])
-                path = drawings.write(name, pictures[place], size, samples.preprocess)
-                told[row] |= {"mask": str(path)}
+        told |= tell_some(rows, said, task, labels, samples, drawings)
     return dict(sorted(told.items()))
+
+
+def tell_some(
+    rows: NDArray[np.int64],
+    said: Decoded,
+    task: TaskCode,
+    labels: list[str] | None,
+    samples: Samples,
+    drawings: Drawings | None,
+) -> dict[int, dict[str, Any]]:
+    """Return what a task that keeps axes of a sample tells of some, by their places; draw masks."""
+    told: dict[int, dict[str, Any]] = {}
+    pictures = None if drawings is None else task.masks(said.answers)
+    for row, one, place in zip(
+        rows.tolist(), task.rows(said.answers, labels), count(), strict=False
+    ):
+        pieces, placed = samples.pieces(row), samples.preprocess
+        told[row] = one if pieces is None else task.beside(one, pieces)
+        if placed is not None and (size := samples.size_of(row)) is not None:
+            told[row] = task.within(told[row], size, placed)
+        if drawings is not None and pictures is not None:
+            size, name = samples.size_of(row), str(samples.names[row])
+            path = drawings.write(name, pictures[place], size, samples.preprocess)
+            told[row] |= {"mask": str(path)}
+    return told
 
 
 def judge_samples(

@@ -262,7 +262,7 @@ def open_labelled(
 
     pre, constants = find_preprocess(model, to.reading), constant_inputs(model, to.reading.inputs)
     data = without(opened_by_plugin(data, plugins), gone_inputs(model))
-    _require_preprocess(model, [data], pre, constants)
+    require_preprocess(model, [data], pre, constants)
     samples = open_data(
         data, model.inputs, preprocess=pre, label_column=to.reading.label_column,
         constants=constants,
@@ -276,45 +276,14 @@ def open_labelled(
     )  # fmt: skip
 
 
-def open_inputs(
-    model: Model, inputs: Any, to: Options, *, progress: Report | None, plugins: Plugins | None
-) -> Intake:
-    """Open what is predicted: paths of any medium, or arrays."""
-    from surgeon.data.read import open_data
-    from surgeon.data.read import open_inputs as read_inputs
-    from surgeon.runtime.places import choose_device
-
-    pre, constants = find_preprocess(model, to.reading), constant_inputs(model, to.reading.inputs)
-    given = _given(model, opened_by_plugin(inputs, plugins, labelled=False), constants)
-    _require_preprocess(model, [given] if isinstance(given, dict) else given, pre, constants)
-    if isinstance(given, dict):
-        samples = open_data(given, model.inputs, constants=constants, labelled=False)
-    else:
-        samples = read_inputs(given, model.inputs, preprocess=pre, constants=constants)
-    return Intake(
-        model=model, samples=samples, preprocess=pre, constants=constants,
-        device=choose_device(to.place.device), threads=to.place.threads, progress=progress,
-    )  # fmt: skip
-
-
-def _given(model: Model, inputs: Any, constants: Mapping[str, Any]) -> Any:
-    """Return what is predicted as arrays by input, or as a list of paths."""
-    if isinstance(inputs, str | Path):
-        return [inputs]
-    if isinstance(inputs, np.ndarray):
-        return {info.name: inputs for info in model.inputs if info.name not in constants}
-    if isinstance(inputs, dict):
-        return without(inputs, gone_inputs(model))
-    if len(inputs) == 1:
-        only = without(inputs[0], gone_inputs(model))
-        return only if isinstance(only, dict) else [only]
-    return list(inputs)
-
-
-def _require_preprocess(
+def require_preprocess(
     model: Model, data: list[Any], pre: Preprocess | Encoding | None, constants: Mapping[str, Any]
 ) -> None:
-    """Refuse pictures, texts and sounds of which nothing says how they become inputs."""
+    """Refuse pictures, texts and sounds of which nothing says how they become inputs.
+
+    Raises:
+        UsageError: they are such.
+    """
     from surgeon.data.read import needs_preprocess
     from surgeon.graph.preprocess import missing_preprocess
 

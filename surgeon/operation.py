@@ -39,6 +39,7 @@ from surgeon.documents import (
 )
 from surgeon.errors import UsageError
 from surgeon.graph import encodings
+from surgeon.inputs import open_inputs
 from surgeon.intake import check_views, constant_inputs, find_preprocess
 from surgeon.job import checks, features, front
 from surgeon.job import operate as surgery
@@ -48,6 +49,7 @@ from surgeon.model import Model, load
 from surgeon.options import Options, explained
 from surgeon.outcome import Outcome, Prediction, Verification
 from surgeon.plugin.manager import loaded_plugins
+from surgeon.predicting import predict_into
 from surgeon.records import Case, Evidence, as_json
 from surgeon.resumption import nothing_to_resume, writable
 from surgeon.runtime.neighbours import require_steady
@@ -383,7 +385,10 @@ def predict(  # noqa: PLR0913 - a public verb has its options as keywords
     max_length: int | None = None,
     audio: Any = None,
     task: str = "auto",
+    out: str | os.PathLike[str] | None = None,
+    top_k: int | None = None,
     masks: str | os.PathLike[str] | None = None,
+    force: bool = False,
     constants: Sequence[str] | Mapping[str, Any] = (),
     batch: int | None = None,
     device: str = "auto",
@@ -395,8 +400,9 @@ def predict(  # noqa: PLR0913 - a public verb has its options as keywords
 
     Args:
         path: the model.
-        inputs: pictures, texts (`.txt`), sounds (`.wav`) or series, folders of them, a table, an
-            `.npz`, or `{input name: array}`; or one array for a model of one input.
+        inputs: pictures, texts (`.txt`), sounds (`.wav`) or series, folders of them, patterns such
+            as `photos/**/*.jpg`, `-` for paths on standard input, a table, an `.npz`, or
+            `{input name: array}`; or one array for a model of one input.
         constants: constant inputs, `NAME=VALUE`.
         progress: called as `progress(stage, done, total)`.
         plugins: loaded plugins.
@@ -411,15 +417,17 @@ def predict(  # noqa: PLR0913 - a public verb has its options as keywords
     model = load(path).with_output(output)
     if cut is not None or pool is not None:
         model = operate(model, "features", cut=cut, pool=pool, inputs=constants, plugins=plugins)
+    if to.delivery.out is not None:
+        return predict_into(model, inputs, to, progress=progress, plugins=plugins)
     if gives_vectors(model):
-        given = intake.open_inputs(model, inputs, to, progress=progress, plugins=plugins)
+        given = open_inputs(model, inputs, to, progress=progress, plugins=plugins)
         vectors = run_vectors(given, batch)
         return Prediction.of_vectors(vectors.outputs, **asked_of(given, vectors, vectors.rows))
     teller = find_task(task_of(model, to.reading), plugins, model.decoding)
     labels = model.labels
     answering(model, keeps=bool(teller.keeps))
     drawings = drawings_in(masks, teller)
-    given = intake.open_inputs(model, inputs, to, progress=progress, plugins=plugins)
+    given = open_inputs(model, inputs, to, progress=progress, plugins=plugins)
     if teller.keeps:
         running = Running(given, batch, keeps=True)
         told = tell_samples(running, teller, labels, given.samples, drawings)
@@ -430,7 +438,8 @@ def predict(  # noqa: PLR0913 - a public verb has its options as keywords
         teller = find_task(said.task, plugins)
     if labels is not None and said.answers.ndim == 2 and len(labels) != said.answers.shape[1]:
         labels = None
-    return Prediction.of(said, teller, labels, **asked_of(given, ran, ran.rows, *said.notes))
+    known = asked_of(given, ran, ran.rows, *said.notes)
+    return Prediction.of(said, teller, labels, top=to.delivery.top_k, **known)
 
 
 @explained

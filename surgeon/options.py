@@ -384,8 +384,8 @@ class Delivery:
 
     out: str | os.PathLike[str] | None = option(
         None,
-        "The ONNX file to write.",
-        verbs=("operate", "finetune", "apply", "blend", "export"),
+        "The file to write: ONNX; of predict answers as they come, .csv, .jsonl or .parquet.",
+        verbs=("operate", "finetune", "apply", "blend", "export", "predict"),
         metavar="OUT", form="path", flags=("-o", "--out"),
     )  # fmt: skip
     adapter_out: str | os.PathLike[str] | None = option(
@@ -399,6 +399,11 @@ class Delivery:
         "Another file, to be judged on the same samples: how much better is this one, and is that "
         "more than chance?",
         verbs=("evaluate",), metavar="FILE", form="path",
+    )  # fmt: skip
+    top_k: int | None = option(
+        None,
+        "Tell the N likeliest classes of each input, the likeliest first.",
+        verbs=("predict",), metavar="N", least=1,
     )  # fmt: skip
     masks: str | os.PathLike[str] | None = option(
         None,
@@ -439,7 +444,7 @@ class Delivery:
     force: bool = option(
         False,
         "Overwrite the output.",
-        verbs=("operate", "finetune", "advise", "apply", "blend", "export"),
+        verbs=("operate", "finetune", "advise", "apply", "blend", "export", "predict"),
     )
     track: str | Sequence[str] = option(
         (),

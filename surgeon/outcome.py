@@ -8,11 +8,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from surgeon import shown
+from surgeon.errors import UsageError
 from surgeon.records import as_json
 
 if TYPE_CHECKING:
     import os
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
     from pathlib import Path
 
     from numpy.typing import NDArray
@@ -25,6 +26,8 @@ if TYPE_CHECKING:
 ROW = ("label", "index", "probability", "probabilities")
 """What every row of `predict` says, null where a task tells something else."""
 SPLITS = ("validation", "test", "train")
+NAMED = 1000
+"""Inputs without an answer that are named beside a file of answers, which names all of them."""
 
 
 @dataclass(frozen=True, repr=False)
@@ -80,6 +83,50 @@ class Outcome:
         return dict(self.body)
 
 
+@dataclass
+class Written:
+    """What was written.
+
+    Attributes:
+        out: the file.
+        columns: of a table, in order.
+        inputs: that were given.
+        failed: of these, how many have no answer.
+        named: the first of them, with the reasons.
+        seconds: it took.
+        providers: execution providers of the session.
+        notes: what people should know.
+    """
+
+    out: str | None = None
+    columns: list[str] = field(default_factory=list)
+    inputs: int = 0
+    failed: int = 0
+    named: list[dict[str, str]] = field(default_factory=list)
+    seconds: float = 0.0
+    providers: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
+
+    def add(self, rows: Sequence[Mapping[str, Any]]) -> None:
+        """Count rows."""
+        self.inputs += len(rows)
+        for row in rows:
+            if row.get("error") is not None:
+                self.failed += 1
+                if len(self.named) < NAMED:
+                    self.named.append({"input": row["input"], "reason": row["error"]})
+
+    def document(self) -> dict[str, Any]:
+        """Return what the `predict` document says of it."""
+        answered = self.inputs - self.failed
+        return {
+            "out": self.out,
+            "columns": self.columns,
+            "counts": {"inputs": self.inputs, "answered": answered, "failed": self.failed},
+            "seconds": self.seconds,
+        }
+
+
 @dataclass(frozen=True, repr=False)
 class Prediction:
     """The result of `predict`.
@@ -100,6 +147,8 @@ class Prediction:
             `probabilities` are then [n, 0].
         embeddings: where the file gives vectors, those of each output: an array [n, …], or a list
             of arrays where samples differ in shape; else None.
+        top: how many of the likeliest classes each row tells besides.
+        written: what was written to a file, in place of all that is told of each input.
     """
 
     labels: list[Any]
@@ -115,6 +164,8 @@ class Prediction:
     task: TaskCode | None = None
     told: list[dict[str, Any]] | None = None
     embeddings: Mapping[str, Any] | None = None
+    top: int | None = None
+    written: Written | None = None
 
     @classmethod
     def of_vectors(cls, outputs: Mapping[str, Any], **told: Any) -> Prediction:
@@ -165,10 +216,13 @@ class Prediction:
             return []
         if rows is None:
             rows = self.task.rows(told, self.classes)
-        return [
+        named = [
             {"input": name, **dict.fromkeys(ROW), **row}
             for name, row in zip(self.names, rows, strict=True)
         ]
+        if self.top is None:
+            return named
+        return [row | {"top": likeliest(row, self.classes, self.top)} for row in named]
 
     def __repr__(self) -> str:
         """Return how many of what, in a few lines."""
@@ -189,6 +243,7 @@ class Prediction:
                         for name, all_ in (self.embeddings or {}).items()
                     ]
                 ),
+                "written": self.written and f"{self.written.inputs} rows to {self.written.out}",
                 "failed": len(self.failed) or None,
                 "warnings": shown.listed(self.warnings),
             },
@@ -203,6 +258,7 @@ class Prediction:
             "predictions": self.rows,
             "failed": self.failed,
             "warnings": list(self.warnings),
+            **({} if self.written is None else self.written.document()),
         }
 
     def _told(self) -> list[str]:
@@ -215,6 +271,36 @@ class Prediction:
         first = next(iter(found.values()))
         row = {"input": self.names[place], **dict.fromkeys(ROW), "embedding": first}
         return row | ({"embeddings": found} if len(found) > 1 else {})
+
+
+def likeliest(
+    row: Mapping[str, Any], names: Sequence[str] | None, count: int
+) -> list[dict[str, Any]]:
+    """Return the likeliest classes of a row, the likeliest first.
+
+    Raises:
+        UsageError: the file gives no probabilities of classes.
+    """
+    scores = row.get("probabilities")
+    if scores is None:
+        raise UsageError(
+            "the file gives no probabilities of classes",
+            where="--top-k",
+            remedy="leave it out",
+        )
+    best = np.argsort(-np.asarray(scores), kind="stable")[:count].tolist()
+    named = names if names is not None and len(names) == len(scores) else None
+    return [
+        {"label": named and named[at], "index": at, "probability": float(scores[at])} for at in best
+    ]
+
+
+def with_top(row: dict[str, Any], names: Sequence[str] | None, count: int) -> dict[str, Any]:
+    """Return a row for a file, with the likeliest classes in place of all; failures stay."""
+    if row.get("error") is not None:
+        return row
+    top = likeliest(row, names, count)
+    return {key: value for key, value in row.items() if key != "probabilities"} | {"top": top}
 
 
 @dataclass(frozen=True, repr=False)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,6 +19,9 @@ from surgeon.graph.reading import what_lies_at
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
+
+PATTERN = re.compile(r"[*?[]")
+"""What makes a name a pattern, where nothing is called so."""
 
 NUMBERS = 8
 """Numbers of a row that the table shows."""
@@ -48,9 +52,14 @@ def predict(
 ) -> Answer:
     """Predict what each of INPUTS is: images, .txt, .wav, folders of them, a table or .npz.
 
-    A file that gives several labels or plain numbers is read as what it gives.
+    A pattern in quotes ('photos/**/*.jpg') is put out here; - reads paths from standard input, one
+    a line. A file that gives several labels or plain numbers is read as what it gives.
     """
-    missing = [str(path)[:200] for path in files if what_lies_at(path) is None]
+    missing = [
+        str(path)[:200]
+        for path in files
+        if what_lies_at(path) is None and not PATTERN.search(str(path)) and str(path) != "-"
+    ]
     if missing:
         raise UsageError(
             f"{len(missing)} of {len(files)} inputs do not exist",
@@ -63,21 +72,34 @@ def predict(
         body = operation.predict(
             model, files, constants=inputs, **settings, progress=progress, plugins=session.plugins
         ).document()
-    failed = body["failed"]
+    failed, counts = body["failed"], body.get("counts") or {}
     for one in failed[:SHOWN]:
         session.warn(f"{one['input']}: {one['reason']}")
-    if len(failed) > SHOWN:
-        session.warn(f"{len(failed) - SHOWN} more inputs failed: `failed` of --json names all")
-    if failed and not body["predictions"]:
-        session.warn(f"none of {len(failed)} inputs could be read")
+    more = counts.get("failed", len(failed)) - SHOWN
+    if more > 0:
+        named = "column `error` of the file" if counts else "`failed` of --json"
+        session.warn(f"{more} more inputs failed: {named} names all")
+    if failed and not counts.get("answered", len(body["predictions"])):
+        session.warn(f"none of {counts.get('inputs', len(failed))} inputs could be read")
         return Answer(body, show, DataError.exit)
     return Answer(body, show)
 
 
 def show(screen: Screen, body: Mapping[str, Any]) -> None:
-    """One row per input."""
+    """One row per input; of a file that was written, how many it has."""
     rows = body["predictions"]
     first = rows[0] if rows else {}
+    if body.get("counts") is not None:
+        counts, seconds = body["counts"], body["seconds"]
+        said = f"{body['out']}: {counts['answered']:,} answers"
+        said += f", {counts['failed']:,} inputs failed" if counts["failed"] else ""
+        screen.line(f"{said} ({counts['inputs'] / max(seconds, 1e-9):,.0f} a second)")
+        return
+    if first.get("top") is not None:
+        cells = [(one["input"], *(map(_likely, one["top"]))) for one in rows]
+        places = [f"{place}." for place in range(2, len(first["top"]) + 1)]
+        screen.table(("input", "likeliest", *places), cells)
+        return
     if first.get("values") is not None:
         told = [(one["input"], _numbers(one["values"]), _ranges(one)) for one in rows]
         ranges = first.get("interval") is not None
@@ -126,6 +148,11 @@ def _shown(value: Any) -> str:
         value = " ".join(f"{text}/{label}" if text else str(label) for text, label in told)
     text = str(value)
     return text if len(text) <= WIDEST else f"{text[:WIDEST]}…"
+
+
+def _likely(one: Mapping[str, Any]) -> str:
+    label = one["index"] if one["label"] is None else one["label"]
+    return f"{label} {percent(one['probability'])}"
 
 
 def _ranges(row: Mapping[str, Any]) -> str:

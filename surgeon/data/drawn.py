@@ -42,7 +42,6 @@ class Drawings:
                 where=str(folder),
                 remedy="name a new or empty folder with --masks",
             )
-        self._taken: set[str] = set()
 
     def write(
         self,
@@ -71,9 +70,7 @@ class Drawings:
             mask.putpalette(_palette())
         stem = Path(name).stem or "mask"
         stems = (stem if number == 1 else f"{stem}.{number}" for number in count(1))
-        free = next(one for one in stems if one not in self._taken)
-        self._taken.add(free)
-        path = self.folder / f"{free}.png"
+        path = next(path for one in stems if not (path := self.folder / f"{one}.png").exists())
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
             mask.save(path)

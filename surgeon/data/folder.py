@@ -11,7 +11,7 @@ from surgeon.errors import DataError
 from surgeon.graph.reading import shown
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
     from pathlib import Path
 
     from surgeon.records import Medium
@@ -360,25 +360,38 @@ def _walk(
     folder: Path, medium: Medium, seen: set[Path]
 ) -> tuple[list[Path], list[tuple[Path, str]]]:
     """Return the files below a folder, and the others with why; links are followed once."""
-    real = folder.resolve()
-    if real in seen:
-        return [], []
-    seen.add(real)
     files: list[Path] = []
     others: list[tuple[Path, str]] = []
+    for path, reason in walk(folder, medium, seen):
+        if reason is None:
+            files.append(path)
+        else:
+            others.append((path, reason))
+    return files, others
+
+
+def walk(
+    folder: Path, medium: Medium, seen: set[Path] | None = None
+) -> Iterator[tuple[Path, str | None]]:
+    """Yield the files below a folder as they are found, and why one is none of this medium.
+
+    Names are sorted, those of one folder at a time; links are followed once.
+    """
+    seen = set() if seen is None else seen
+    real = folder.resolve()
+    if real in seen:
+        return
+    seen.add(real)
     for path in _entries(folder):
         if path.is_dir():
             if not _is_hidden(path):
-                below, passed = _walk(path, medium, seen)
-                files += below
-                others += passed
+                yield from walk(path, medium, seen)
         elif _is_hidden(path):
-            others.append((path, "it is a hidden file"))
+            yield path, "it is a hidden file"
         elif is_of(path, medium):
-            files.append(path)
+            yield path, None
         else:
-            others.append((path, f"its ending is none of {medium.name} ({examples(medium)})"))
-    return files, others
+            yield path, f"its ending is none of {medium.name} ({examples(medium)})"
 
 
 def _is_hidden(path: Path) -> bool:

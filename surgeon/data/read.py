@@ -112,11 +112,11 @@ def needs_preprocess(
         return False
     if kind in {"folder", "file", "files"}:
         place = data.paths[0] if kind == "files" else Path(data)
-        return _medium(place, None, inputs, constants or {}) is PICTURES
+        return medium_of(place, None, inputs, constants or {}) is PICTURES
     return image_input(inputs, constants or {}) is not None
 
 
-def _medium(
+def medium_of(
     path: Path,
     rule: Preprocess | Encoding | None,
     inputs: Sequence[TensorInfo],
@@ -234,7 +234,7 @@ def open_inputs(
             paths[0], inputs, preprocess=preprocess, constants=constants, labelled=False
         )
     first = Path(paths[single.index(True)]) if any(single) else Path(paths[0])
-    medium = _medium(first, preprocess, inputs, constants or {})
+    medium = medium_of(first, preprocess, inputs, constants or {})
     found: list[Path] = []
     others: list[tuple[Path, str]] = []
     for path in map(Path, paths):
@@ -243,7 +243,7 @@ def open_inputs(
             found += listing.paths
             others += listing.others
         else:
-            _require_file(path, medium, alone=len(paths) == 1)
+            require_file(path, medium, alone=len(paths) == 1)
             found.append(path)
     names = [shown(str(path)) for path in found]
     given = Given(
@@ -263,9 +263,9 @@ def _open_files(
     constants: Mapping[str, NDArray[Any]],
     labelled: bool,
 ) -> Samples:
-    medium = _medium(path, preprocess, inputs, constants)
+    medium = medium_of(path, preprocess, inputs, constants)
     if path.is_file():
-        _require_file(path, medium, alone=True)
+        require_file(path, medium, alone=True)
         listing = folder.Listing(paths=[path])
         labelled = False
     elif labelled:
@@ -302,12 +302,17 @@ def _open_listed(
         sources=data.paths, constants=constants, rule=preprocess,
         answer_at=where.__getitem__ if where else None,
     )  # fmt: skip
-    samples = make(_medium(data.paths[0], preprocess, inputs, constants), given, given.names[0])
+    samples = make(medium_of(data.paths[0], preprocess, inputs, constants), given, given.names[0])
     samples.remarks, samples.task = data.remarks, data.task
     return samples
 
 
-def _require_file(path: Path, medium: Medium, *, alone: bool) -> None:
+def require_file(path: Path, medium: Medium, *, alone: bool) -> None:
+    """Refuse a file of another medium.
+
+    Raises:
+        DataError: it is one.
+    """
     if not is_of(path, medium):
         name = medium.name
         told = f"the file is none of the {name} that are needed here"

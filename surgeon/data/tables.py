@@ -19,6 +19,8 @@ from surgeon.graph.reading import misnamed, open_regular, parse_json, read_text,
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
+    Columns = dict[str, Sequence[Any]]
+
 SUFFIXES = frozenset({".csv", ".tsv", ".parquet", ".pq", ".jsonl", ".ndjson", ".json"})
 _LABEL_NAMES = ("label", "labels", "class", "target", "category")
 _TAG_NAMES = ("tags", "ner_tags", "pos_tags", "spans")
@@ -47,6 +49,8 @@ class Table:
         fetch: reads one picture of a column by row, for sources that do not hold them in memory.
         pictures: columns known to hold pictures or sounds.
         split: the data's own split, or None.
+        called: what messages call a row, in front of its number.
+        first: number of the first row, counted from 0.
     """
 
     columns: Mapping[str, Sequence[Any]]
@@ -55,11 +59,17 @@ class Table:
     fetch: Callable[[str, int], Any] | None = None
     pictures: tuple[str, ...] = ()
     split: list[str] | None = None
+    called: str = "row"
+    first: int = 0
 
     @property
     def rows(self) -> int:
         """Number of rows."""
         return max((len(column) for column in self.columns.values()), default=0)
+
+    def name(self, row: int) -> str:
+        """Return what messages call a row."""
+        return f"{self.called} {self.first + row + 1}"
 
 
 def read_table(path: Path) -> Table:
@@ -289,9 +299,7 @@ def _read_csv(path: Path, delimiter: str | None) -> dict[str, Sequence[Any]]:
     with io.TextIOWrapper(open_regular(path), encoding="utf-8-sig", newline="") as file:
         head = file.readline()
         file.seek(0)
-        if delimiter is None:
-            delimiter = ";" if ";" in head and "," not in head else ","
-        reader = csv.reader(file, delimiter=delimiter, strict=True)
+        reader = csv.reader(file, delimiter=delimiter or delimiter_of(head), strict=True)
         header = next(reader, [])
         if len(set(header)) != len(header):
             message = f"columns of the same name in {header}"
@@ -311,14 +319,31 @@ def _read_parquet(path: Path) -> dict[str, Sequence[Any]]:
     try:
         with open_regular(path) as stream:
             table = parquet.ParquetFile(stream).read()
-        columns = {name: table.column(name).to_pylist() for name in table.column_names}
     except need("pyarrow", "reading Parquet").ArrowException as error:
         raise ValueError(_gist(error)) from None
-    named = _class_names(table.schema.metadata or {})
-    return {
-        name: [_named(value, name, named[name]) for value in values] if name in named else values
-        for name, values in columns.items()
-    }
+    named = named_columns(table.schema.metadata)
+    return named({name: table.column(name) for name in table.column_names})
+
+
+def named_columns(metadata: Mapping[bytes, bytes] | None) -> Callable[[Mapping[str, Any]], Columns]:
+    """Return what makes lists of Parquet's columns, with the names of classes a schema has."""
+    known = _class_names(metadata or {})
+
+    def named(columns: Mapping[str, Any]) -> Columns:
+        lists = {name: column.to_pylist() for name, column in columns.items()}
+        return {
+            name: [_named(value, name, known[name]) for value in values]
+            if name in known
+            else values
+            for name, values in lists.items()
+        }
+
+    return named
+
+
+def delimiter_of(head: str) -> str:
+    """Return what divides the fields of a CSV file, by its first line."""
+    return ";" if ";" in head and "," not in head else ","
 
 
 def _class_names(metadata: Mapping[bytes, bytes]) -> dict[str, list[str]]:

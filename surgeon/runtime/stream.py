@@ -172,6 +172,11 @@ class Runner:
 
         return work_ahead(work, self._blocks(len(indices)), self.lanes)
 
+    def over(self, samples: Samples) -> None:
+        """Run other samples, which feed the same inputs in the same way, from now on."""
+        self.samples = samples
+        self._sample_bytes = max(self._sample_bytes, self._input_bytes())
+
     def _blocks(self, count: int) -> Iterator[tuple[int, int]]:
         """Divide samples into blocks of whole runs, small ones last: (first, behind the last)."""
         size = self.batch
