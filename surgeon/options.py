@@ -436,6 +436,17 @@ class Delivery:
     external_data: bool = option(
         False, "Keep the weights beside the graph, in OUT.data.", verbs=("export",)
     )
+    describe: bool = option(
+        False,
+        "Write OUT.json, too: labels, preprocessing, inputs, outputs, an example and its answer.",
+        verbs=("export",),
+    )
+    code: str | Sequence[str] = option(
+        (),
+        "Write a program that runs the file: python, openvino, opencv, node, web, csharp, java, "
+        "rust or cpp; several times for several.",
+        verbs=("export",), metavar="LANGUAGE", form="globs",
+    )  # fmt: skip
     to: str | None = option(
         None,
         "Let an exporter that a plugin offers write the files, in a form of its own.",

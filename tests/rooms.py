@@ -34,6 +34,7 @@ ROOMS = (
     Room("operation", "the verbs: the order of the steps"),
     Room("blending", "weights between two files of one structure"),
     Room("exporting", "a file in other forms, proven against the one it was made from"),
+    Room("clients", "what runs a file elsewhere: its side file, programs in other languages"),
     Room("conversion", "a whole network in torch, and tensors back into a network"),
     Room("own_weights", "weights of one's own training loop, proven"),
     Room("tracking", "who hears what a run tells: the caller's progress, trackers"),

@@ -40,7 +40,7 @@ def export(session: Session, /, model: Path, *, out: Path | None, **settings: An
 def show(screen: Screen, body: Mapping[str, Any]) -> None:
     """What was written, and how far its answers lie from the source's."""
     compared = body["comparison"]
-    alike = compared["agreement"]
+    alike = compared and compared["agreement"]
     screen.facts(
         {
             "written": ", ".join(body["files"]),
@@ -48,8 +48,8 @@ def show(screen: Screen, body: Mapping[str, Any]) -> None:
             "forms": ", ".join(body["forms"]),
             "opset": body["opset"],
             "outputs": ", ".join(one["name"] for one in body["outputs"]),
-            "compared on": f"{compared['samples']} inputs",
-            "largest difference": f"{compared['max_difference']:.2g}",
+            "compared on": f"{compared['samples']} inputs" if compared else None,
+            "largest difference": f"{compared['max_difference']:.2g}" if compared else None,
             "same class": None if alike is None else f"{100 * alike:.1f} %",
         }
     )

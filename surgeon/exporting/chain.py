@@ -46,6 +46,12 @@ FORMS = (
         _batch,
     ),
     Form("--fp16", lambda to: "fp16" if to.delivery.fp16 else None, half.make, whole=True),
+    Form("--describe", lambda to: "describe" if to.delivery.describe else None, beside=True),
+    Form(
+        "--code LANGUAGE",
+        lambda to: f"code={','.join(to.delivery.code)}" if to.delivery.code else None,
+        beside=True,
+    ),
     Form("--external-data", lambda to: "external-data" if to.delivery.external_data else None),
     Form("--to NAME", lambda to: None if to.delivery.to is None else f"to={to.delivery.to}"),
 )  # fmt: skip
@@ -70,6 +76,11 @@ def named(asked: Options) -> list[str]:
             "an exporter writes the files itself", where="--external-data", remedy="leave it out"
         )
     return found
+
+
+def only_beside(asked: Options) -> bool:
+    """Say whether only files beside it were asked for, so that the graph stays as it is."""
+    return all(form.beside for form in asked_for(FORMS, asked))
 
 
 def made_of(given: Given) -> onnx.ModelProto:

@@ -70,12 +70,14 @@ class Form:
         named: how it stands in `forms`; None where it was not asked for.
         make: returns the graph in this form. None = it is a matter of writing, not of the graph.
         whole: whether it takes the graph with its weights, in one message of at most 2 GB.
+        beside: whether it is a file beside the graph, which may stay as it is.
     """
 
     option: str
     named: Callable[[Options], str | None]
     make: Callable[[onnx.ModelProto, Given], onnx.ModelProto] | None = None
     whole: bool = False
+    beside: bool = False
 
 
 def asked_for(forms: Sequence[Form], asked: Options) -> list[Form]:

@@ -11,29 +11,34 @@ enter: names of other forms, which plugins offer; changes that the comparison ca
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import onnx
+
 from surgeon.errors import UsageError
 from surgeon.exporting import chain
-from surgeon.exporting.compare import compare, prove
+from surgeon.exporting.beside import beside_of, facts_beside
+from surgeon.exporting.compare import Compared, compare, prove
 from surgeon.exporting.given import Given
 from surgeon.exporting.offered import exporter, written
 from surgeon.graph import files, forms
 from surgeon.graph.shapes import input_infos, output_infos
 from surgeon.model import Model, load
-from surgeon.options import Options, explained
+from surgeon.options import Delivery, Options, explained
 from surgeon.records import as_json
 from surgeon.resumption import writable
 
 if TYPE_CHECKING:
     import os
-
-    import onnx
+    from collections.abc import Sequence
 
     from surgeon.plugin.manager import Plugins
 
     Source = str | os.PathLike[str] | onnx.ModelProto | Model
+
+_IN_MEMORY = (onnx.ModelProto, Model)
 
 
 @explained
@@ -46,6 +51,8 @@ def export(  # noqa: PLR0913 - a public verb has its options as keywords
     batch: int | None = None,
     opset: int | None = None,
     external_data: bool = False,
+    describe: bool = False,
+    code: str | Sequence[str] = (),
     to: str | None = None,
     force: bool = False,
     plugins: Plugins | None = None,
@@ -67,24 +74,22 @@ def export(  # noqa: PLR0913 - a public verb has its options as keywords
     asked = Options.of(locals())
     if out is None:
         raise UsageError("no file to write is named", where="-o", remedy="name one")
-    delivery = writable(asked.delivery)
     named = chain.named(asked)
+    beside = beside_of(asked.delivery, None if isinstance(path, _IN_MEMORY) else Path(path))
+    if beside is not None:
+        asked = replace(asked, delivery=replace(asked.delivery, out=beside.target))
+    stays = beside is not None and beside.is_source and chain.only_beside(asked)
+    delivery = asked.delivery if stays else writable(asked.delivery)
     found = None if to is None else exporter(to, plugins)
     model = load(path)
     given = Given(model, model.stored or model.proto, asked, plugins)
-    made = chain.made_of(given)
-    compared = compare(given, made)
-    prove(given, made, compared, named)
-    assert delivery.out is not None
-    target = Path(delivery.out)
-    if found is None:
-        files.save_model(made, target, force=delivery.force, apart=external_data)
-        beside = target.with_name(f"{target.name}.data")
-        files_written = [target, *([beside] if external_data and beside.exists() else [])]
-    else:
-        files_written = written(found, made, target)
+    made, compared = _made(given, named)
+    told = None if beside is None else facts_beside(beside, made, given)
+    files_written = [] if stays else _written(found, made, delivery)
+    if beside is not None and told is not None:
+        files_written += beside.write(made, *told)
     return {
-        "out": str(target),
+        "out": str(delivery.out),
         "bytes": sum(one.stat().st_size for one in files_written if one.is_file()),
         "files": [str(one) for one in files_written],
         "source": model.where,
@@ -92,17 +97,42 @@ def export(  # noqa: PLR0913 - a public verb has its options as keywords
         "inputs": [as_json(info) for info in input_infos(made)],
         "outputs": [as_json(info) for info in output_infos(made)],
         "opset": forms.opset_of(made),
-        "comparison": {
-            "samples": compared.samples,
-            "agreement": compared.agreement,
-            "max_difference": compared.max_difference,
-            "quality_before": None,
-            "quality_after": None,
-            "seconds_before": None,
-            "seconds_after": None,
-        },
+        "comparison": None if compared is None else _comparison(compared),
         "warnings": [
             *given.notes,
             *([] if model.proof is not None else ["the source carries no proof to go on"]),
         ],
+    }
+
+
+def _made(given: Given, named: Sequence[str]) -> tuple[onnx.ModelProto, Compared | None]:
+    """Return the file in the forms asked for; as it is, and not compared, where none changes it."""
+    if chain.only_beside(given.asked):
+        return given.stored, None
+    made = chain.made_of(given)
+    compared = compare(given, made)
+    prove(given, made, compared, named)
+    return made, compared
+
+
+def _written(found: Any, made: onnx.ModelProto, to: Delivery) -> list[Path]:
+    """Write the file, or let an exporter do so; return what was written."""
+    assert to.out is not None
+    target = Path(to.out)
+    if found is not None:
+        return written(found, made, target)
+    files.save_model(made, target, force=to.force, apart=to.external_data)
+    data = target.with_name(f"{target.name}.data")
+    return [target, *([data] if to.external_data and data.exists() else [])]
+
+
+def _comparison(compared: Compared) -> dict[str, Any]:
+    return {
+        "samples": compared.samples,
+        "agreement": compared.agreement,
+        "max_difference": compared.max_difference,
+        "quality_before": None,
+        "quality_after": None,
+        "seconds_before": None,
+        "seconds_after": None,
     }

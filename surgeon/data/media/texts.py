@@ -188,6 +188,20 @@ class TextSamples(SourceSamples):
             before = word
         return self._padded(found)
 
+    def configured(self) -> str:
+        """Return the tokenizer's file with the cutting in it, and the padding to a fixed length."""
+        assert isinstance(self.encoding, TextEncoding)
+        length = _fixed_length(self._roles) or self.encoding.length
+        if length is not None:
+            known = self._tokenizer.id_to_token(self._pad[0] or 0)
+            self._tokenizer.enable_padding(
+                direction="left" if self._left else "right", pad_id=self._pad[0] or 0,
+                pad_type_id=self._pad[1], pad_token=known or "", length=length,
+            )  # fmt: skip
+        text = str(self._tokenizer.to_str())
+        self._tokenizer.no_padding()
+        return text
+
     def _padded(self, row: list[Any]) -> list[Any]:
         """Return a row with None on the side of the padding."""
         rest = [None] * (self._length - len(row))
