@@ -111,7 +111,7 @@ class Adapter(Offer):
             `file`: the operated file itself, before it is trained; the code is `(model, feeds, *,
             …) -> Rewritten`. `feeds(count, values)` gives training samples one by one, {input:
             array}, and values of the graph beside them; `trainable` and `head`, names of
-            initializers, go to those who ask for them.
+            initializers, go to those who ask for them, and `whole`, whether a stage trains all.
         lr: peak learning rate where neither people (`--lr`) nor the case give one: few numbers that
             start at nothing often want a higher one than the weights. None = as without it.
     """

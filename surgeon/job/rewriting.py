@@ -77,7 +77,8 @@ def rewritten(operated: Model, asked: str | None, given: Divided, plugins: Plugi
 def _made(chosen: Chosen, operated: Model, plan: Plan, given: Divided) -> Rewritten:
     """Call the adapter's code: with what it asks for by name, behind the file and the feeds."""
     asks = inspect.signature(chosen.code).parameters
-    known = {"trainable": tuple(plan.trainable), "head": plan.head.weights}
+    whole = any(stage.trains == "all" for stage in plan.stages)
+    known = {"trainable": tuple(plan.trainable), "head": plan.head.weights, "whole": whole}
     more = {name: value for name, value in known.items() if name in asks}
     model = ModelProto()
     model.CopyFrom(operated.proto)

@@ -20,6 +20,7 @@ from onnx import ModelProto, TensorProto
 from surgeon.errors import ModelError, SurgeonError, UnsupportedError
 from surgeon.plugin.settings import Within
 from surgeon.records import Rewritten
+from surgeon_qat.operators import Opened, open_up
 from surgeon_qat.ranges import Method, measure
 from surgeon_qat.scales import let_learn
 
@@ -59,6 +60,7 @@ def quantize(  # noqa: PLR0913 - its keywords are the settings
     feeds: Feeds,
     head: Sequence[str],
     trainable: Sequence[str] = (),
+    whole: bool = False,
     *,
     ranges: Literal["minmax", "percentile", "mse"] = "minmax",
     percentile: Annotated[float, Within(50, 100)] = 99.99,
@@ -78,6 +80,7 @@ def quantize(  # noqa: PLR0913 - its keywords are the settings
         percentile: per cent of the numbers that lie within the range.
         samples: training samples that ranges are measured on.
         trainable: initializers that are to be trained.
+        whole: whether all that can learn is to be: then weights of quantised operators do, too.
         per: what has a scale of its own, each channel of a weight or the weight.
         scales: whether they stay as measured, or learn beside the weights.
         bits: of the weights; with 7, processors without VNNI compute what the file says, too.
@@ -87,17 +90,19 @@ def quantize(  # noqa: PLR0913 - its keywords are the settings
             nothing to quantise.
     """
     _require(model, OPSETS[per])
-    named = _named(model)
+    opened = open_up(model) if whole else Opened(model)
+    named = _named(opened.model)
     sites = _Sites.of(named, head)
-    made = Rewritten(model)
+    made = Rewritten(opened.model, also=opened.trains, notes=opened.notes)
     if sites.weighted:
         _refuse_taken(named, sites)
         found, seen = measure(feeds, sorted(sites.values), samples, Method(ranges, percentile))
         sites = sites.without({name for name, one in found.items() if max(map(abs, one)) > MOST})
         options = {"per_channel": per == "channel", "reduce_range": bits == 7}
-        result, instead = _put_together(model, _inserted(named, sites, found, options))
-        made = Rewritten(result, instead, notes=(_said(model, result, seen, ranges),))
-    elif scales == "fixed" or not _dequantised(model):
+        result, instead = _put_together(made.model, _inserted(named, sites, found, options))
+        said = _said(made.model, result, seen, ranges)
+        made = replace(made, model=result, instead=instead, notes=(*made.notes, said))
+    elif not opened.trains and (scales == "fixed" or not _dequantised(model)):
         raise _nothing(model)
     return made if scales == "fixed" else _with_scales(made, trainable)
 
@@ -111,18 +116,21 @@ def _nothing(model: ModelProto) -> UnsupportedError:
         "the head",
         where="--adapter qat",
         remedy="its int8 weights train without --adapter, and with qat:scales=learned their scales "
-        "do, too" if already else "leave --adapter out",
+        "do, too" if already else "leave --adapter out; weights of quantised operators learn where "
+        "a case trains all: --case large-similar",
     )  # fmt: skip
 
 
 def _with_scales(made: Rewritten, trainable: Sequence[str]) -> Rewritten:
     """Let the scales learn, too."""
     known = [one for name in trainable for one in made.instead.get(name, (name,))]
+    known += made.also
     model, biases, also = let_learn(made.model, known)
     note = f"qat: {len(also)} scales learn"
     return replace(
-        made, model=model, instead={**made.instead, **biases}, also=also, notes=(*made.notes, note)
-    )
+        made, model=model, instead={**made.instead, **biases}, also=(*made.also, *also),
+        notes=(*made.notes, note),
+    )  # fmt: skip
 
 
 def _require(model: ModelProto, least: int) -> None:

@@ -70,7 +70,7 @@ def _float_biases(graph: GraphProto) -> dict[str, tuple[str, ...]]:
         made[bias.name] = name
         _renamed(graph.node, node.output[0], name)
         graph.node.remove(node)
-    _sweep(graph)
+    sweep(graph)
     return {stored: (name,) for stored, name in made.items()}
 
 
@@ -79,7 +79,7 @@ def _renamed(nodes: Sequence[NodeProto], before: str, after: str) -> None:
         node.input[:] = [after if name == before else name for name in node.input]
 
 
-def _sweep(graph: GraphProto) -> None:
+def sweep(graph: GraphProto) -> None:
     """Drop the initializers of 32 bits, and scales, that nothing reads any more."""
     read = {name for node in graph.node for name in node.input} | {one.name for one in graph.output}
     for tensor in [one for one in graph.initializer if one.name not in read]:
