@@ -49,7 +49,7 @@ A value that is rounded to eight bits may fall on the next step, of which there 
 
 
 def precision_of(model: ModelProto) -> str:
-    """Return in what a graph computes: `float32`, `float16`, or `int8` where values are quantised."""
+    """Return in what a graph computes: `float32`, `float16`, `int8` (values are quantised)."""
     stored = {tensor.name for graph in all_graphs(model.graph) for tensor in graph.initializer}
     for graph in all_graphs(model.graph):
         for node in graph.node:

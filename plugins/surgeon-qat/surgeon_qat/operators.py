@@ -159,19 +159,21 @@ class _Writing:
         own, taken = f"{OWN}{node.output[0]}", []
         for place, (value, scale, zero) in enumerate(_triples(node, form)):
             taken.append(f"{own}.{place}")
-            axis = {"axis": self._axis()} if place and node.op_type in WEIGHTED else {}
-            yield helper.make_node("DequantizeLinear", [value, scale, zero], taken[-1:], **axis)
+            made = helper.make_node("DequantizeLinear", [value, scale, zero], taken[-1:])
+            if place and node.op_type in WEIGHTED:
+                made.attribute.append(helper.make_attribute("axis", self._axis()))
+            yield made
         if self.bias is not None:
             taken.append(self.bias.name)
         scale, zero = _made(node, form)
-        made = f"{own}.float" if scale else node.output[0]
-        computed = helper.make_node(form.kind, taken, [made], name=node.name)
+        result = f"{own}.float" if scale else node.output[0]
+        computed = helper.make_node(form.kind, taken, [result], name=node.name)
         computed.attribute.extend(
             item for item in node.attribute if item.name not in ("channels_last", "opset")
         )
         yield computed
         if scale:
-            yield helper.make_node("QuantizeLinear", [made, scale, zero], [node.output[0]])
+            yield helper.make_node("QuantizeLinear", [result, scale, zero], [node.output[0]])
 
     def _axis(self) -> int:
         """Return the axis of a weight's channels."""
