@@ -20,6 +20,7 @@ if TYPE_CHECKING:  # what the table below names, for type checkers: `as` exports
     from surgeon.advice.advice import Advice as Advice
     from surgeon.advice.advise import advise as advise
     from surgeon.blending import blend as blend
+    from surgeon.comparing import diff as diff
     from surgeon.conversion import to_torch as to_torch
     from surgeon.conversion import write_tensors as write_back
     from surgeon.exporting import export as export
@@ -57,6 +58,7 @@ _NAMES = {
     "advise": "surgeon.advice.advise:advise",
     "apply": "surgeon.job.kept:apply",
     "blend": "surgeon.blending:blend",
+    "diff": "surgeon.comparing:diff",
     "evaluate": "surgeon.operation:evaluate",
     "export": "surgeon.exporting:export",
     "finetune": "surgeon.operation:finetune",

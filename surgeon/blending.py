@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from surgeon import intake
+from surgeon.comparing import meaning
 from surgeon.documents import Clock, skip_notes, start_body
 from surgeon.errors import DataError, ModelError, UsageError
 from surgeon.graph import envelope
@@ -210,7 +211,7 @@ def _structure(one: onnx.ModelProto, other: onnx.ModelProto) -> list[str]:
         wrong += [
             f"{label(here)} is another"
             for here, there in zip(*nodes, strict=True)
-            if _meaning(here) != _meaning(there)
+            if meaning(here) != meaning(there)
         ]
     for what in ("input", "output"):
         names = [[value.name for value in getattr(model.graph, what)] for model in (one, other)]
@@ -220,15 +221,6 @@ def _structure(one: onnx.ModelProto, other: onnx.ModelProto) -> list[str]:
         {item.domain: item.version for item in model.opset_import} for model in (one, other)
     ]
     return wrong if versions[0] == versions[1] else [*wrong, "their opsets differ"]
-
-
-def _meaning(node: onnx.NodeProto) -> bytes:
-    """Return a node without name and remarks."""
-    bare = type(node)()
-    bare.CopyFrom(node)
-    for remark in ("name", "doc_string", "metadata_props"):
-        bare.ClearField(remark)
-    return bytes(bare.SerializeToString(deterministic=True))
 
 
 def _some(found: Sequence[str], between: str = ", ") -> str:

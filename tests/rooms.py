@@ -33,6 +33,7 @@ ROOMS = (
     Room("testing", "the conformance kit: what a plugin offers, tried on nine families"),
     Room("operation", "the verbs: the order of the steps"),
     Room("blending", "weights between two files of one structure"),
+    Room("comparing", "two files side by side: what moved, and how far"),
     Room("exporting", "a file in other forms, proven against the one it was made from"),
     Room("clients", "what runs a file elsewhere: its side file, programs in other languages"),
     Room("conversion", "a whole network in torch, and tensors back into a network"),

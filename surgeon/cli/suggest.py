@@ -184,6 +184,7 @@ VERBS = {
     "export": "convert save deploy onnx-export",
     "blend": "average merge soup wise-ft interpolate mix",
     "cuts": "layers layer list-layers depth points cut-points",
+    "diff": "compare difference delta changes",
     "doctor": "env environment info-env system diagnose health",
     "evaluate": "eval val validate test score benchmark accuracy metrics",
     "finetune": "train fit tune fine-tune transfer learn retrain training",
