@@ -29,8 +29,8 @@ if TYPE_CHECKING:
     Row = Mapping[str, Any]
 
 LOGGER = logging.getLogger(__name__)
-_GROUP_ROWS = 65_536
-_GROUP_CELLS = 1 << 20  # rows of a group in Parquet are held until it is written
+_GROUP_ROWS = 16_384
+_GROUP_CELLS = 1 << 19  # rows of a group in Parquet are held until it is written
 
 
 class _Form(Protocol):

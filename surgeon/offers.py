@@ -124,11 +124,23 @@ class Adapter(Offer):
 class Medium(Offer):
     """What samples are made of; the code is a subclass of `surgeon.media.SourceSamples`.
 
+    A further format of a medium is one, too: its code takes the bytes of a file and returns a
+    `PIL.Image.Image` for `pictures`, and for `sounds` the rate in Hz and float32 [n] in -1..1.
+
     Attributes:
         suffixes: of its files, with the dot, in lower case.
+        of: the medium whose format it is; empty = one of its own.
+        needs: of a format, the module it is read by, where that is not always installed.
+        marks: of a format, what its content has at which byte, where its name is not known.
+        named: of a format, whether its files are samples only where they are named themselves, not
+            where they lie in a folder.
     """
 
     suffixes: tuple[str, ...] = ()
+    of: str = ""
+    needs: str = ""
+    marks: tuple[tuple[int, bytes], ...] = ()
+    named: bool = False
 
 
 @dataclass(frozen=True)

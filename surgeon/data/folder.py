@@ -6,7 +6,7 @@ import re
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from surgeon.data.media.registry import PICTURES, examples, is_of
+from surgeon.data.media.registry import PICTURES, counts_in_folders, examples
 from surgeon.errors import DataError
 from surgeon.graph.reading import shown
 
@@ -302,7 +302,7 @@ def _parts(folders: Sequence[Path], medium: Medium) -> dict[Path, str]:
     flat = [
         folder
         for folder, (inner, files) in inside.items()
-        if not inner and any(is_of(path, medium) for path in files)
+        if not inner and any(counts_in_folders(path, medium) for path in files)
     ]
     if flat:
         raise DataError(
@@ -341,7 +341,9 @@ def _descend(folder: Path) -> Path:
 def _pass_over(stray: Sequence[Path], listing: Listing, medium: Medium) -> None:
     """Count files beside the class folders; samples among them are said."""
     listing.others += [(path, "it lies in no class folder") for path in stray]
-    samples = [path for path in stray if is_of(path, medium) and not path.name.startswith(".")]
+    samples = [
+        path for path in stray if counts_in_folders(path, medium) and not path.name.startswith(".")
+    ]
     if samples:
         listing.remarks.append(
             f"{len(samples)} {medium.name} lie in no class folder and are left out: "
@@ -388,7 +390,7 @@ def walk(
                 yield from walk(path, medium, seen)
         elif _is_hidden(path):
             yield path, "it is a hidden file"
-        elif is_of(path, medium):
+        elif counts_in_folders(path, medium):
             yield path, None
         else:
             yield path, f"its ending is none of {medium.name} ({examples(medium)})"

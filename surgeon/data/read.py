@@ -9,12 +9,14 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from surgeon.data import folder, tables
 from surgeon.data.media.arrays import from_arrays, open_npz
+from surgeon.data.media.formats import require_reader
 from surgeon.data.media.pictures import image_input, require_image_input
 from surgeon.data.media.registry import (
     PICTURES,
     SOUNDS,
     code_of,
     examples,
+    format_of,
     is_of,
     make,
     media,
@@ -308,11 +310,15 @@ def _open_listed(
 
 
 def require_file(path: Path, medium: Medium, *, alone: bool) -> None:
-    """Refuse a file of another medium.
+    """Refuse a file of another medium, or of a format that cannot be read here.
 
     Raises:
-        DataError: it is one.
+        DataError: it is of another one.
+        EnvironmentLacksError: what reads it is not installed.
     """
+    form = format_of(path, medium)
+    if form is not None:
+        require_reader(form)
     if not is_of(path, medium):
         name = medium.name
         told = f"the file is none of the {name} that are needed here"

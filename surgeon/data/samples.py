@@ -13,7 +13,6 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
@@ -23,8 +22,10 @@ from surgeon.tasks.labels import code_groups, plain_texts
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+    from pathlib import Path
 
     from numpy.typing import NDArray
+    from PIL.Image import Image
 
     from surgeon.records import Encoding, Preprocess, TensorInfo
     from surgeon.tasks.base import Answers, Column, Piece
@@ -32,7 +33,7 @@ if TYPE_CHECKING:
 FAILURE_BOUND = 0.05  # more unreadable samples than this share of all is an error
 LOOKED_AT = 200  # samples more that are opened to say how many of them cannot be read
 
-Source: TypeAlias = Path | bytes | Callable[[], Path | bytes]
+Source: TypeAlias = "Path | bytes | Image | Callable[[], Path | bytes]"
 
 
 @dataclass(frozen=True)

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
+from PIL.Image import Image
 
 from surgeon.data.samples import Batch, Failure, Given, Samples, Source
 from surgeon.errors import DataError, UsageError
@@ -139,12 +140,14 @@ class ValueSamples(SourceSamples):
 
 
 def content_of(source: Source) -> bytes:
-    """Return the bytes of a sample.
+    """Return the bytes of a sample; of a picture in memory its pixels.
 
     Raises:
         UnreadableError: there are none, or what lies there is a pointer to them.
     """
     try:
+        if isinstance(source, Image):
+            return f"{source.mode} {source.size} ".encode() + source.tobytes()
         found = source() if callable(source) else source
         content = found if isinstance(found, bytes) else read_bytes(found)
     except FileNotFoundError as error:

@@ -201,7 +201,8 @@ def surgeon_media() -> Iterable[Medium]:  # type: ignore[empty-body]
     """Yield media that samples may be of.
 
     Files with these endings, in folders, tables and `predict`, are read by the class wherever the
-    model's inputs are those that it feeds. Endings of another medium are a conflict.
+    model's inputs are those that it feeds. Endings of another medium are a conflict. With `of` it
+    is a further format of another medium, and its code a function of the bytes.
 
     Example:
         # my_medium.py

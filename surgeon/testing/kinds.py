@@ -405,8 +405,9 @@ def once(trial: Trial) -> Iterator[Stated]:
 def _medium(offer: Medium, code: Any) -> Iterator[Stated]:
     from surgeon.data.samples import Samples
 
-    fits = isinstance(code, type) and issubclass(code, Samples)
-    yield "its code is a class of samples", _unless(fits, f"{offer.code} is none")
+    if not offer.of:  # a further format is read by a function
+        fits = isinstance(code, type) and issubclass(code, Samples)
+        yield "its code is a class of samples", _unless(fits, f"{offer.code} is none")
     wrong = [one for one in offer.suffixes if not (one.startswith(".") and one == one.lower())]
     said = "a suffix has a dot and lower case"
     yield "its files are known by their endings", _unless(offer.suffixes and not wrong, said)

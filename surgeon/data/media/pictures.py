@@ -12,7 +12,6 @@ the first frame is taken; 32-bit and floating-point pixels have no stated range 
 
 from __future__ import annotations
 
-import io
 import warnings
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
@@ -21,14 +20,16 @@ import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from surgeon.data.elements import numpy_dtype
+from surgeon.data.media.formats import open_picture
 from surgeon.data.samples import Batch, Failure
-from surgeon.data.sources import SourceSamples, UnreadableError, broken, describe_inputs
+from surgeon.data.sources import SourceSamples, UnreadableError, broken, content_of, describe_inputs
 from surgeon.errors import DataError, UsageError
 from surgeon.graph.preprocess import missing_preprocess
 from surgeon.records import Preprocess, as_json
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
+    from contextlib import AbstractContextManager
 
     from numpy.typing import NDArray
 
@@ -164,9 +165,12 @@ class ImageSamples(SourceSamples):
 
     def size_of(self, index: int) -> tuple[int, int] | None:
         """Return (height, width) of a picture, upright."""
-        with Image.open(io.BytesIO(self._content(index))) as file:
+        with self._opened(index) as file:
             turned = file.getexif().get(_ORIENTATION, 1) in _ON_THEIR_SIDE
             return file.size if turned else (file.height, file.width)
+
+    def _opened(self, index: int) -> AbstractContextManager[Image.Image]:
+        return open_picture(self._sources[index], str(self.names[index]))
 
     def normalize(self, images: NDArray[np.uint8]) -> NDArray[Any]:
         """Turn pictures [n, H, W, C] into the values of the graph's input, in its layout."""
@@ -186,10 +190,8 @@ class ImageSamples(SourceSamples):
 
     def _decode(self, index: int) -> NDArray[np.uint8]:
         assert self.preprocess is not None
-        content = b""
         try:
-            content = self._content(index)
-            with Image.open(io.BytesIO(content)) as file:
+            with self._opened(index) as file:
                 pixels = _pixels(file, self.preprocess)
         except (KeyboardInterrupt, MemoryError, UnreadableError):
             raise
@@ -197,7 +199,7 @@ class ImageSamples(SourceSamples):
             text = " ".join(str(error).split()) or type(error).__name__
             if isinstance(error, UnidentifiedImageError):
                 text = "not a picture, or broken at its start"
-            raise broken(content, text) from None
+            raise broken(content_of(self._sources[index]), text) from None
         return pixels
 
     def _own_notes(self) -> list[str]:
@@ -227,8 +229,8 @@ class ImageSamples(SourceSamples):
     def _largest(self, index: int) -> tuple[int, bool] | None:
         """Return the largest value of a picture of 16 bits, and whether it is grey; else None."""
         try:
-            with Image.open(io.BytesIO(self._content(index))) as file:
-                grey, read_as = file.mode.startswith("I"), str(file.tile)
+            with self._opened(index) as file:
+                grey, read_as = file.mode.startswith("I"), str(getattr(file, "tile", ""))
                 if _declared(file) is not None or not (grey or ";16" in read_as):
                     return None
                 most = int(np.asarray(file).max())

@@ -2,8 +2,8 @@
 
 A medium is an entry: what its samples are called, the endings of its files, and the class that
 reads them, a `SourceSamples` that says by itself which graph inputs it feeds (`takes`) and which
-rule it needs (`rule`). Ours stand here; those of plugins are added by `offer`. What must not enter:
-reading of samples.
+rule it needs (`rule`); or it is a further format of one, read by a function of its bytes. Ours
+stand here; those of plugins are added by `offer`. What must not enter: reading of samples.
 """
 
 from __future__ import annotations
@@ -36,6 +36,26 @@ SOUNDS = Medium(
     "sounds", "brought to one rate and length", f"{_HERE}.sounds:SoundSamples", (".wav", ".wave")
 )
 _OWN = (PICTURES, SERIES, TEXTS, SOUNDS)
+_FORMATS = (
+    Medium(
+        "heic", "photographs of phones", f"{_HERE}.heic:read", (".heic", ".heif", ".hif"),
+        of="pictures", needs="pillow_heif",
+        marks=tuple((4, b"ftyp" + brand) for brand in (b"heic", b"heix", b"mif1", b"msf1")),
+    ),
+    Medium(
+        "dicom", "medical pictures, in their window", f"{_HERE}.dicom:read", (".dcm", ".dicom"),
+        of="pictures", needs="pydicom", marks=((128, b"DICM"),),
+    ),
+    Medium(
+        "video", "the frame in the middle", f"{_HERE}.video:read",
+        (".mp4", ".m4v", ".mov", ".mkv", ".webm", ".avi"), of="pictures", needs="av", named=True,
+    ),
+    Medium(
+        "compressed-sound", "FLAC, Ogg, MP3", f"{_HERE}.compressed:read",
+        (".flac", ".ogg", ".oga", ".opus", ".mp3"), of="sounds", needs="soundfile",
+        marks=((0, b"fLaC"), (0, b"OggS"), (0, b"ID3")),
+    ),
+)  # fmt: skip
 _OFFERED: dict[str, tuple[Medium, Callable[[], Any], str]] = {}
 _SHOWN = 2
 
@@ -56,7 +76,7 @@ def offer(medium: Medium, load: Callable[[], Any], whose: str = "a plugin") -> N
     Raises:
         PluginError: its name or an ending is another's, or is none.
     """
-    others = [one for one in media() if one is not medium and one != medium]
+    others = [one for one in (*media(), *formats()) if one is not medium and one != medium]
     taken = [one.name for one in others if one.name == medium.name]
     taken += [word for one in others for word in medium.suffixes if word in one.suffixes]
     odd = [word for word in medium.suffixes if word[:1] != "." or word != word.lower()]
@@ -73,8 +93,25 @@ def offer(medium: Medium, load: Callable[[], Any], whose: str = "a plugin") -> N
 
 def media() -> Iterator[Medium]:
     """Yield every medium in the order in which they are asked: those of plugins first."""
-    yield from (medium for medium, _, _ in _OFFERED.values())
+    yield from (medium for medium, _, _ in _OFFERED.values() if not medium.of)
     yield from _OWN
+
+
+def formats(medium: Medium | None = None) -> Iterator[Medium]:
+    """Yield further formats of a medium, or of all; those of plugins first."""
+    for one in (*(found for found, _, _ in _OFFERED.values()), *_FORMATS):
+        if one.of and (medium is None or one.of == medium.name):
+            yield one
+
+
+def reader_of(form: Medium) -> Callable[[bytes], Any]:
+    """Return the function that reads a format."""
+    if form.name in _OFFERED:
+        found: Callable[[bytes], Any] = _OFFERED[form.name][1]()
+        return found
+    module, _, name = form.code.partition(":")
+    own: Callable[[bytes], Any] = getattr(importlib.import_module(module), name)
+    return own
 
 
 def code_of(medium: Medium) -> type[SourceSamples]:
@@ -146,4 +183,16 @@ def examples(medium: Medium) -> str:
 
 def is_of(path: Path, medium: Medium) -> bool:
     """Say whether a file is of this medium, by its ending."""
-    return path.suffix.lower() in medium.suffixes
+    return path.suffix.lower() in medium.suffixes or format_of(path, medium) is not None
+
+
+def counts_in_folders(path: Path, medium: Medium) -> bool:
+    """Say whether a file that nobody named is a sample of this medium, by its ending."""
+    form = format_of(path, medium)
+    return is_of(path, medium) and not (form is not None and form.named)
+
+
+def format_of(path: Path, medium: Medium) -> Medium | None:
+    """Return the further format of a medium that a file's ending says, or None."""
+    suffix = path.suffix.lower()
+    return next((one for one in formats(medium) if suffix in one.suffixes), None)

@@ -3,8 +3,9 @@
 RIFF is read here, in forty lines, because what is there does not serve: the standard library's
 `wave` knows no floating-point samples; scipy takes a truncated file with a Python warning, which
 threads cannot catch; a library of its own (soundfile) would be one more binary to install for a
-format that has not changed since 1994. Resampling is scipy's. What must not enter: features of
-sounds (spectra, mel bands), and any rate or length that nobody stated.
+format that has not changed since 1994. Compressed sounds are a further format, with that library.
+Resampling is scipy's. What must not enter: features of sounds (spectra, mel bands), and any rate or
+length that nobody stated.
 
 Decisions: channels are averaged; a sound is resampled by a polyphase filter (Kaiser window, scipy's
 `resample_poly`), then cut behind or padded with silence behind; floating-point samples beyond -1..1
@@ -20,6 +21,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from surgeon.data.elements import numpy_dtype
+from surgeon.data.media.formats import read_further
 from surgeon.data.sources import UnreadableError, ValueSamples, broken, describe_inputs
 from surgeon.errors import DataError, UsageError
 from surgeon.graph.encodings import MOST_RATE, missing_audio
@@ -107,7 +109,9 @@ class SoundSamples(ValueSamples):
         return [f"of {self.n} sounds, {', '.join(told)}"] if told else []
 
     def _value(self, index: int) -> NDArray[Any]:
-        rate, sound = read_wav(self._content(index))
+        content = self._content(index)
+        further = read_further("sounds", str(self.names[index]), content)
+        rate, sound = read_wav(content) if further is None else further
         wanted = self._audio.samples
         if len(sound) * self._audio.rate > wanted * rate:
             self._cut.add(index)
