@@ -29,6 +29,7 @@ import numpy as np
 RESULTS = Path(__file__).parent / "results" / "distill.json"
 SIZES = {"digits": (64, 64), "emoji": (96, 96)}
 UNSEEN = 600
+ARMS = ("taught", "answers", "more", "features")
 
 
 def main() -> None:
@@ -42,6 +43,12 @@ def main() -> None:
     parser.add_argument("--train-from", help="default: the head alone trains")
     parser.add_argument("--epochs", type=int)
     parser.add_argument("--temperature", type=float, default=2.0)
+    parser.add_argument("--weight", type=float, default=0.5)
+    parser.add_argument("--lr", type=float)
+    parser.add_argument("--validation", type=float, default=0.1)
+    parser.add_argument("--teacher", default="small-similar", help="the case that makes it")
+    parser.add_argument("--first", type=int, default=0, help="number of the first draw")
+    parser.add_argument("--arms", nargs="+", default=list(ARMS), choices=list(ARMS))
     parser.add_argument("--data", nargs="+", default=list(SIZES), choices=list(SIZES))
     arguments = parser.parse_args()
     for name in arguments.data:
@@ -69,7 +76,7 @@ def compare(name: str, arguments: argparse.Namespace) -> dict:
     right: dict[str, list[np.ndarray]] = {}
     delivered: dict[str, list[str]] = {}
     started = time.process_time()
-    for draw in range(arguments.draws):
+    for draw in range(arguments.first, arguments.first + arguments.draws):
         with tempfile.TemporaryDirectory() as scratch:
             for arm, (correct, kind) in arms(name, draw, Path(scratch), arguments):
                 right.setdefault(arm, []).append(correct)
@@ -104,7 +111,7 @@ def arms(name: str, draw: int, scratch: Path, arguments: argparse.Namespace):
         )
     files = sorted((scratch / "unseen").rglob("*.png"))
     told = [file.parent.name for file in files]
-    common = {"size": size, "validation": 0.1, "device": "cpu", "seed": draw}
+    common = {"size": size, "validation": arguments.validation, "device": "cpu", "seed": draw}
 
     def judge(outcome) -> tuple[np.ndarray, str]:
         said = surgeon.predict(outcome.model, [str(file) for file in files]).labels
@@ -116,31 +123,36 @@ def arms(name: str, draw: int, scratch: Path, arguments: argparse.Namespace):
         return judge(
             surgeon.finetune(
                 get(arguments.model), scratch / folder, case=case, cut=arguments.cut, loss=loss,
-                train_from=arguments.train_from, epochs=arguments.epochs, **common,
+                train_from=arguments.train_from, epochs=arguments.epochs, lr=arguments.lr, **common,
             )
         )  # fmt: skip
 
     teacher = scratch / "teacher.onnx"
     taught = f"distill:teacher={teacher},temperature={arguments.temperature}"
+    blended = f"{taught},weight={arguments.weight}"
     yield (
         "teacher",
         judge(
             surgeon.finetune(
-                get(arguments.model), scratch / "few", teacher, case="small-similar", **common
+                get(arguments.model), scratch / "few", teacher, case=arguments.teacher, **common
             )
         ),
     )
     yield "alone", student("few")
-    yield "taught", student("few", taught)
-    pool = sorted((scratch / "pool").rglob("*.png"))
-    shutil.copytree(scratch / "few", scratch / "all")
-    answers = surgeon.predict(teacher, [str(file) for file in pool]).labels
-    for number, (file, label) in enumerate(zip(pool, answers, strict=True)):
-        (scratch / "all" / label).mkdir(exist_ok=True)
-        shutil.copy(file, scratch / "all" / label / f"pool-{number}.png")
-    yield "its answers to more", student("all")
-    yield "taught on more", student("all", f"{taught},weight=1")
-    if arguments.train_from:
+    if "taught" in arguments.arms:
+        yield "taught", student("few", blended)
+    if {"answers", "more"} & {*arguments.arms}:
+        pool = sorted((scratch / "pool").rglob("*.png"))
+        shutil.copytree(scratch / "few", scratch / "all")
+        answers = surgeon.predict(teacher, [str(file) for file in pool]).labels
+        for number, (file, label) in enumerate(zip(pool, answers, strict=True)):
+            (scratch / "all" / label).mkdir(exist_ok=True)
+            shutil.copy(file, scratch / "all" / label / f"pool-{number}.png")
+    if "answers" in arguments.arms:
+        yield "its answers to more", student("all")
+    if "more" in arguments.arms:
+        yield "taught on more", student("all", f"{taught},weight=1")
+    if "features" in arguments.arms and arguments.train_from:
         hint = "distill:teacher=original,features=late"
         yield "taught by the original's features", student("few", hint)
 

@@ -88,9 +88,11 @@ def find_adapter(text: str, plugins: Plugins | None) -> Chosen:
     name, given = parse(text, "--adapter")
     found = loaded_plugins(plugins).offer(Adapter, name)
     code = found.load()
-    targets = given.pop(TARGETS, "") if found.offer.of == "weight" else ""
+    own = (TARGETS,) if found.offer.of == "weight" else ()
+    targets = given.pop(TARGETS, "") if own else ""
     chosen = tuple(filter(None, (one.strip() for one in targets.split("|"))))
-    return Chosen(text, found, code, typed(code, given, f"--adapter {name}"), chosen)
+    told = typed(code, given, f"--adapter {name}", besides=own)
+    return Chosen(text, found, code, told, chosen)
 
 
 def adapter_of(job: Job) -> Chosen | None:

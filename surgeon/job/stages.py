@@ -70,9 +70,11 @@ def train(job: Job) -> Trained:
         done = done.worked(_examine_neighbours(job))
     if stages[0].method != "solve" and _probes(job):
         done = _candidate(job, done)
-        # A loss that compares directions goes on from the best that are found without steps.
+        # Steps on a loss that people named, or that compares directions, go on from what is found
+        # without steps: from a head that is drawn, few epochs do not come as far.
         fresh = not job.operated.tuned and stages[0].trains == "head"
-        if fresh and done.probe is not None and job.task.link == "discriminant":
+        named = plan.loss is not None or job.task.link == "discriminant"
+        if fresh and named and done.probe is not None:
             found = done.probe.candidate
             done = replace(done, candidate=Candidate(tensors=found.tensors))
     for number, stage in enumerate(stages):

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from surgeon.errors import UsageError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Mapping, Sequence
 
 WORDS = {
     "true": True, "yes": True, "on": True, "1": True,
@@ -59,7 +59,9 @@ def parse(text: str, where: str) -> tuple[str, dict[str, str]]:
     return name.strip(), given
 
 
-def typed(code: Callable[..., Any], given: Mapping[str, Any], where: str) -> dict[str, Any]:
+def typed(
+    code: Callable[..., Any], given: Mapping[str, Any], where: str, *, besides: Sequence[str] = ()
+) -> dict[str, Any]:
     """Return settings as the code's keyword-only parameters take them.
 
     Text becomes what a parameter's annotation, else its default, says: bool, int, float, text, one
@@ -69,6 +71,7 @@ def typed(code: Callable[..., Any], given: Mapping[str, Any], where: str) -> dic
         code: what they are for.
         given: {key: text or value}.
         where: what to name in errors.
+        besides: settings that whoever asks has taken out of those given: legal, too.
 
     Raises:
         UsageError: a key that there is not, a value that cannot be meant, or one that is missing;
@@ -77,7 +80,7 @@ def typed(code: Callable[..., Any], given: Mapping[str, Any], where: str) -> dic
     known = wanted(code)
     for key in given:
         if key not in known:
-            legal = ", ".join(known) or "none: it takes no settings"
+            legal = ", ".join((*known, *besides)) or "none: it takes no settings"
             raise UsageError(f"there is no setting {key!r}", where=where, remedy=f"one of {legal}")
     missing = [key for key, (_, needed) in known.items() if needed and key not in given]
     if missing:

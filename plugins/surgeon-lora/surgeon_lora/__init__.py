@@ -18,3 +18,7 @@ def surgeon_adapters() -> Iterable[Adapter]:
         "lora", "a product of two thin matrices is added to each weight", "surgeon_lora.lora:LoRA",
         lr=2e-3,
     )  # fmt: skip
+    yield Adapter(
+        "qlora", "thin matrices as nodes beside MatMulNBits, whose 4 bits stay",
+        "surgeon_lora.beside:beside", of="file", lr=2e-3, example="surgeon_lora.example:packed",
+    )  # fmt: skip
