@@ -75,7 +75,7 @@ def beside(
         )
     stored = {tensor.name: tensor for tensor in model.graph.initializer}
     scale, added = alpha / (math.sqrt(rank) if rs else rank), []
-    by = {name: [] for name in trainable if name not in head}
+    by: dict[str, list[str]] = {name: [] for name in trainable if name not in head}
     for node in chosen:
         dtype = numpy_helper.to_array(stored[node.input[2]]).dtype
         pair = _pair(node, min(rank, *_sides(node)), scale, dtype)
@@ -105,7 +105,9 @@ def _pair(node: NodeProto, rank: int, scale: float, dtype: Any) -> list[Any]:
     """Return the first and the second matrix, and the scale between them, as initializers."""
     inputs, outputs = _sides(node)
     name = f"{BEGIN}.{node.output[0]}"
-    random = np.random.default_rng(int.from_bytes(hashlib.sha256(name.encode()).digest()[:7], "big"))
+    random = np.random.default_rng(
+        int.from_bytes(hashlib.sha256(name.encode()).digest()[:7], "big")
+    )
     most = 1 / math.sqrt(inputs)  # what torch draws for `a=√5`, as LoRA's authors do
     values = {
         "A": random.uniform(-most, most, (inputs, rank)),
