@@ -310,7 +310,19 @@ def fit(image: Image.Image, preprocess: Preprocess, filter_: Image.Resampling) -
     height, width = preprocess.size
     if preprocess.fit == "crop":
         return _crop(image, (width, height), filter_)
-    return image if image.size == (width, height) else image.resize((width, height), filter_)
+    return _resized(image, (width, height), filter_)
+
+
+def _resized(image: Image.Image, size: tuple[int, int], filter_: Image.Resampling) -> Image.Image:
+    """Resize along the width, then along the height.
+
+    In one call Pillow takes them in the order that is faster, which differs between its versions;
+    it rounds to bytes in between, so that the order decides some pixels.
+    """
+    for passed in ((size[0], image.height), size):
+        if image.size != passed:
+            image = image.resize(passed, filter_)
+    return image
 
 
 def _crop(image: Image.Image, size: tuple[int, int], filter_: Image.Resampling) -> Image.Image:
@@ -321,8 +333,7 @@ def _crop(image: Image.Image, size: tuple[int, int], filter_: Image.Resampling) 
         max(width, int(image.width * ratio + 1e-6)),
         max(height, int(image.height * ratio + 1e-6)),
     )
-    if covering != image.size:
-        image = image.resize(covering, filter_)
+    image = _resized(image, covering, filter_)
     left, top = round((covering[0] - width) / 2), round((covering[1] - height) / 2)
     return image.crop((left, top, left + width, top + height))
 
