@@ -223,6 +223,12 @@ def open(  # noqa: A001 - read as intake.open
         )  # fmt: skip
         pre = None if detected is None else detected.preprocess
     if isinstance(pre, Preprocess):
+        if pre.embedded:
+            raise UsageError(
+                "the file prepares its pictures itself, so that it cannot be tuned",
+                where=model.where,
+                remedy="tune the file that it was exported from",
+            )
         model = resized(model, pre)
     model = model if as_planned else model.with_constants(constants)
     data = without(data, set(model.bound_inputs) | gone_inputs(model))
@@ -402,6 +408,10 @@ def _found(model: Model, option: Any, size: Any) -> Preprocess | Encoding | None
     parsed = parse_size(size)
     if parsed is None or not isinstance(found, Preprocess):
         return found
+    if found.embedded:
+        raise UsageError(
+            "the file brings its pictures to a size itself", where="--size", remedy="leave it out"
+        )
     return replace(found, size=parsed)
 
 

@@ -431,7 +431,7 @@ def _picture_sizes(model: Model) -> dict[str, int]:
         document = model.known.preprocess
     if not isinstance(document, dict) or not isinstance(document.get("size"), list):
         return {}
-    first = 1 if document.get("layout") == "NHWC" else 2
+    first = 1 if document.get("layout") == "NHWC" or document.get("embedded") else 2
     return {
         f"{info.name}:{first + place}": int(size)
         for info in model.inputs

@@ -425,6 +425,12 @@ class Delivery:
     probabilities: bool = option(
         False, "Put Softmax or Sigmoid behind the scores, as the task says.", verbs=("export",)
     )
+    embed_preprocess: bool = option(
+        False,
+        "Prepare pictures within the graph: it takes uint8 [n, H, W, 3] of any size, as they are "
+        "decoded.",
+        verbs=("export",),
+    )
     fp16: bool = option(
         False, "Compute in half precision; inputs and outputs keep their types.", verbs=("export",)
     )

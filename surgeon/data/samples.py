@@ -108,6 +108,8 @@ class Samples(ABC):
         preprocess: how pictures became values; None for values taken as they are.
         encoding: how texts or sounds became values, or None.
         is_images: whether samples are pictures (and may be augmented).
+        ragged: whether samples of one batch may differ in size: then its feed is an array of
+            objects, an array each, and they are run by size.
         failure_bound: share of unreadable samples past which reading raises.
         remarks: what the user should be told of how the data were understood.
         words: of each sample, where the data tell texts as lists of words; else None.
@@ -116,6 +118,7 @@ class Samples(ABC):
     """
 
     is_images: bool = False
+    ragged: bool = False
     preprocess: Preprocess | None = None
     encoding: Encoding | None = None
     failure_bound: float = FAILURE_BOUND

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import onnx
 
 from surgeon.errors import ModelError, UsageError
-from surgeon.exporting import half, probabilities
+from surgeon.exporting import embedded, half, probabilities
 from surgeon.exporting.given import Form, asked_for
 from surgeon.graph import external, files, forms
 
@@ -46,6 +46,11 @@ FORMS = (
         _batch,
     ),
     Form("--fp16", lambda to: "fp16" if to.delivery.fp16 else None, half.make, whole=True),
+    Form(
+        "--embed-preprocess",
+        lambda to: "embed-preprocess" if to.delivery.embed_preprocess else None,
+        embedded.make,
+    ),
     Form("--describe", lambda to: "describe" if to.delivery.describe else None, beside=True),
     Form(
         "--code LANGUAGE",

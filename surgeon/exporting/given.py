@@ -35,6 +35,7 @@ class Given:
         plugins: loaded plugins; None loads them.
         answers: what makes answers of the new form of those of the source, in order.
         inputs: what makes inputs of the source of those of the new form, last form first.
+        golden: what a proof says of inputs, where those of the source are of another kind; else none.
         precision: what the new form computes in; the last one counts.
         notes: what people should know.
     """
@@ -45,6 +46,7 @@ class Given:
     plugins: Plugins | None = None
     answers: list[Callable[[NDArray[Any]], NDArray[Any]]] = field(default_factory=list)
     inputs: list[Callable[[Feeds], Feeds]] = field(default_factory=list)
+    golden: list[dict[str, Any]] = field(default_factory=list)
     precision: list[str] = field(default_factory=lambda: [FLOAT32])
     notes: list[str] = field(default_factory=list)
 

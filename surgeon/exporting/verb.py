@@ -47,6 +47,7 @@ def export(  # noqa: PLR0913 - a public verb has its options as keywords
     out: str | os.PathLike[str] | None = None,
     *,
     probabilities: bool = False,
+    embed_preprocess: bool = False,
     fp16: bool = False,
     batch: int | None = None,
     opset: int | None = None,

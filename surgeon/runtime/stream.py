@@ -253,7 +253,27 @@ class Runner:
         positions = positions_of(indices, batch.failures, position)
         if not len(batch.indices):
             return Chunk(positions, {}, batch.failures)
-        return Chunk(positions, self.run(batch.feeds, len(batch.indices)), batch.failures)
+        run = self._run_by_size if self.samples.ragged else self.run
+        return Chunk(positions, run(batch.feeds, len(batch.indices)), batch.failures)
+
+    def _run_by_size(
+        self, feeds: Mapping[str, NDArray[Any]], count: int
+    ) -> dict[str, NDArray[Any]]:
+        """Run feeds of which one may hold samples of different sizes, those of a size at once."""
+        name = next((name for name, value in feeds.items() if value.dtype == object), None)
+        if name is None:
+            return self.run(feeds, count)
+        shapes = [value.shape for value in feeds[name]]
+        order: list[int] = []
+        parts = []
+        for shape in dict.fromkeys(shapes):
+            rows = [row for row, own in enumerate(shapes) if own == shape]
+            some = self.rows_of(feeds, rows)
+            some[name] = np.stack(list(some[name]))
+            parts.append(self.run(some, len(rows)))
+            order += rows
+        back = np.argsort(order)
+        return {one: np.concatenate([part[one] for part in parts])[back] for one in self.outputs}
 
     def _run_parts(
         self, feeds: Mapping[str, NDArray[Any]], count: int, size: int

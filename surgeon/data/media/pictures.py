@@ -12,6 +12,7 @@ the first frame is taken; 32-bit and floating-point pixels have no stated range 
 
 from __future__ import annotations
 
+import contextlib
 import warnings
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
@@ -55,6 +56,7 @@ _ORIENTATION = 0x0112  # the EXIF tag
 _ON_THEIR_SIDE = (5, 6, 7, 8)  # its values of pictures whose width is stored as their height
 _BITS_PER_SAMPLE = 258  # the TIFF tag
 _DEPTH_SAMPLES = 16  # pictures that are opened to see whether 16 bits are used
+_LOOKED_AT = 16  # pictures whose size is looked at, to say how many are read at once
 _BRIGHT = 14  # bits above which a picture of 16 bits is no darker than a quarter
 # A JPEG is decoded at 1/2, 1/4 or 1/8 only while it stays this much larger than needed, so that
 # the resize behind it still decides how the picture looks.
@@ -121,11 +123,15 @@ class ImageSamples(SourceSamples):
         assert isinstance(preprocess, Preprocess)
         self.preprocess = preprocess
         self._info = info
-        self._check_shape()
-        self._table = _value_table(preprocess, info)
+        self.ragged = preprocess.embedded
+        if not self.ragged:
+            self._check_shape()
+            self._table = _value_table(preprocess, info)
 
     def read(self, indices: Sequence[int] | NDArray[np.int64]) -> Batch:
-        """Decode pictures straight into one batch."""
+        """Decode pictures straight into one batch; those of a ragged one stay apart."""
+        if self.ragged:
+            return self._read_apart(indices)
         values = np.empty((len(indices), *self._sample_shape), self._table.dtype)
         kept: list[int] = []
         failures: list[Failure] = []
@@ -141,6 +147,35 @@ class ImageSamples(SourceSamples):
         feeds = self._complete({self._info.name: values[: len(kept)]}, len(kept))
         return Batch(np.array(kept, np.int64), feeds, tuple(failures))
 
+    def _read_apart(self, indices: Sequence[int] | NDArray[np.int64]) -> Batch:
+        """Decode pictures and turn them upright: all else is done in the graph."""
+        kept: list[int] = []
+        found: list[NDArray[np.uint8]] = []
+        failures: list[Failure] = []
+        for index in (int(i) for i in indices):
+            try:
+                found.append(self._decode(index))
+                kept.append(index)
+            except UnreadableError as error:
+                failures.append(Failure(index, self.names[index], str(error)))
+        self._note(failures)
+        values = np.empty(len(found), object)
+        values[:] = found
+        if len({one.shape for one in found}) == 1:
+            values = np.stack(found)
+        if not found:
+            values = np.zeros((0, *self._largest_size(), 3), np.uint8)
+        feeds = self._complete({self._info.name: values}, len(kept))
+        return Batch(np.array(kept, np.int64), feeds, tuple(failures))
+
+    def _largest_size(self) -> tuple[int, int]:
+        """Return height and width of the largest of a few pictures."""
+        sizes = [(1, 1)]
+        for place in np.linspace(0, self.n - 1, min(self.n, _LOOKED_AT)).astype(int).tolist():
+            with contextlib.suppress(Exception):  # it is told of when it is read as a sample
+                sizes.append(self.size_of(place) or (1, 1))
+        return max(sizes, key=lambda size: size[0] * size[1])
+
     def answers_along(self, kept: Sequence[str]) -> Answers | None:
         """Return masks, or what else has a place, in the geometry of what the graph is given."""
         fitted = getattr(self.answers, "fitted", None)
@@ -152,6 +187,8 @@ class ImageSamples(SourceSamples):
     def images(self, indices: Sequence[int] | NDArray[np.int64]) -> NDArray[np.uint8]:
         """Return pictures [n, H, W, C] resized, before normalisation, in RGB (or L) order."""
         assert self.preprocess is not None
+        if self.ragged:
+            return super().images(indices)
         channels = 1 if self.preprocess.channels == "L" else 3
         pixels = np.empty((len(indices), *self.preprocess.size, channels), np.uint8)
         for row, index in enumerate(indices):
@@ -181,12 +218,7 @@ class ImageSamples(SourceSamples):
 
     def _fill(self, values: NDArray[Any], pixels: NDArray[np.uint8]) -> None:
         assert self.preprocess is not None
-        planes = pixels[..., ::-1] if self.preprocess.channels == "BGR" else pixels
-        first = self.preprocess.layout == "NCHW"
-        for channel, table in enumerate(self._table):
-            target = values[channel] if first else values[..., channel]
-            # "clip" spares the check of bounds; a byte is never out of 256.
-            np.take(table, planes[..., channel], out=target, mode="clip")
+        _fill(values, pixels, self._table, self.preprocess)
 
     def _decode(self, index: int) -> NDArray[np.uint8]:
         assert self.preprocess is not None
@@ -268,6 +300,30 @@ class ImageSamples(SourceSamples):
             )
 
 
+def as_values(image: Image.Image, preprocess: Preprocess, info: TensorInfo) -> NDArray[Any]:
+    """Return what an upright picture becomes for a graph's input, without the batch."""
+    mode = "L" if preprocess.channels == "L" else "RGB"
+    pixels = np.asarray(fit(_to_mode(image, mode), preprocess, _FILTERS[preprocess.resize]))
+    pixels = pixels[..., None] if pixels.ndim == 2 else pixels
+    first = preprocess.layout == "NCHW"
+    table = _value_table(preprocess, info)
+    shape = (pixels.shape[-1], *preprocess.size) if first else pixels.shape
+    values = np.empty(shape, table.dtype)
+    _fill(values, pixels, table, preprocess)
+    return values
+
+
+def _fill(
+    values: NDArray[Any], pixels: NDArray[np.uint8], tables: NDArray[Any], preprocess: Preprocess
+) -> None:
+    """Write the values of pixels [H, W, C], each by the table of its channel."""
+    planes = pixels[..., ::-1] if preprocess.channels == "BGR" else pixels
+    for channel, table in enumerate(tables):
+        target = values[channel] if preprocess.layout == "NCHW" else values[..., channel]
+        # "clip" spares the check of bounds; a byte is never out of 256.
+        np.take(table, planes[..., channel], out=target, mode="clip")
+
+
 def _value_table(preprocess: Preprocess, info: TensorInfo) -> NDArray[Any]:
     """Return the values of every pixel value, [channels, 256], in the input's element type."""
     channels = 1 if preprocess.channels == "L" else 3
@@ -291,7 +347,8 @@ def _pixels(file: Image.Image, preprocess: Preprocess) -> NDArray[np.uint8]:
     """Decode, turn upright, convert and resize: [H, W, C] uint8."""
     height, width = preprocess.size
     longest = _DRAFT_GAP * max(height, width)
-    if file.format == "JPEG" and preprocess.resize != "nearest" and preprocess.draft:
+    drafts = preprocess.draft and preprocess.resize != "nearest" and not preprocess.embedded
+    if file.format == "JPEG" and drafts:
         # The scale must suit the shorter side, and a turned picture swaps its sides.
         shorter = min(file.size)
         if shorter > longest:
@@ -300,6 +357,8 @@ def _pixels(file: Image.Image, preprocess: Preprocess) -> NDArray[np.uint8]:
     if file.getexif().get(_ORIENTATION, 1) != 1:
         image = ImageOps.exif_transpose(file)
     top = 2 ** (_declared(file) or preprocess.bits or 16) - 1
+    if preprocess.embedded:
+        return np.array(_to_mode(image, "RGB", top))
     image = _to_mode(image, "L" if preprocess.channels == "L" else "RGB", top)
     pixels = np.asarray(fit(image, preprocess, _FILTERS[preprocess.resize]))
     return pixels[..., None] if pixels.ndim == 2 else pixels
