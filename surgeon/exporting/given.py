@@ -35,7 +35,7 @@ class Given:
         plugins: loaded plugins; None loads them.
         answers: what makes answers of the new form of those of the source, in order.
         inputs: what makes inputs of the source of those of the new form, last form first.
-        golden: what a proof says of inputs, where those of the source are of another kind; else none.
+        golden: what a proof says of inputs, where those of the source are of another kind.
         precision: what the new form computes in; the last one counts.
         notes: what people should know.
     """
