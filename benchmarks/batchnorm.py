@@ -1,13 +1,13 @@
 """MobileNetV2 from random weights: folded as exported, with BatchNormalization back, and in torch.
 
     python benchmarks/batchnorm.py                      # three seeds, some ten minutes of a core
-    python benchmarks/batchnorm.py --train 4000 --epochs 8 --size 64
+    python benchmarks/batchnorm.py --train 4000 --epochs 8 --size 64 --seeds 0 1
 
 Fashion-MNIST (surgeon-models), as many pictures to train on, judged on 1,000 unseen ones. Compared,
 with one budget (epochs, batches of 32, AdamW with a peak rate of 1e-3 that falls by a cosine):
 `folded`, the exported file by `finetune --init random`; `batchnorm`, the same with
 `--adapter batchnorm`; `torch`, the package's own module with BatchNormalization in a plain loop.
-Rows are written one by one.
+Rows are written one by one, beside those that are there already of other seeds and settings.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ from pathlib import Path
 import numpy as np
 
 RESULTS = Path(__file__).parent / "results" / "batchnorm.json"
+SETTINGS = ("train", "epochs", "size")
 ARMS = ("folded", "batchnorm", "torch")
 UNSEEN, BATCH, RATE, DECAY = 1000, 32, 1e-3, 0.01
 
@@ -34,34 +35,46 @@ def main() -> None:
     parser.add_argument("--train", type=int, default=2000)
     parser.add_argument("--epochs", type=int, default=6)
     parser.add_argument("--size", type=int, default=32)
-    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--arms", nargs="+", default=ARMS, choices=ARMS)
     arguments = parser.parse_args()
-    rows = []
-    for seed in range(arguments.seeds):
+    for seed in arguments.seeds:
         for arm in arguments.arms:
             begun = time.process_time()
             accuracy = judge(arm, seed, arguments)
-            row = {"arm": arm, "seed": seed, "accuracy": accuracy,
-                   "cpu_seconds": round(time.process_time() - begun)}  # fmt: skip
-            rows.append(row)
+            row = {key: getattr(arguments, key) for key in SETTINGS}
+            row |= {"arm": arm, "seed": seed, "accuracy": accuracy}
+            row["cpu_seconds"] = round(time.process_time() - begun)
             print(json.dumps(row), flush=True)
-            write(rows, arguments)
-    for arm in arguments.arms:
-        found = [row["accuracy"] for row in rows if row["arm"] == arm]
-        print(f"{arm}: {np.mean(found):.1%} ± {np.std(found, ddof=1) / np.sqrt(len(found)):.1%}")
+            write(row)
+    alike = [row for row in read() if all(row[key] == getattr(arguments, key) for key in SETTINGS)]
+    known = {arm: {row["seed"]: row["accuracy"] for row in alike if row["arm"] == arm}
+             for arm in ARMS}  # fmt: skip
+    for arm, of in (*((arm, None) for arm in ARMS), ("batchnorm", "torch"), ("folded", "torch")):
+        less = dict.fromkeys(known[arm], 0.0) if of is None else known[of]
+        found = [100 * (value - less[seed]) for seed, value in known[arm].items() if seed in less]
+        if len(found) > 1:
+            error = np.std(found, ddof=1) / len(found) ** 0.5
+            said = f"{arm} - {of}" if of else arm
+            print(f"{said}: {np.mean(found):.1f} ± {error:.1f} ({len(found)} seeds)")
 
 
-def write(rows: list[dict], arguments: argparse.Namespace) -> None:
-    """Write what is known so far."""
+def read() -> list[dict]:
+    """Return the rows that are there."""
+    return json.loads(RESULTS.read_text("utf-8"))["rows"] if RESULTS.exists() else []
+
+
+def write(row: dict) -> None:
+    """Put a row in the place of the one before of the same arm, seed and settings."""
+    same = (*SETTINGS, "arm", "seed")
+    rows = [other for other in read() if any(other[key] != row[key] for key in same)]
     document = {
         "date": datetime.now(UTC).date().isoformat(),
         "load": round(os.getloadavg()[0], 2),
         "versions": {key: version(key) for key in ("onnx-surgeon", "surgeon-batchnorm", "torch")},
-        **{key: getattr(arguments, key) for key in ("train", "epochs", "size", "threads")},
         "unseen": UNSEEN,
-        "rows": rows,
+        "rows": [*rows, row],
     }
     RESULTS.write_text(json.dumps(document, indent=1) + "\n", "utf-8")
 

@@ -1,7 +1,7 @@
 """LoRA against tuning everything: accuracy, numbers that train, memory, time.
 
     python benchmarks/lora.py                        # a text and a picture network
-    python benchmarks/lora.py --pairs minilm-l3/mail --seeds 3
+    python benchmarks/lora.py --pairs minilm-l3/mail --seeds 0 1
 
 Equal data, epochs, batches and seeds; judged on the same unseen samples. The difference is paired
 over them and pooled over seeds, in points, ± one standard error. Each arm is delivered as
@@ -54,7 +54,7 @@ def main() -> None:
     parser.add_argument("--arms", nargs="+", default=["head", "all", "lora"], choices=list(ARMS))
     parser.add_argument("--train", type=int, default=400)
     parser.add_argument("--epochs", type=int, default=4)
-    parser.add_argument("--seeds", type=int, default=2)
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--one", nargs=3, metavar=("PAIR", "ARM", "SEED"), help=argparse.SUPPRESS)
     given = parser.parse_args()
     if given.one:
@@ -62,7 +62,7 @@ def main() -> None:
         print(json.dumps(measure(pair, arm, int(seed), given.train, given.epochs)))
         return
     for pair in given.pairs:
-        for seed in range(given.seeds):
+        for seed in given.seeds:
             for arm in given.arms:
                 write({"pair": pair, **alone(pair, arm, seed, given)})
     print(json.dumps(json.loads(RESULTS.read_text("utf-8"))["rows"], indent=1))

@@ -35,9 +35,10 @@ FOLD_LIMIT: Final = 1 << 24
 
 _MOVERS: Final = frozenset(
     {"Concat", "DepthToSpace", "Expand", "Flatten", "Gather", "Identity", "MaxPool", "Reshape",
-     "Slice", "SpaceToDepth", "Split", "Squeeze", "Tile", "Transpose", "Unsqueeze"}
+     "Pad", "Slice", "SpaceToDepth", "Split", "Squeeze", "Tile", "Transpose", "Unsqueeze"}
 )  # fmt: skip
-"""Operators that give some elements of their first input (all inputs of Concat), unchanged."""
+"""Operators that give some elements of their first input (all inputs of Concat), unchanged; and
+Pad, whose constant is a whole number, too."""
 
 
 _PLAIN_KINDS: Final = frozenset({"tensor", "number", "any"})

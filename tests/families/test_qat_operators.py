@@ -9,6 +9,7 @@ import numpy as np
 import onnx
 import onnxruntime
 import pytest
+import torch
 from onnx import numpy_helper
 from onnxruntime.quantization import QuantFormat
 from quantised import digits, quantised_network
@@ -98,6 +99,8 @@ def every(turned):
     second = scale("second", 0.05)
     value = net.node("QLinearConv", value, *first, put(whole(5, 4, 3, 3), "w"), *per_channel,
                      *second, bias, pads=[1, 1, 1, 1])  # fmt: skip
+    pads = net.ints("pads", 0, 0, 1, 1, 0, 0, 1, 1)
+    value = net.node("Pad", value, pads, "second.zero")  # as exporters pad in front of strides
     bent = ms("QLinearLeakyRelu", value, *second, *second, alpha=0.1)
     soft = ms("QLinearSigmoid", value, *second, *scale("soft", 1 / 120))
     added = ms("QLinearAdd", bent, *second, soft, "soft.scale", "soft.zero", *scale("sum", 0.06))
@@ -136,6 +139,15 @@ def test_every_form_computes_the_same_but_for_a_step_of_rounding(turned):
     )
     assert np.ptp(before) > 1
     np.testing.assert_allclose(before, after, atol=0.06)
+
+
+def test_gradients_reach_every_weight():
+    opened = open_up(every(turned=True))
+    module = surgeon.to_torch(opened.model, quantized=True)
+    parameters = dict(module.named_parameters())
+    module(torch.randn(4, 4, 6, 6)).square().sum().backward()
+    for name in opened.trains:
+        assert parameters[name].grad.abs().sum() > 0, name
 
 
 def test_what_has_no_form_stays_and_nothing_learns_in_front_of_it():
