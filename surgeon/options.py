@@ -321,7 +321,11 @@ class Reading:
         "How images become inputs. Default: what the file or the model index says.",
         verbs=READS, metavar="NAME|JSON|FILE",
     )  # fmt: skip
-    size: Any = option(None, "Size of images, in pixels.", verbs=READS, metavar="HxW", form="size")
+    size: Any = option(
+        None,
+        "Size of images, in pixels. Of export: what the file takes, no other.",
+        verbs=(*READS, "export"), metavar="HxW", form="size",
+    )  # fmt: skip
     tokenizer: Any = option(
         None,
         "tokenizer.json that turns texts into tokens. Default: what the file says.",
@@ -340,7 +344,7 @@ class Reading:
     label_column: str | None = option(
         None,
         "Column of a table that holds the labels; a,b names several (0 or 1, or numbers).",
-        verbs=LABELLED,
+        verbs=(*LABELLED, "export"),
         metavar="NAME",
     )
     task: str = option(
@@ -434,6 +438,34 @@ class Delivery:
     fp16: bool = option(
         False, "Compute in half precision; inputs and outputs keep their types.", verbs=("export",)
     )
+    int8: Any = option(
+        None,
+        "Compute in 8 bits: convolutions and products as integers, their ranges measured on up to "
+        "200 samples of DATA; layers that lose most stay as they are.",
+        verbs=("export",), metavar="DATA",
+    )  # fmt: skip
+    int8_dynamic: bool = option(
+        False,
+        "Products of a transformer as 8-bit integers, ranges measured as values come; no data.",
+        verbs=("export",),
+    )
+    optimize: str | None = option(
+        None,
+        "Let ONNX Runtime simplify the graph. basic: standard operators; extended: also ONNX "
+        "Runtime's own. Nothing is made for one processor.",
+        verbs=("export",), words=("basic", "extended"),
+    )  # fmt: skip
+    calibrate: Any = option(
+        None,
+        "Put a temperature behind the scores, measured on DATA the file was not trained on, so "
+        "that probabilities are as often right as they say; with --probabilities.",
+        verbs=("export",), metavar="DATA",
+    )  # fmt: skip
+    check: Any = option(
+        None,
+        "Judge both files on up to 1,000 labelled samples of DATA: agreement, quality, time, size.",
+        verbs=("export",), metavar="DATA",
+    )  # fmt: skip
     opset: int | None = option(
         None,
         "Bring the file to another opset, by ONNX's version converter.",

@@ -11,12 +11,15 @@ from surgeon.cli.options import model_argument, takes
 from surgeon.cli.screen import size
 from surgeon.cli.session import Answer, Session
 from surgeon.errors import UsageError
+from surgeon.tasks.figures import said, written
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
 
     from surgeon.cli.screen import Screen
+
+SHOWN = 5
 
 
 @click.command(cls=Verb)
@@ -39,7 +42,7 @@ def export(session: Session, /, model: Path, *, out: Path | None, **settings: An
 
 def show(screen: Screen, body: Mapping[str, Any]) -> None:
     """What was written, and how far its answers lie from the source's."""
-    compared = body["comparison"]
+    compared, quantised = body["comparison"], body["quantised"]
     alike = compared and compared["agreement"]
     screen.facts(
         {
@@ -48,8 +51,33 @@ def show(screen: Screen, body: Mapping[str, Any]) -> None:
             "forms": ", ".join(body["forms"]),
             "opset": body["opset"],
             "outputs": ", ".join(one["name"] for one in body["outputs"]),
+            "temperature": body["temperature"],
             "compared on": f"{compared['samples']} inputs" if compared else None,
             "largest difference": f"{compared['max_difference']:.2g}" if compared else None,
-            "same class": None if alike is None else f"{100 * alike:.1f} %",
+            "same answer": None if alike is None else f"{100 * alike:.1f} %",
         }
     )
+    if quantised is not None:
+        floats = quantised["floats"]
+        screen.line(
+            f"{quantised['layers']} layers in 8 bits; answers are off by "
+            f"{100 * quantised['error']:.1f} % of their spread"
+        )
+        if floats:
+            screen.line(f"{len(floats)} layers that lose most stay as they are:")
+            for name in floats if screen.verbose else floats[:SHOWN]:
+                screen.line(f"  {name}")
+            if len(floats) > SHOWN and not screen.verbose:
+                screen.line(f"  and {len(floats) - SHOWN} more (-v)")
+    if compared and compared["checked"]:
+        quality = [compared[f"quality_{when}"] for when in ("before", "after")]
+        screen.line()
+        screen.table(
+            ("", "before", "after"),
+            [
+                (said(compared["measure"]), *(written(compared["measure"], q) for q in quality)),
+                ("one sample", *(f"{1000 * compared[f'seconds_{when}']:.1f} ms"
+                                 for when in ("before", "after"))),
+                ("size", size(compared["bytes_before"]), size(body["bytes"])),
+            ],
+        )  # fmt: skip

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import onnx
 
 from surgeon.errors import ModelError, UsageError
-from surgeon.exporting import embedded, half, probabilities
+from surgeon.exporting import embedded, half, integers, optimized, probabilities, sizes
 from surgeon.exporting.given import Form, asked_for
 from surgeon.graph import external, files, forms
 
@@ -36,20 +36,34 @@ FORMS = (
         _opset, whole=True,
     ),
     Form(
-        "--probabilities",
-        lambda to: "probabilities" if to.delivery.probabilities else None,
-        probabilities.make,
+        "--size HxW",
+        lambda to: None if to.reading.size is None else "size={}x{}".format(*to.reading.size),
+        sizes.make,
     ),
     Form(
         "--batch N",
         lambda to: None if to.training.batch is None else f"batch={to.training.batch}",
         _batch,
     ),
+    Form("--int8 DATA", lambda to: None if to.delivery.int8 is None else "int8",
+         integers.make, whole=True),
+    Form("--int8-dynamic", lambda to: "int8-dynamic" if to.delivery.int8_dynamic else None,
+         integers.make_dynamic, whole=True),
     Form("--fp16", lambda to: "fp16" if to.delivery.fp16 else None, half.make, whole=True),
+    Form(
+        "--probabilities",
+        lambda to: "probabilities" if to.delivery.probabilities else None,
+        probabilities.make,
+    ),
     Form(
         "--embed-preprocess",
         lambda to: "embed-preprocess" if to.delivery.embed_preprocess else None,
         embedded.make,
+    ),
+    Form(
+        "--optimize LEVEL",
+        lambda to: None if to.delivery.optimize is None else f"optimize={to.delivery.optimize}",
+        optimized.make, whole=True,
     ),
     Form("--describe", lambda to: "describe" if to.delivery.describe else None, beside=True),
     Form(
@@ -60,7 +74,13 @@ FORMS = (
     Form("--external-data", lambda to: "external-data" if to.delivery.external_data else None),
     Form("--to NAME", lambda to: None if to.delivery.to is None else f"to={to.delivery.to}"),
 )  # fmt: skip
-"""All of them; a file takes them from the first to the last."""
+"""All of them; a file takes them from the first to the last.
+
+What rounds comes before what is put behind and in front, so that probabilities and the preparing of
+pictures keep float32, and so that ranges are measured on what data give.
+"""
+ONE_OF = ("int8", "int8-dynamic", "fp16")
+"""Precisions, of which a file has one."""
 
 
 def named(asked: Options) -> list[str]:
@@ -75,7 +95,16 @@ def named(asked: Options) -> list[str]:
         raise UsageError(
             "no form is asked for", where="export", remedy=f"{', '.join(others)} or {last}"
         )
+    several = [f"--{name}" for name in ONE_OF if name in found]
+    if len(several) > 1:
+        raise UsageError(
+            f"{' and '.join(several)} exclude each other", where="export", remedy="choose one"
+        )
     to = asked.delivery
+    if to.calibrate is not None and not to.probabilities:
+        raise UsageError(
+            "a temperature is for probabilities", where="--calibrate", remedy="add --probabilities"
+        )
     if to.to is not None and to.external_data:
         raise UsageError(
             "an exporter writes the files itself", where="--external-data", remedy="leave it out"

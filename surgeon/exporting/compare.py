@@ -5,15 +5,14 @@ The bound goes by the precision of what computes. What must not enter: what a fo
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from surgeon.errors import CheckError
-from surgeon.exporting.given import FLOAT32
+from surgeon.exporting.given import FLOAT32, Compared
 from surgeon.graph import envelope
-from surgeon.model import BOUND, HALF_BOUND, Model
+from surgeon.graph.precision import BOUNDS
 from surgeon.runtime.observe import relative_error
 from surgeon.runtime.proof import encode, golden_feeds, make_proof, seeded_input
 from surgeon.runtime.sessions import open_session
@@ -25,19 +24,12 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from surgeon.exporting.given import Given
+    from surgeon.model import Model
+
+    Pair = tuple[NDArray[Any], NDArray[Any]]
 
 SEEDED = range(2, 10)
 """Seeds of the inputs that both are run on, beside those of the proof."""
-
-
-@dataclass(frozen=True)
-class Compared:
-    """How far the new form's answers lie from the source's."""
-
-    samples: int
-    agreement: float | None
-    max_difference: float
-    relative: float
 
 
 def compare(given: Given, made: onnx.ModelProto) -> Compared:
@@ -46,46 +38,60 @@ def compare(given: Given, made: onnx.ModelProto) -> Compared:
     Raises:
         CheckError: their answers differ by more than the bound, or the new form does not run.
     """
-    stored = given.stored
-    before = open_session(stored, device="cpu", where=given.model.where)
+    reference = given.reference
+    before = open_session(reference, device="cpu", where=given.model.where)
     after = open_session(made, device="cpu", where="the exported graph")
-    names = stored.graph.output[0].name, made.graph.output[0].name
-    pairs: list[tuple[NDArray[Any], NDArray[Any]]] = []
-    for feeds in _feeds(given.model, made, given.golden):
+    names = reference.graph.output[0].name, made.graph.output[0].name
+    pairs: list[Pair] = []
+    for feeds in feeds_of(given.model, made, given.golden):
         wanted = given.wanted(before.run(given.before(feeds), [names[0]])[0])
         pairs.append((after.run(feeds, [names[1]])[0], wanted))
-    relative = max(relative_error(got, wanted) for got, wanted in pairs)
+    found = figures(pairs, given.link)
     bound = bound_of(given)
-    if not relative <= bound:
+    if not found.relative <= bound:
         raise CheckError(
-            f"the exported graph answers otherwise: {relative:.1e} relative, the bound is "
+            f"the exported graph answers otherwise: {found.relative:.1e} relative, the bound is "
             f"{bound:.0e}",
             where="export",
             remedy="nothing was written; leave out one form after another to see which it is",
         )
-    alike = [_alike(got, wanted) for got, wanted in pairs]
+    return found
+
+
+def figures(pairs: Sequence[Pair], link: str | None) -> Compared:
+    """Return how far answers (the first of each pair) lie from what is wanted (the second)."""
+    relative = max(relative_error(got, wanted) for got, wanted in pairs)
+    if any(got.shape != wanted.shape for got, wanted in pairs):
+        return Compared(len(pairs), None, relative, relative, relative)
+    same = [alike(got, wanted, link) for got, wanted in pairs]
+    off = [np.asarray(got, np.float64) - wanted for got, wanted in pairs]
+    squares = np.concatenate([np.ravel(one) for one in off]) ** 2
+    spread = np.concatenate([np.ravel(w - w.mean()) for _, w in pairs]) ** 2
+    if all(wanted.shape == pairs[0][1].shape for _, wanted in pairs):
+        stacked = np.stack([wanted for _, wanted in pairs])
+        spread = (stacked - stacked.mean(0)).ravel() ** 2 if len(pairs) > 1 else spread
+    largest = max(float(np.abs(one).max(initial=0.0)) for one in off)
     return Compared(
         samples=len(pairs),
         agreement=None
-        if None in alike
-        else float(np.mean([one for one in alike if one is not None])),
-        max_difference=max(float(np.abs(got - wanted).max(initial=0.0)) for got, wanted in pairs),
+        if None in same
+        else float(np.mean([one for one in same if one is not None])),
+        max_difference=largest,
         relative=relative,
+        error=float(np.sqrt(squares.mean() / max(float(spread.mean()), 1e-12))),
     )
 
 
-def bound_of(given: Given) -> float:
-    """Return how far answers may lie apart."""
-    model = given.model
-    stated = ((model.proof or {}).get("parity") or {}).get("bound")
-    usual = max(model.bound, BOUND) if given.precision[-1] == FLOAT32 else HALF_BOUND
-    return max(usual, float(stated)) if isinstance(stated, float) else usual
-
-
-def _alike(got: NDArray[Any], wanted: NDArray[Any]) -> float | None:
-    """Return the share of positions whose likeliest class is the same; None without classes."""
+def alike(got: NDArray[Any], wanted: NDArray[Any], link: str | None) -> float | None:
+    """Return the share of positions with the same class, or the same labels; None without any."""
     axis = 1 if wanted.ndim == 4 else -1
-    if wanted.ndim < 2 or wanted.shape[axis] < 2:
+    if link not in ("softmax", "logistic") or wanted.ndim < 2 or got.shape != wanted.shape:
+        return None
+    if link == "logistic":
+        inside = bool(wanted.min(initial=0) >= 0 and wanted.max(initial=0) <= 1)
+        border = 0.5 if inside else 0.0
+        return float(np.mean((got > border) == (wanted > border)))
+    if wanted.shape[axis] < 2:
         return None
     return float(np.mean(got.argmax(axis) == wanted.argmax(axis)))
 
@@ -95,7 +101,7 @@ def _entries(model: Model) -> list[Mapping[str, Any]]:
     return [one["inputs"] for one in (model.proof or {}).get("golden") or ()]
 
 
-def _feeds(
+def feeds_of(
     model: Model, made: onnx.ModelProto, golden: Sequence[Mapping[str, Any]] = ()
 ) -> list[dict[str, NDArray[Any]]]:
     """Return inputs that both take, the batch of the new form: the proof's, then seeded ones."""
@@ -118,6 +124,7 @@ def prove(given: Given, made: onnx.ModelProto, compared: Compared, named: Sequen
         (answers,) = session.run(golden_feeds(made, entry), [made.graph.output[0].name])
         golden.append({"inputs": entry, "logits": encode(answers)})
     envelope.put(made, envelope.PROOF, None)
+    known = {one.name for one in given.stored.graph.initializer}
     document = make_proof(
         made, model.plan,
         source_sha256=model.source_sha256,
@@ -127,8 +134,20 @@ def prove(given: Given, made: onnx.ModelProto, compared: Compared, named: Sequen
         },
         golden=golden,
         exported={
-            "from_sha256": model.file_sha256, "forms": list(named),
-            "precision": given.precision[-1],
+            "from_sha256": model.file_sha256,
+            "forms": list(named),
+            "precision": given.precision,
+            "made": sorted(one.name for one in made.graph.initializer if one.name not in known),
+            **given.stated,
         },
     )  # fmt: skip
     envelope.put(made, envelope.PROOF, document)
+
+
+def bound_of(given: Given) -> float:
+    """Return how far the new form's answers may lie apart on two machines."""
+    usual = BOUNDS[given.precision]
+    stated = ((given.model.proof or {}).get("parity") or {}).get("bound")
+    if given.precision == FLOAT32:
+        usual = max(usual, given.model.bound)
+    return max(usual, float(stated)) if isinstance(stated, float) else usual

@@ -16,5 +16,5 @@ if TYPE_CHECKING:
 
 def make(made: onnx.ModelProto, given: Given) -> onnx.ModelProto:
     """Return the graph in half precision; inputs and outputs keep their types."""
-    given.precision.append(FLOAT16)
+    given.precision = FLOAT16
     return forms.like(to_half(made), made)

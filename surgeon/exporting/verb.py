@@ -20,7 +20,8 @@ import onnx
 from surgeon.errors import UsageError
 from surgeon.exporting import chain
 from surgeon.exporting.beside import beside_of, facts_beside
-from surgeon.exporting.compare import Compared, compare, prove
+from surgeon.exporting.check import check as judge
+from surgeon.exporting.compare import compare, prove
 from surgeon.exporting.given import Given
 from surgeon.exporting.offered import exporter, written
 from surgeon.graph import files, forms
@@ -34,6 +35,8 @@ if TYPE_CHECKING:
     import os
     from collections.abc import Sequence
 
+    from surgeon.exporting.check import Checked
+    from surgeon.exporting.given import Compared
     from surgeon.plugin.manager import Plugins
 
     Source = str | os.PathLike[str] | onnx.ModelProto | Model
@@ -46,9 +49,16 @@ def export(  # noqa: PLR0913 - a public verb has its options as keywords
     path: Source,
     out: str | os.PathLike[str] | None = None,
     *,
+    size: Any = None,
+    label_column: str | None = None,
     probabilities: bool = False,
     embed_preprocess: bool = False,
     fp16: bool = False,
+    int8: Any = None,
+    int8_dynamic: bool = False,
+    optimize: str | None = None,
+    calibrate: Any = None,
+    check: Any = None,
     batch: int | None = None,
     opset: int | None = None,
     external_data: bool = False,
@@ -85,6 +95,7 @@ def export(  # noqa: PLR0913 - a public verb has its options as keywords
     model = load(path)
     given = Given(model, model.stored or model.proto, asked, plugins)
     made, compared = _made(given, named)
+    checked = None if check is None else judge(given, made, check)
     told = None if beside is None else facts_beside(beside, made, given)
     files_written = [] if stays else _written(found, made, delivery)
     if beside is not None and told is not None:
@@ -98,7 +109,9 @@ def export(  # noqa: PLR0913 - a public verb has its options as keywords
         "inputs": [as_json(info) for info in input_infos(made)],
         "outputs": [as_json(info) for info in output_infos(made)],
         "opset": forms.opset_of(made),
-        "comparison": None if compared is None else _comparison(compared),
+        "comparison": None if compared is None else _told(given.judged or compared, checked, model),
+        "quantised": given.quantised,
+        "temperature": given.stated.get("temperature"),
         "warnings": [
             *given.notes,
             *([] if model.proof is not None else ["the source carries no proof to go on"]),
@@ -127,13 +140,26 @@ def _written(found: Any, made: onnx.ModelProto, to: Delivery) -> list[Path]:
     return [target, *([data] if to.external_data and data.exists() else [])]
 
 
-def _comparison(compared: Compared) -> dict[str, Any]:
+def _told(compared: Compared, checked: Checked | None, model: Model) -> dict[str, Any]:
+    """Return what is known of both files: by data where some were given."""
+    by_data = checked is not None
+    before, after = (None, None) if checked is None else checked.quality
+    seconds = (None, None) if checked is None else checked.seconds
     return {
-        "samples": compared.samples,
-        "agreement": compared.agreement,
+        "samples": checked.samples if checked is not None else compared.samples,
+        "agreement": checked.agreement if checked is not None else compared.agreement,
         "max_difference": compared.max_difference,
-        "quality_before": None,
-        "quality_after": None,
-        "seconds_before": None,
-        "seconds_after": None,
+        "checked": by_data,
+        "measure": None if checked is None else checked.measure,
+        "quality_before": before,
+        "quality_after": after,
+        "seconds_before": seconds[0],
+        "seconds_after": seconds[1],
+        "bytes_before": files.weight_bytes(model.stored or model.proto)
+        if model.path is None
+        else sum(
+            one.stat().st_size
+            for one in (model.path, model.path.with_name(f"{model.path.name}.data"))
+            if one.exists()
+        ),
     }

@@ -229,7 +229,7 @@ def open_session(
     source, kept = _loadable(model, options, onnxruntime)
 
     def load(providers: list[Any]) -> Any:
-        with _quiet(onnxruntime):
+        with quiet(onnxruntime):
             return onnxruntime.InferenceSession(
                 source, options, providers=providers, enable_fallback=0
             )
@@ -368,7 +368,7 @@ def _on_host(raw: Any) -> frozenset[str]:
 
 
 @contextlib.contextmanager
-def _quiet(onnxruntime: Any) -> Iterator[None]:
+def quiet(onnxruntime: Any) -> Iterator[None]:
     """Silence the process-wide logger while a session is made; errors still raise."""
     onnxruntime.set_default_logger_severity(4)
     try:

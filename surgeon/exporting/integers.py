@@ -1,0 +1,167 @@
+"""`--int8 DATA` and `--int8-dynamic`: a graph in 8 bits, judged by data as far as there are some.
+
+What an 8-bit file answers is not what the source does, so that it is compared by samples: how far
+answers are off, relative to their spread, and how often the class is the same. Layers that lose
+most stay as they are until that is within a bound. What comes behind is compared with the
+quantised graph.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from surgeon.errors import CheckError, DataError, UnsupportedError
+from surgeon.exporting import compare, samples
+from surgeon.exporting.given import INT8
+from surgeon.graph.weights import initializers, sizes
+from surgeon.runtime.integers import LAYERS, Quantiser, to_dynamic
+from surgeon.runtime.sessions import open_session
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    import onnx
+    from numpy.typing import NDArray
+
+    from surgeon.exporting.given import Compared, Feeds, Given
+
+MOST = 200
+"""Samples that ranges are measured on and layers are judged by, together."""
+LEAST = 2
+JUDGE = 1 / 3
+"""Share of them that judges; ranges are measured on the others."""
+ALONE = 16
+"""Samples by which layers are judged one by one."""
+BOUND = 0.1
+"""Error of the answers, relative to their spread, above which layers stay as they are."""
+LIMIT = 0.3
+"""The same above which nothing is written."""
+
+
+def make(made: onnx.ModelProto, given: Given) -> onnx.ModelProto:
+    """Return the graph in 8 bits, but for layers that lose most.
+
+    Raises:
+        CheckError: its answers are off by more than the limit whatever stays.
+        DataError: too few samples.
+    """
+    data = given.asked.delivery.int8
+    feeds = samples.feeds_of(given, data, made, MOST)
+    if len(feeds) < LEAST:
+        raise DataError(
+            f"{len(feeds)} sample is too few to measure ranges by",
+            where="--int8",
+            remedy="give a hundred or more, such as those the file was trained on",
+        )
+    judging = max(1, int(len(feeds) * JUDGE))
+    quantiser = Quantiser(made)
+    quantiser.calibrate(feeds[judging:])
+    judge = _Judge(given, made, feeds[:judging])
+    floats = _left(quantiser, judge)
+    result = quantiser.quantised(floats=floats)
+    found = judge(result)
+    _require(found, "--int8")
+    given.quantised = {
+        "samples": len(feeds),
+        "layers": len(quantiser.layers) - len(floats),
+        "floats": floats,
+        "error": found.error,
+        "bound": BOUND,
+    }
+    return _settled(given, result, found)
+
+
+def make_dynamic(made: onnx.ModelProto, given: Given) -> onnx.ModelProto:
+    """Return the graph with products in 8 bits, whose ranges are measured as values come.
+
+    Raises:
+        UnsupportedError: most of its weights are those of convolutions.
+        CheckError: its answers are off by more than the limit.
+    """
+    counts, weights = sizes(made), initializers(made)
+    shares = dict.fromkeys(LAYERS, 0)
+    for node in made.graph.node:
+        if node.op_type in shares:
+            shares[node.op_type] += sum(counts[name] for name in node.input[1:2] if name in weights)
+    convolved = shares["Conv"] + shares["ConvTranspose"]
+    if convolved >= max(1, sum(shares.values()) - convolved):
+        raise UnsupportedError(
+            "the network convolves: with ranges measured as values come it would answer otherwise",
+            where="--int8-dynamic",
+            remedy="--int8 DATA measures them beforehand",
+        )
+    result = to_dynamic(made)
+    data = given.asked.delivery.check
+    if data is None:
+        feeds: Sequence[Feeds] = compare.feeds_of(given.model, made)
+    else:
+        feeds = samples.feeds_of(given, data, made, MOST)
+    found = _Judge(given, made, feeds)(result)
+    _require(found, "--int8-dynamic")
+    layers = sum(node.op_type == "MatMulInteger" for node in result.graph.node)
+    given.quantised = {
+        "samples": 0, "layers": layers, "floats": [], "error": found.error, "bound": LIMIT,
+    }  # fmt: skip
+    return _settled(given, result, found)
+
+
+class _Judge:
+    """How far a quantised graph is off on some samples."""
+
+    def __init__(self, given: Given, made: onnx.ModelProto, feeds: Sequence[Feeds]) -> None:
+        self._link, self._feeds = given.link, feeds
+        self._wanted = self._answers(made, feeds)
+
+    def __call__(self, made: onnx.ModelProto, most: int | None = None) -> Compared:
+        """Compare its answers with those of the graph as it was, on the first samples or all."""
+        got = self._answers(made, self._feeds[:most])
+        return compare.figures(list(zip(got, self._wanted, strict=False)), self._link)
+
+    @staticmethod
+    def _answers(made: onnx.ModelProto, feeds: Sequence[Feeds]) -> list[NDArray[Any]]:
+        session = open_session(made, device="cpu", where="the quantised graph")
+        name = made.graph.output[0].name
+        return [np.asarray(session.run(one, [name])[0], np.float64) for one in feeds]
+
+
+def _left(quantiser: Quantiser, judge: _Judge) -> list[str]:
+    """Return the layers that stay as they are: the fewest of those that lose most."""
+    if judge(quantiser.quantised()).error <= BOUND:
+        return []
+    alone = {
+        layer: judge(quantiser.quantised(only=[layer]), ALONE).error for layer in quantiser.layers
+    }
+    worst = sorted(alone, key=alone.__getitem__, reverse=True)
+
+    def good(count: int) -> bool:
+        return judge(quantiser.quantised(floats=worst[:count])).error <= BOUND
+
+    most = (len(worst) + 1) // 2
+    count = 1
+    while count < most and not good(count):
+        count = min(2 * count, most)
+    low = count // 2
+    while count - low > 1:  # fewer may do
+        middle = (low + count) // 2
+        low, count = (low, middle) if good(middle) else (middle, count)
+    return worst[:count]
+
+
+def _require(found: Compared, option: str) -> None:
+    if not found.error <= LIMIT:
+        raise CheckError(
+            f"in 8 bits the answers are off by {found.error:.2f} of their spread, the limit is "
+            f"{LIMIT}",
+            where=option,
+            remedy="nothing was written; --fp16 may do",
+        )
+
+
+def _settled(given: Given, made: onnx.ModelProto, found: Compared) -> onnx.ModelProto:
+    """Note what was judged, and compare what comes behind with the quantised graph."""
+    given.precision = INT8
+    given.stated["error"] = found.error
+    given.instead(made, found)
+    return made

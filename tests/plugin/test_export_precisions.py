@@ -1,0 +1,139 @@
+"""Eight bits, a simplified graph, a temperature: judged by data, proven, and still answering."""
+
+from __future__ import annotations
+
+import networks
+import numpy as np
+import onnx
+import pytest
+
+import surgeon
+from surgeon.errors import DataError, UnsupportedError, UsageError
+from surgeon.graph import envelope
+
+
+def drawn(count, seed=0):
+    random = np.random.default_rng(seed)
+    labels = np.arange(count) % 3
+    x = random.standard_normal((count, 3, 12, 12)) + labels[:, None, None, None]
+    return {"x": x.astype(np.float32), "labels": labels}
+
+
+def products():
+    """Return a net of products alone, as a transformer's layers are."""
+    random = np.random.default_rng(0)
+    weights = [("w0", (432, 32)), ("w1", (32, 32)), ("w2", (32, 3))]
+    tensors = [
+        onnx.numpy_helper.from_array(
+            (random.standard_normal(shape) / np.sqrt(shape[0])).astype(np.float32), name
+        )
+        for name, shape in weights
+    ]
+    node = onnx.helper.make_node
+    nodes = [
+        node("Flatten", ["x"], ["f"]),
+        node("MatMul", ["f", "w0"], ["a"]), node("Relu", ["a"], ["b"]),
+        node("MatMul", ["b", "w1"], ["c"]), node("Relu", ["c"], ["d"]),
+        node("MatMul", ["d", "w2"], ["y"]),
+    ]  # fmt: skip
+    value, kind = onnx.helper.make_tensor_value_info, onnx.TensorProto.FLOAT
+    graph = onnx.helper.make_graph(
+        nodes, "products", [value("x", kind, ["N", 3, 12, 12])], [value("y", kind, ["N", 3])],
+        tensors,
+    )  # fmt: skip
+    return onnx.helper.make_model(
+        graph, ir_version=8, opset_imports=[onnx.helper.make_opsetid("", 17)]
+    )
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory):
+    root = tmp_path_factory.mktemp("precisions")
+    nets = {"convnet": networks.convnet(opset=13), "products": products()}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("SURGEON_CACHE", str(root / "cache"))
+        for name, net in nets.items():
+            surgeon.finetune(
+                net, drawn(60), root / f"{name}.onnx", case="small-similar", device="cpu"
+            )
+    return root
+
+
+@pytest.mark.parametrize(
+    ("name", "settings"),
+    [
+        ("convnet", {"int8": drawn(60)}),
+        ("convnet", {"int8": drawn(60), "probabilities": True, "batch": 2}),
+        ("products", {"int8": drawn(60)}),
+        ("products", {"int8_dynamic": True}),
+    ],
+)
+def test_in_8_bits_it_says_the_same(files, tmp_path, name, settings):
+    source, out = files / f"{name}.onnx", tmp_path / "out.onnx"
+    body = surgeon.export(source, out, check=drawn(30, 1), **settings)
+    compared, told = body["comparison"], body["quantised"]
+    assert compared["agreement"] >= 0.9
+    assert compared["quality_after"] >= compared["quality_before"] - 0.1
+    assert compared["seconds_before"] > 0 < compared["seconds_after"]
+    assert told["layers"] + len(told["floats"]) >= 1
+    assert told["error"] <= max(told["bound"], 0.3)
+    made = onnx.load(out)
+    kinds = {one.data_type for one in made.graph.initializer}
+    assert onnx.TensorProto.INT8 in kinds
+    assert envelope.get(made, envelope.PROOF)["exported"]["precision"] == "int8"
+    assert surgeon.verify(out).passed
+    inputs = {"x": drawn(30, 1)["x"]}
+    again, before = surgeon.predict(out, inputs), surgeon.predict(source, inputs)
+    assert np.mean(np.array(again.labels) == np.array(before.labels)) >= 0.9
+    assert surgeon.inspect(out)["labels"] == surgeon.inspect(source)["labels"]
+
+
+def test_weights_leave_room_for_processors_that_saturate(files, tmp_path):
+    surgeon.export(files / "convnet.onnx", tmp_path / "out.onnx", int8=drawn(60))
+    made = onnx.load(tmp_path / "out.onnx")
+    weights = [
+        onnx.numpy_helper.to_array(one).astype(int)
+        for one in made.graph.initializer
+        if one.data_type == onnx.TensorProto.INT8 and len(one.dims) > 1
+    ]
+    assert weights
+    assert max(np.abs(one).max() for one in weights) * 2 * 255 < 2**15
+
+
+def test_layers_that_lose_most_stay(files, tmp_path, monkeypatch):
+    from surgeon.exporting import integers
+
+    monkeypatch.setattr(integers, "BOUND", 1e-9)
+    body = surgeon.export(files / "convnet.onnx", tmp_path / "out.onnx", int8=drawn(60))
+    assert body["quantised"]["floats"]
+    assert surgeon.verify(tmp_path / "out.onnx").passed
+
+
+@pytest.mark.parametrize("level", ["basic", "extended"])
+def test_a_simplified_graph_answers_alike(files, tmp_path, level):
+    out = tmp_path / "out.onnx"
+    body = surgeon.export(files / "convnet.onnx", out, optimize=level, probabilities=True)
+    assert body["comparison"]["agreement"] == 1
+    assert len(onnx.load(out).graph.node) <= len(onnx.load(files / "convnet.onnx").graph.node) + 1
+    assert surgeon.verify(out).passed
+
+
+def test_what_8_bits_cannot_be(files, tmp_path, monkeypatch):
+    out = tmp_path / "out.onnx"
+    with pytest.raises(UnsupportedError, match="convolves"):
+        surgeon.export(files / "convnet.onnx", out, int8_dynamic=True)
+    with pytest.raises(UsageError, match="exclude"):
+        surgeon.export(files / "convnet.onnx", out, int8_dynamic=True, fp16=True)
+    with pytest.raises(DataError, match="few"):
+        surgeon.export(files / "convnet.onnx", out, int8=drawn(1))
+    monkeypatch.setenv("SURGEON_CACHE", str(tmp_path / "cache"))
+    surgeon.finetune(
+        networks.convnet(opset=11), drawn(30), tmp_path / "old.onnx", case="small-similar",
+        device="cpu",
+    )  # fmt: skip
+    with pytest.raises(UnsupportedError, match="opset 11") as caught:
+        surgeon.export(tmp_path / "old.onnx", out, int8=drawn(60))
+    assert "--opset 13" in caught.value.remedy
+    body = surgeon.export(tmp_path / "old.onnx", out, int8=drawn(60), opset=13)
+    assert body["forms"] == ["opset=13", "int8"]
+    assert surgeon.verify(out).passed
