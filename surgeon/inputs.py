@@ -5,6 +5,8 @@ What must not enter: running, answers.
 
 from __future__ import annotations
 
+import math
+from collections.abc import Collection
 from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -23,9 +25,10 @@ from surgeon.intake import (
 )  # fmt: skip
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping
+    from collections.abc import Callable, Iterable, Iterator, Mapping
 
     from surgeon.data.flow import Part
+    from surgeon.data.samples import Given, Samples
     from surgeon.model import Model
     from surgeon.options import Options
     from surgeon.plugin.manager import Plugins
@@ -40,21 +43,57 @@ def open_inputs(
     from surgeon.data.flow import named_by
     from surgeon.data.read import open_data
     from surgeon.data.read import open_inputs as read_inputs
+    from surgeon.data.samples import Given
     from surgeon.runtime.places import choose_device
 
     pre, constants = find_preprocess(model, to.reading), constant_inputs(model, to.reading.inputs)
     given = _given(model, opened_by_plugin(inputs, plugins, labelled=False), constants)
-    if isinstance(given, list):
-        given = [item for item, _ in named_by(given)]
-    require_preprocess(model, [given] if isinstance(given, dict) else given, pre, constants)
     if isinstance(given, dict):
         samples = open_data(given, model.inputs, constants=constants, labelled=False)
     else:
-        samples = read_inputs(given, model.inputs, preprocess=pre, constants=constants)
+        given = list(given)
+        if not to.reading.lines:
+            given = [item for item, _ in named_by(given)]
+        if to.reading.lines or any(not isinstance(item, str | Path | dict) for item in given):
+            common = Given(model.inputs, (), constants=constants, rule=pre)
+            samples = _together(_parts(given, common, to, most=math.inf))
+        else:
+            require_preprocess(model, given, pre, constants)
+            samples = read_inputs(given, model.inputs, preprocess=pre, constants=constants)
     return Intake(
         model=model, samples=samples, preprocess=pre, constants=constants,
         device=choose_device(to.place.device), threads=to.place.threads, progress=progress,
     )  # fmt: skip
+
+
+def _together(parts: Iterator[Part]) -> Samples:
+    """Return the samples of inputs that all become one part.
+
+    Raises:
+        DataError: they do not.
+    """
+    first, *more = parts
+    samples = first.samples
+    if samples is None or more:
+        told = "; ".join(f"{name}: {reason}" for name, reason in first.passed_over[:3])
+        raise DataError(
+            "none of the inputs can be read" if samples is None else "inputs of several kinds",
+            where=told or None,
+            remedy="give one kind, or write the answers to a file: --out",
+        )
+    samples.passed_over = (*samples.passed_over, *first.passed_over)
+    return samples
+
+
+def _parts(
+    items: Iterable[Any], given: Given, to: Options, *, several: bool = True, **more: Any
+) -> Iterator[Part]:
+    from surgeon.data.flow import Flow
+
+    flow = Flow(given, **more)
+    if to.reading.lines:
+        return flow.lines(items)
+    return flow.parts(items, several=several, sure=isinstance(items, Collection))
 
 
 def open_parts(
@@ -65,15 +104,15 @@ def open_parts(
     Raises:
         DataError: there is nothing, or nothing of it can be a sample.
     """
-    from surgeon.data.flow import Flow
     from surgeon.data.samples import Given
     from surgeon.runtime.places import choose_device
 
     pre, constants = find_preprocess(model, to.reading), constant_inputs(model, to.reading.inputs)
     given = _given(model, opened_by_plugin(inputs, plugins, labelled=False), constants)
     items = [given] if isinstance(given, dict) else given
-    flow = Flow(Given(model.inputs, (), constants=constants, rule=pre))
-    parts = flow.parts(items, several=len(items) > 1)
+    common = Given(model.inputs, (), constants=constants, rule=pre)
+    several = not isinstance(items, Collection) or len(items) > 1
+    parts = _parts(items, common, to, several=several)
     passed: list[Part] = []
     for part in parts:
         passed.append(part)
@@ -96,14 +135,17 @@ def open_parts(
 
 
 def _given(model: Model, inputs: Any, constants: Mapping[str, Any]) -> Any:
-    """Return what is predicted as arrays by input, or as a list of paths."""
-    if isinstance(inputs, str | Path):
+    """Return what is predicted as arrays by input, or as something that gives inputs."""
+    from PIL import Image
+
+    if isinstance(inputs, str | Path | bytes | Image.Image) or hasattr(inputs, "features"):
         return [inputs]
     if isinstance(inputs, np.ndarray):
         return {info.name: inputs for info in model.inputs if info.name not in constants}
     if isinstance(inputs, dict):
         return without(inputs, gone_inputs(model))
-    if len(inputs) == 1:
-        only = without(inputs[0], gone_inputs(model))
+    if isinstance(inputs, Collection) and len(inputs) == 1:
+        (only,) = inputs
+        only = without(only, gone_inputs(model))
         return only if isinstance(only, dict) else [only]
-    return list(inputs)
+    return inputs

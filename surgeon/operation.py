@@ -385,6 +385,7 @@ def predict(  # noqa: PLR0913 - a public verb has its options as keywords
     max_length: int | None = None,
     audio: Any = None,
     task: str = "auto",
+    lines: bool = False,
     out: str | os.PathLike[str] | None = None,
     top_k: int | None = None,
     masks: str | os.PathLike[str] | None = None,
@@ -402,7 +403,9 @@ def predict(  # noqa: PLR0913 - a public verb has its options as keywords
         path: the model.
         inputs: pictures, texts (`.txt`), sounds (`.wav`) or series, folders of them, patterns such
             as `photos/**/*.jpg`, `-` for paths on standard input, a table, an `.npz`, or
-            `{input name: array}`; or one array for a model of one input.
+            `{input name: array}`; one array of samples for a model of one input; or pictures of
+            Pillow, arrays of one sample each, content of files as bytes, in a list or anything
+            that gives them one by one. With `lines`, a text each.
         constants: constant inputs, `NAME=VALUE`.
         progress: called as `progress(stage, done, total)`.
         plugins: loaded plugins.

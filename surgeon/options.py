@@ -376,6 +376,12 @@ class Reading:
         False, "Drop samples whose label the file does not know.", verbs=("evaluate",)
     )
 
+    lines: bool = option(
+        False,
+        "Each line of a file, or of standard input (-), is a text of its own.",
+        verbs=("predict",),
+    )
+
     @property
     def asked_task(self) -> str | None:
         """The task that was named, or None."""

@@ -230,7 +230,7 @@ class Prediction:
         if self.values is not None and self.values.ndim == 2:
             first = [[float(f"{value:.4g}") for value in row[:4]] for row in self.values[:2]]
         return shown.block(
-            f"surgeon.Prediction of {len(self.names)}",
+            f"surgeon.Prediction of {self.written.inputs if self.written else len(self.names)}",
             {
                 "labels": shown.tally(self._told()),
                 "first": None
@@ -243,8 +243,8 @@ class Prediction:
                         for name, all_ in (self.embeddings or {}).items()
                     ]
                 ),
-                "written": self.written and f"{self.written.inputs} rows to {self.written.out}",
-                "failed": len(self.failed) or None,
+                "written": self.written and self.written.out,
+                "failed": (self.written.failed if self.written else len(self.failed)) or None,
                 "warnings": shown.listed(self.warnings),
             },
         )

@@ -53,7 +53,8 @@ def predict(
     """Predict what each of INPUTS is: images, .txt, .wav, folders of them, a table or .npz.
 
     A pattern in quotes ('photos/**/*.jpg') is put out here; - reads paths from standard input, one
-    a line. A file that gives several labels or plain numbers is read as what it gives.
+    a line, or texts with --lines. A file that gives several labels or plain numbers is read as
+    what it gives.
     """
     missing = [
         str(path)[:200]

@@ -67,7 +67,7 @@ def data_kind(data: Any) -> Kind:
         saved = (path / "dataset_dict.json").is_file() or (
             (path / "dataset_info.json").is_file() and (path / "state.json").is_file()
         )
-        return "dataset" if saved else "folder"
+        return "dataset" if saved else "table" if _holds_shards(path) else "folder"
     if what == "a file":
         suffix = path.suffix.lower()
         if suffix == ".npz":
@@ -79,7 +79,7 @@ def data_kind(data: Any) -> Kind:
         raise DataError(
             f"a file ending in {shown(path.suffix) or 'nothing'!r} is not read as data",
             where=text,
-            remedy="give a folder of pictures, texts or sounds, .npz, .csv, .parquet or .jsonl",
+            remedy="give a folder of pictures, texts or sounds, .npz, .csv, .parquet, .jsonl, .tar",
         )
     if what is not None:
         remedy = "save it to a file first"
@@ -93,6 +93,15 @@ def data_kind(data: Any) -> Kind:
         return "hub"
     remedy = "check the path; a data set of the hub is named hub:OWNER/NAME"
     raise DataError("there is no such file or folder", where=text[:200], remedy=remedy)
+
+
+def _holds_shards(path: Path) -> bool:
+    """Say whether all that is in a folder, and not hidden, are shards."""
+    try:
+        seen = [one.suffix for one in path.iterdir() if not one.name.startswith(".")]
+    except OSError:
+        return False
+    return bool(seen) and set(seen) == {".tar"}
 
 
 def has_columns(data: Any) -> bool:

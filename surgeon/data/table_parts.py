@@ -30,8 +30,8 @@ _Row = list[Any] | str
 """Cells, or why they cannot be read."""
 
 
-def table_parts(path: Path, called: str) -> Iterator[tuple[Table, dict[int, str]]]:
-    """Read a table in parts; with each, rows of it that cannot be read, and why.
+def table_parts(path: Path, called: str) -> Iterator[tuple[Table, int, dict[int, str]]]:
+    """Read a table in parts; with each, its first row that counts, and why some cannot be read.
 
     A part begins with a copy of the first row that could be read, which is not asked for again: by
     it the meaning of the columns is told, always the same.
@@ -45,14 +45,13 @@ def table_parts(path: Path, called: str) -> Iterator[tuple[Table, dict[int, str]
     """
     suffix, where = path.suffix.lower(), shown(str(path))
     try:
-        with open_regular(path) as stream:
-            wrong = misnamed(stream.peek(1024))
-        if wrong is not None:
-            raise DataError(f"the table is {wrong[0]}", where=where, remedy=wrong[1])
+        if suffix in _READERS:
+            with open_regular(path) as stream:
+                wrong = misnamed(stream.peek(1024))
+            if wrong is not None:
+                raise DataError(f"the table is {wrong[0]}", where=where, remedy=wrong[1])
         if suffix not in _READERS or (suffix == ".json" and not _is_lines(path)):
-            table = read_table(path)
-            columns = {name: [values[0], *values] for name, values in table.columns.items()}
-            yield replace(table, columns=columns, called=called, first=-1), {}
+            yield replace(read_table(path), called=called), 0, {}
             return
         example: list[Any] | None = None
         first = 0
@@ -66,7 +65,7 @@ def table_parts(path: Path, called: str) -> Iterator[tuple[Table, dict[int, str]
             cells = [example, *(nothing if isinstance(row, str) else row for row in rows)]
             columns = dict(zip(names, map(list, zip(*cells, strict=True)), strict=True))
             broken = {at: row for at, row in enumerate(rows, 1) if isinstance(row, str)}
-            yield Table(columns, where, path.parent, called=called, first=first - 1), broken
+            yield Table(columns, where, path.parent, called=called, first=first - 1), 1, broken
             first += len(rows)
     except (OSError, ValueError, csv.Error) as error:
         message = f"the table cannot be read: {error}"

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     Columns = dict[str, Sequence[Any]]
 
-SUFFIXES = frozenset({".csv", ".tsv", ".parquet", ".pq", ".jsonl", ".ndjson", ".json"})
+SUFFIXES = frozenset({".csv", ".tsv", ".parquet", ".pq", ".jsonl", ".ndjson", ".json", ".tar"})
 _LABEL_NAMES = ("label", "labels", "class", "target", "category")
 _TAG_NAMES = ("tags", "ner_tags", "pos_tags", "spans")
 _WORD_NAMES = ("tokens", "words")
@@ -51,6 +51,7 @@ class Table:
         split: the data's own split, or None.
         called: what messages call a row, in front of its number.
         first: number of the first row, counted from 0.
+        names: of the rows, where they have any.
     """
 
     columns: Mapping[str, Sequence[Any]]
@@ -61,6 +62,7 @@ class Table:
     split: list[str] | None = None
     called: str = "row"
     first: int = 0
+    names: Sequence[str] | None = None
 
     @property
     def rows(self) -> int:
@@ -69,16 +71,20 @@ class Table:
 
     def name(self, row: int) -> str:
         """Return what messages call a row."""
-        return f"{self.called} {self.first + row + 1}"
+        return f"{self.called} {self.first + row + 1}" if self.names is None else self.names[row]
 
 
 def read_table(path: Path) -> Table:
-    """Read a CSV, TSV, Parquet or JSON-lines file (also one JSON list of objects).
+    """Read a CSV, TSV, Parquet or JSON-lines file (also one JSON list of objects), or shards.
 
     Raises:
         DataError: the file cannot be read as what its ending says, or holds no row.
     """
     suffix, where = path.suffix.lower(), shown(str(path))
+    if suffix == ".tar" or path.is_dir():
+        from surgeon.data.shards import read_shards
+
+        return read_shards(path)
     try:
         with open_regular(path) as stream:
             wrong = misnamed(stream.peek(1024))
