@@ -253,15 +253,30 @@ def trained_body(
     )
 
 
-def evaluated_body(given: Answered, scores: Scores, details: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the body of `evaluate` as far as it follows from answers; `more` are last notes."""
+def evaluated_body(
+    given: Answered, scores: Scores, details: Mapping[str, Any], rows: NDArray[np.int64]
+) -> dict[str, Any]:
+    """Return the body of `evaluate` as far as it follows from answers; `more` are last notes.
+
+    Args:
+        given: the file, and the data.
+        scores: of its answers.
+        details: what the task adds.
+        rows: which samples the scores are of.
+    """
     details = {**details, **scores.details}
+    beside = {
+        "interval": metrics.interval(scores.quality, _grouped(given, rows)),
+        **dict.fromkeys(("top5", "calibration_error", "brier")),
+        **details.get("metrics", {}),
+    }
     return {
         "path": given.model.where,
         "samples": len(scores.quality),
         "skipped": skipped(given.samples),
         "labels": given.labels,
-        "metrics": told_metrics({**scores.figures, **details.get("metrics", {})}),
+        "metrics": told_metrics({**scores.figures, **beside}),
+        "top_k": details.get("top_k"),
         "per_class": details.get("per_class"),
         "confusion": details.get("confusion"),
         "warnings": skip_notes(given.samples),
@@ -284,17 +299,22 @@ def against_body(
         theirs: those of the other.
     """
     _, here, there = np.intersect1d(mine[1], theirs[1], return_indices=True)
-    groups = given.targets.groups
-    compared = metrics.paired(
-        mine[0].quality[here],
-        theirs[0].quality[there],
-        None if groups is None else groups[mine[1][here]],
-    )
+    groups = _grouped(given, mine[1][here])
+    one, two = mine[0].quality[here], theirs[0].quality[there]
+    compared = metrics.paired(one, two, groups)
     return {
         "path": other["path"],
         "metrics": other["metrics"],
+        "samples": int((~np.isnan(one - two)).sum()),
         **dict(zip(("difference", "standard_error", "p_value"), compared, strict=True)),
+        "interval": metrics.interval(one - two, groups),
     }
+
+
+def _grouped(given: Answered, rows: NDArray[np.int64]) -> NDArray[np.int64] | None:
+    """Return the codes of what may not be torn apart, of some samples; None where nothing is."""
+    groups = given.targets.groups
+    return None if groups is None else groups[rows]
 
 
 def told_metrics(figures: Mapping[str, Any] | None) -> dict[str, Any] | None:

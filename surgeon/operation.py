@@ -480,7 +480,7 @@ def evaluate(  # noqa: PLR0913 - a public verb has its options as keywords
     to = Options.of(locals())
     judge = partial(_judged, data=data, to=to, progress=progress, plugins=plugins)
     given, scores, details, ran, notes = judge(load(path).with_output(output))
-    body = evaluated_body(given, scores, details)
+    body = evaluated_body(given, scores, details, ran.rows)
     body["warnings"] += [*notes, *body.pop("more")]
     body["against"] = None
     if against is not None:
@@ -491,7 +491,7 @@ def evaluate(  # noqa: PLR0913 - a public verb has its options as keywords
                 where="--against",
                 remedy="compare files of one task",
             )
-        told = evaluated_body(other, theirs, further)
+        told = evaluated_body(other, theirs, further, also.rows)
         body["against"] = against_body(told, given, (scores, ran.rows), (theirs, also.rows))
         body["warnings"] += [f"{other.model.where}: {note}" for note in more]
     return body | {"providers": list(ran.providers), "seconds": time.perf_counter() - started}

@@ -124,7 +124,14 @@ class Classification(TaskCode):
         if len(targets.names) <= MOST_CONFUSED:
             table, notes = confusion(codes, predicted, len(targets.names)), []
         return {
-            "metrics": {"top5": top5(told, codes)},
+            "metrics": {
+                "top5": top5(told, codes),
+                "calibration_error": metrics.calibration_error(
+                    told.max(axis=1, initial=0.0), predicted == codes
+                ),
+                "brier": metrics.brier(told, codes),
+            },
+            "top_k": metrics.top_k(told, codes),
             "per_class": per_class(targets.names, codes, predicted),
             "confusion": table,
             "warnings": notes,

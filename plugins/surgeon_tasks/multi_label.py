@@ -232,7 +232,13 @@ class MultiLabel(TaskCode):
                     "average_precision": float(shares.sum()) if support else None,
                 }
             )
-        return {"per_class": rows}
+        known = ~np.isnan(targets.values)
+        told, right = decoded[known], targets.values[known]
+        calibrated = {
+            "calibration_error": metrics.calibration_error(told, right),
+            "brier": float(((told - right) ** 2).mean()) if len(told) else None,
+        }
+        return {"per_class": rows, "metrics": calibrated}
 
     def calibrate(self, decoded: NDArray[np.float64], targets: Targets) -> dict[str, Any]:
         """Return the threshold of each label at which F1 is best on these samples."""

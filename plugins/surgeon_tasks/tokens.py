@@ -68,9 +68,9 @@ class Tokens(places.Placed):
             row, at = np.nonzero(targets.values >= 0)
             codes, given = targets.values[row, at], decoded[row, at]
             lost = -np.log(np.clip(given[np.arange(len(codes)), codes], 1e-12, None))
-            found.append((row + n, codes, given.argmax(axis=1), lost))
+            found.append((row + n, codes, given.argmax(axis=1), lost, given.max(axis=1, initial=0)))
             names, n = targets.names, n + len(targets)
-        sample, codes, said, lost = (np.concatenate(values) for values in zip(*found, strict=True))
+        sample, codes, said, lost, sure = map(np.concatenate, zip(*found, strict=True))
         sizes, right, loss = (
             np.bincount(sample, weights, n) for weights in (None, said == codes, lost)
         )
@@ -89,6 +89,7 @@ class Tokens(places.Placed):
             spans, by_span = places.ratio_of_sums(2 * hits[:, None], of[:, None], judged)
             shares = shares if spans is None else by_span
             rows = _by_type(scheme.types, wanted.kind, told.kind, wanted.kind[hit])
+        calibrated = {"calibration_error": metrics.calibration_error(sure, said == codes)}
         figures = {
             "quality": accuracy if spans is None else spans,
             "accuracy": accuracy,
@@ -96,7 +97,7 @@ class Tokens(places.Placed):
             "loss": float(lost.mean()) if len(lost) else None,
         }
         with np.errstate(invalid="ignore"):  # no position is told: NaN
-            return Scores(figures, shares, loss / sizes, {"per_class": rows})
+            return Scores(figures, shares, loss / sizes, {"per_class": rows, "metrics": calibrated})
 
     def rows(
         self, decoded: NDArray[np.float64], names: Sequence[str] | None

@@ -43,13 +43,14 @@ def show(screen: Screen, body: Mapping[str, Any]) -> None:
     told = {
         said(key): written(key, value)
         for key, value in metrics.items()
-        if value is not None and key not in ("quality", "loss")
+        if value is not None and key not in ("quality", "loss", "interval")
     }
     screen.facts(
         {
             "samples": body["samples"],
             "skipped": len(body["skipped"]) or None,
             **told,
+            "95 % interval": _interval(metrics),
             "loss": metrics["loss"],
             "providers": ", ".join(body["providers"]),
             "seconds": body["seconds"],
@@ -75,6 +76,18 @@ def show(screen: Screen, body: Mapping[str, Any]) -> None:
         screen.line()
         rows = zip(labels, body["confusion"], strict=True)
         screen.table(("true \\ predicted", *labels), [(label, *row) for label, row in rows])
+
+
+def _interval(metrics: Mapping[str, Any]) -> str | None:
+    """Say between what the figure lies by which the task chooses."""
+    between = metrics.get("interval")
+    if between is None:
+        return None
+    name = next(
+        (key for key, value in metrics.items() if key != "quality" and value == metrics["quality"]),
+        "quality",
+    )
+    return f"{said(name)} {written(name, between[0])} to {written(name, between[1])}"
 
 
 def _compared(against: Mapping[str, Any]) -> str:

@@ -110,7 +110,13 @@ def f1(said: NDArray[np.bool_], right: NDArray[np.bool_]) -> float | None:
 DRAWS = 9_999
 """Random signs that a difference is compared with."""
 MANY = 20_000
-"""Pairs from which on differences of means are as good as normal."""
+"""Samples from which on means are as good as normal."""
+RESAMPLED = 2_000
+"""Draws of the bootstrap."""
+BINS = 15
+"""Bins of the calibration error."""
+TOP = (1, 2, 3, 5, 10)
+"""Numbers of likeliest classes among which the right one is looked for."""
 
 
 def paired(
@@ -152,3 +158,77 @@ def paired(
         reached += int((np.abs(signs @ sums) >= limit).sum())
         done += some
     return difference, error, (1 + reached) / (1 + DRAWS)
+
+
+def interval(
+    shares: NDArray[np.float64], groups: NDArray[np.int64] | None = None
+) -> list[float] | None:
+    """Return [low, high] between which a mean lies with 95 %, by the bootstrap; None of under two.
+
+    The percentiles of the means of samples drawn with replacement (Efron, 1979), groups as a whole;
+    of very many a normal one. By a seed, so that the same shares give the same.
+
+    Args:
+        shares: [n] of each sample in the mean; NaN is left out.
+        groups: [n] what belongs together; None = each sample by itself.
+    """
+    known = ~np.isnan(shares)
+    place = np.arange(int(known.sum()))
+    if groups is not None:
+        place = np.unique(groups[known], return_inverse=True)[1]
+    sums, sizes = np.bincount(place, shares[known]), np.bincount(place)
+    n = len(sums)
+    if n < 2:
+        return None
+    mean = float(sums.sum() / sizes.sum())
+    if n > MANY:
+        error = float(np.sqrt(n) * (sums - mean * sizes).std(ddof=1) / sizes.sum())
+        return [mean - 1.96 * error, mean + 1.96 * error]
+    random, some = np.random.default_rng(0), max(1, 2**22 // n)
+    means = []
+    for start in range(0, RESAMPLED, some):
+        rows = random.integers(0, n, (min(some, RESAMPLED - start), n))
+        means.append(sums[rows].sum(axis=1) / sizes[rows].sum(axis=1))
+    low, high = np.quantile(np.concatenate(means), (0.025, 0.975)).tolist()
+    return [low, high]
+
+
+def calibration_error(told: NDArray[Any], right: NDArray[Any]) -> float | None:
+    """Return how far probabilities lie from how often they are right, in the mean.
+
+    The expected calibration error of Guo et al. (arXiv 1706.04599): 15 bins of equal width, of each
+    the distance of the mean probability and the share that is right, weighted by its samples. None
+    of no samples, and of what is no probability.
+
+    Args:
+        told: [n] probabilities.
+        right: [n] whether what they were told of is so.
+    """
+    told = np.asarray(told, np.float64)
+    if not len(told) or not ((told >= 0) & (told <= 1 + 1e-9)).all():
+        return None
+    bins = np.minimum((told * BINS).astype(np.int64), BINS - 1)
+    apart = np.bincount(bins, told - right)
+    return float(np.abs(apart).sum() / len(told))
+
+
+def brier(told: NDArray[Any], codes: NDArray[np.int64]) -> float | None:
+    """Return the mean squared distance of probabilities [n, classes] from the right class, 0 to 2.
+
+    Brier, "Verification of forecasts expressed in terms of probability" (1950). None of none.
+    """
+    if not len(codes):
+        return None
+    own = told[np.arange(len(codes)), codes]
+    return float((np.einsum("ij,ij->i", told, told) - 2 * own + 1).mean())
+
+
+def top_k(told: NDArray[Any], codes: NDArray[np.int64]) -> list[dict[str, Any]]:
+    """Return how often the right class is among the k likeliest: {k, accuracy}, k below all."""
+    own = told[np.arange(len(codes)), codes][:, None]
+    place = (told > own).sum(axis=1)  # of equal ones the right one is counted first
+    return [
+        {"k": k, "accuracy": float((place < k).mean())}
+        for k in TOP
+        if k < told.shape[1] and len(codes)
+    ]
