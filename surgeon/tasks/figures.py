@@ -6,6 +6,7 @@ SHARES = frozenset(
     (
         "accuracy", "macro_f1", "average_precision", "micro_f1", "subset_accuracy", "span_f1",
         "miou", "pixel_accuracy", "recall_at_1", "map_at_10", "label_accuracy", "top5",
+        "calibration_error",
     )
 )  # fmt: skip
 """Those of the contract that lie between 0 and 1 and are read as per cent."""

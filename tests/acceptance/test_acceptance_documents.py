@@ -269,7 +269,7 @@ def test_finetune(cli, net, npz, tmp_path, case, name):
     verdict = cli("verify", out, "--source", source)
     assert verdict["passed"] is True
     names = [check["name"] for check in verdict["checks"]]
-    assert set(names) == {
+    assert set(names) >= {
         "frozen",
         "tuned",
         "structure",
