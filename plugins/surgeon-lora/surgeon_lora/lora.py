@@ -66,24 +66,33 @@ class LoRA(nn.Module):
     def forward(self, weight: Tensor) -> Tensor:
         """Return the weight to compute with."""
         turned = weight.movedim(self.axis, 0)
-        matrix = self._summed(turned.flatten(1))
+        if weight.ndim == 2 and self.axis == 1:  # as it lies in memory: whoever reads it need not
+            matrix = self._summed(weight, turned=True).mT  # copy it
+        else:
+            matrix = self._summed(turned.flatten(1))
         if self.magnitude is not None:
             matrix = matrix * (self.magnitude / _lengths(matrix.detach()))
         return matrix.reshape(turned.shape).movedim(0, self.axis)
 
-    def _summed(self, matrix: Tensor) -> Tensor:
-        """Return the weight and the product in one piece of memory, each of the weight's size."""
+    def _summed(self, matrix: Tensor, *, turned: bool = False) -> Tensor:
+        """Return the weight and the product in one piece of memory, each of the weight's size.
+
+        Args:
+            matrix: the weight, [outputs, all else].
+            turned: whether it is [all else, outputs] instead.
+        """
         first: Tensor = self.lora_A
         second: Tensor = self.lora_B
+        if self.training and self.dropout:
+            kept = torch.rand(first.shape[1], device=first.device) >= self.dropout
+            first = first * kept / (1 - self.dropout)
+        left, right = (first.mT, second.mT) if turned else (second, first)
         if self.training:
-            if self.dropout:
-                kept = torch.rand(first.shape[1], device=first.device) >= self.dropout
-                first = first * kept / (1 - self.dropout)
             with torch.autocast(matrix.device.type, enabled=False):  # which would round the weight
-                return torch.addmm(matrix, second, first, alpha=self.scale)
-        found = second[:, :1] * first[:1]
-        for place in range(1, len(first)):
-            found += second[:, place : place + 1] * first[place : place + 1]
+                return torch.addmm(matrix, left, right, alpha=self.scale)
+        found = left[:, :1] * right[:1]
+        for place in range(1, len(right)):
+            found += left[:, place : place + 1] * right[place : place + 1]
         return found.mul_(self.scale).add_(matrix)
 
 
