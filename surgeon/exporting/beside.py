@@ -7,20 +7,22 @@ client must know, and how programs are written (`surgeon.clients`).
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from surgeon.clients import describe, find_facts, program
 from surgeon.clients.programs import known
 from surgeon.graph import envelope, files
+from surgeon.records import Preprocess
 
 if TYPE_CHECKING:
     import onnx
 
     from surgeon.clients import Facts, Language
     from surgeon.exporting.given import Given
-    from surgeon.options import Delivery
+    from surgeon.model import Model
+    from surgeon.options import Delivery, Options
 
 MODEL = ".onnx"
 
@@ -58,6 +60,18 @@ class Beside:
             except OSError as error:
                 raise files.write_error(error, path) from error
         return list(texts)
+
+    def implied(self, asked: Options, model: Model, notes: list[str]) -> Options:
+        """Return what is asked for: the file's place, and what programs leave to the file."""
+        how, to = model.preprocess, replace(asked.delivery, out=self.target)
+        thin = [language.name for language, _ in self.programs if not language.bare]
+        if thin and isinstance(how, Preprocess) and not (how.embedded or to.embed_preprocess):
+            to = replace(to, embed_preprocess=True)
+            notes.append(
+                f"the program in {' and '.join(thin)} hands over pixels, and the file resizes and "
+                "scales them: --embed-preprocess is implied"
+            )
+        return replace(asked, delivery=to)
 
     @property
     def tokenizer(self) -> Path:

@@ -11,7 +11,6 @@ enter: names of other forms, which plugins offer; changes that the comparison ca
 
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -87,13 +86,15 @@ def export(  # noqa: PLR0913 - a public verb has its options as keywords
         raise UsageError("no file to write is named", where="-o", remedy="name one")
     named = chain.named(asked)
     beside = beside_of(asked.delivery, None if isinstance(path, _IN_MEMORY) else Path(path))
+    model = load(path)
+    notes: list[str] = []
     if beside is not None:
-        asked = replace(asked, delivery=replace(asked.delivery, out=beside.target))
+        asked = beside.implied(asked, model, notes)
+        named = chain.named(asked)
     stays = beside is not None and beside.is_source and chain.only_beside(asked)
     delivery = asked.delivery if stays else writable(asked.delivery)
     found = None if to is None else exporter(to, plugins)
-    model = load(path)
-    given = Given(model, model.stored or model.proto, asked, plugins)
+    given = Given(model, model.stored or model.proto, asked, plugins, notes=notes)
     made, compared = _made(given, named)
     checked = None if check is None else judge(given, made, check)
     told = None if beside is None else facts_beside(beside, made, given)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import struct
+import sys
 import zlib
 from pathlib import Path
 
@@ -14,6 +15,7 @@ from sklearn.datasets import load_sample_images
 
 import surgeon
 
+sys.path.insert(0, str(Path(__file__).parent))
 LABELS = ("flower", "roof")
 KINDS = (
     *("plain", "alpha", "palette", "grey-alpha", "turned", "turned-png", "grey", "cmyk", "deep"),
@@ -125,3 +127,9 @@ def tuned(tmp_path_factory):
 def few(tmp_path_factory):
     """Return pictures of every kind, two of each."""
     return write_samples(tmp_path_factory.mktemp("few"), 2 * len(KINDS))
+
+
+@pytest.fixture(scope="session")
+def many(tmp_path_factory):
+    """Return 200 pictures, of every kind."""
+    return write_samples(tmp_path_factory.mktemp("many"), 200)

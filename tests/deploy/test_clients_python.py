@@ -113,3 +113,21 @@ def test_the_program_answers_as_predict(tuned, few, tmp_path):
     assert [row[1] for row in rows] == found.labels
     best = [f"{row.max():.6f}" for row in found.probabilities]
     assert [row[2] for row in rows] == best
+
+
+@pytest.mark.parametrize("language", ["node", "web", "csharp", "java", "rust", "cpp"])
+def test_programs_that_hand_over_pixels_get_a_file_that_takes_them(tuned, tmp_path, language):
+    body = surgeon.export(tuned, tmp_path / "out.onnx", code=language, describe=True)
+    assert body["forms"] == ["embed-preprocess", "describe", f"code={language}"]
+    assert any("--embed-preprocess is implied" in one for one in body["warnings"])
+    assert surgeon.verify(tmp_path / "out.onnx").passed
+    told = json.loads((tmp_path / "out.onnx.json").read_text("utf-8"))
+    text = next(path for path in tmp_path.iterdir() if "onnx" not in path.name).read_text("utf-8")
+    for name in (told["inputs"][0]["name"], told["decoding"]["output"], *told["labels"]):
+        assert json.dumps(name) in text
+    example = told["example"]
+    y, x, c = np.ogrid[: example["height"], : example["width"], :3]
+    pixels = ((7 * x + 3 * y + 50 * c) % 256).astype(np.uint8)[None]
+    session = onnxruntime.InferenceSession(tmp_path / "out.onnx")
+    (numbers,) = session.run(["logits"], {told["inputs"][0]["name"]: pixels})
+    np.testing.assert_allclose(numbers[0], example["output"], rtol=1e-4, atol=1e-5)
