@@ -339,4 +339,5 @@ class Verification:
             "passed": self.verdict.passed,
             "providers": list(self.verdict.providers),
             "checks": [as_json(check) for check in self.verdict.checks],
+            "exported": self.verdict.exported,
         }

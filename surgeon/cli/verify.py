@@ -54,6 +54,11 @@ def show(screen: Screen, body: Mapping[str, Any]) -> None:
         ],
         gives_way=("bound", "measured") if body["passed"] else (),
     )
+    exported = body["exported"]
+    if exported is not None:
+        forms = ", ".join(map(str, exported["forms"] or ()))
+        screen.line(f"exported ({forms}) in {exported['precision']}")
+        screen.line(f"from the file of sha256 {_short(exported['from_sha256'])}…")
     verdict = "passed" if body["passed"] else "FAILED"
     screen.line(f"{verdict} on {', '.join(body['providers'] or ('no provider',))}")
 

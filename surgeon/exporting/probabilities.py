@@ -5,8 +5,11 @@ from __future__ import annotations
 from functools import partial
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from surgeon.errors import UsageError
-from surgeon.graph import forms
+from surgeon.exporting import temperature
+from surgeon.graph import envelope, forms
 from surgeon.options import Options
 from surgeon.targets import task_of
 from surgeon.tasks.find import find_task
@@ -21,8 +24,16 @@ ACTIVATIONS = {"softmax": "Softmax", "logistic": "Sigmoid"}
 
 
 def make(made: onnx.ModelProto, given: Given) -> onnx.ModelProto:
-    """Return the graph with Softmax or Sigmoid behind it."""
+    """Return the graph with Softmax or Sigmoid behind it, and a temperature if asked for."""
     kind, axis = _activation(given)
+    data = given.asked.delivery.calibrate
+    if data is not None:
+        found = temperature.measured(given, data)
+        made = forms.cooled(made, found)
+        given.answers.append(lambda scores: scores / np.float32(found))
+        given.stated["temperature"] = found
+        envelope.put(made, temperature.KEY, found)
+        temperature.move_thresholds(made, found)
     given.answers.append(partial(forms.activated, kind=kind, axis=axis))
     return forms.with_activation(made, kind, axis)
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import onnx
-from onnx import helper, version_converter
+from onnx import helper, numpy_helper, version_converter
 
 from surgeon.errors import UnsupportedError, UsageError
 from surgeon.graph.batch import pinned
@@ -88,6 +88,23 @@ def fixed_at(model: onnx.ModelProto, batch: int) -> onnx.ModelProto:
     if all(info.batch_axis is None for info in infos):
         raise UsageError("the file's inputs have no batch", where="--batch", remedy="leave it out")
     return pinned(model, batch)
+
+
+def cooled(model: onnx.ModelProto, temperature: float) -> onnx.ModelProto:
+    """Divide the first output by a number: the new one has the name of the old with `.cooled`."""
+    copy = onnx.ModelProto()
+    copy.CopyFrom(model)
+    output, taken = copy.graph.output[0], all_names(model.graph)
+    names = [f"{output.name}.cooled", "surgeon.temperature"]
+    while not taken.isdisjoint(names):
+        names = [f"{name}.2" for name in names]
+    kind = helper.tensor_dtype_to_np_dtype(output.type.tensor_type.elem_type)
+    copy.graph.initializer.append(numpy_helper.from_array(np.array(temperature, kind), names[1]))
+    copy.graph.node.append(
+        helper.make_node("Div", [output.name, names[1]], names[:1], name=names[0])
+    )
+    output.name = names[0]
+    return copy
 
 
 def with_activation(model: onnx.ModelProto, kind: str, axis: int) -> onnx.ModelProto:

@@ -382,6 +382,10 @@ def require_opset(model: Model) -> None:
         )
 
 
+NOT_TRAINED = ("probabilities", "fp16", "int8", "int8-dynamic", "optimize", "embed-preprocess")
+"""Forms of an exported file behind which its plan is no longer gone on with."""
+
+
 def keeps_plan(model: Model, case: str | None) -> bool:
     """Say whether a file goes on with the plan it carries; make sure that it can be trained.
 
@@ -396,10 +400,11 @@ def keeps_plan(model: Model, case: str | None) -> bool:
             where="--case",
             remedy="`--case auto` chooses by measurement, `surgeon cases` lists the cases",
         )
-    exported = (model.proof or {}).get("exported") or {}
-    if goes_on and "probabilities" in exported.get("forms", ()):
+    forms = ((model.proof or {}).get("exported") or {}).get("forms") or ()
+    ends = [name for name in forms if str(name).partition("=")[0] in NOT_TRAINED]
+    if goes_on and ends:
         raise UsageError(
-            "the file gives probabilities, which are not trained further",
+            f"the file was exported ({', '.join(ends)}) and is not trained further",
             where=model.where,
             remedy="go on with the file that it was exported from",
         )

@@ -24,6 +24,7 @@ from surgeon.graph.precision import BOUNDS, precision_of
 from surgeon.graph.shapes import declared, fixed_batch, input_infos, input_sizes
 from surgeon.graph.weights import hash_tensors, same_values, tuned_names
 from surgeon.records import Plan
+from surgeon.runtime import converted
 from surgeon.runtime.observe import head_rounding, random_array, relative_error, spread
 from surgeon.runtime.sessions import open_session
 
@@ -69,6 +70,7 @@ class Verdict:
     passed: bool
     checks: tuple[ProofCheck, ...]
     providers: tuple[str, ...] = ()
+    exported: Mapping[str, Any] | None = None
 
 
 def make_proof(
@@ -358,8 +360,20 @@ def verify_proof(
         checks.append(_check_golden(model, plan, session, proof))
         providers = session.providers
     if source is not None:
-        checks.append(_check_source(model, plan, source, proof, source_sha256))
-    return Verdict(all(check.passed for check in checks), tuple(checks), providers)
+        if _part(proof, "exported"):
+            told = converted.judge(model, plan, source, proof, source_sha256)
+            checks.append(ProofCheck("source", told[0], told[1], 0, told[2]))
+        else:
+            checks.append(_check_source(model, plan, source, proof, source_sha256))
+    passed = all(check.passed for check in checks)
+    return Verdict(passed, tuple(checks), providers, _exported(proof))
+
+
+def _exported(proof: Mapping[str, Any]) -> dict[str, Any] | None:
+    """Return of which file in which forms an exported one says that it is."""
+    found = _part(proof, "exported")
+    keys = ("from_sha256", "forms", "precision")
+    return {key: found.get(key) for key in keys} if found else None
 
 
 def _version(proof: dict[str, Any] | None, *, planned: bool) -> int:

@@ -137,3 +137,90 @@ def test_what_8_bits_cannot_be(files, tmp_path, monkeypatch):
     body = surgeon.export(tmp_path / "old.onnx", out, int8=drawn(60), opset=13)
     assert body["forms"] == ["opset=13", "int8"]
     assert surgeon.verify(out).passed
+
+
+SOURCES = {
+    "fp16": {"fp16": True},
+    "int8": {"int8": drawn(60)},
+    "opset": {"opset": 18},
+    "extended": {"optimize": "extended"},
+    "probabilities": {"probabilities": True, "calibrate": drawn(60, 5)},
+}
+
+
+def changed(path, out, name):
+    """Write a copy of a file whose tensor is another."""
+    made = onnx.load(path)
+    tensor = next(one for one in made.graph.initializer if one.name == name)
+    values = onnx.numpy_helper.to_array(tensor).copy()
+    values.flat[0] = values.flat[0] + (40 if values.dtype.kind in "iu" else 0.5)
+    tensor.CopyFrom(onnx.numpy_helper.from_array(values, name))
+    onnx.save(made, out)
+    return out
+
+
+@pytest.mark.parametrize("name", SOURCES)
+def test_an_export_is_compared_with_the_file_it_was_made_from(files, tmp_path, name):
+    source, out = files / "convnet.onnx", tmp_path / "out.onnx"
+    surgeon.export(source, out, **SOURCES[name])
+    onnx.save(networks.convnet(opset=13), tmp_path / "original.onnx")
+    for original in (source, tmp_path / "original.onnx"):
+        told = surgeon.verify(out, source=original)
+        assert told.passed, [one for one in told.checks if not one.passed]
+        assert told.document()["exported"]["forms"]
+    made = onnx.load(out)
+    weight = next(
+        one.name
+        for one in made.graph.initializer
+        if one.name.removesuffix("_quantized").startswith("c1") and len(one.dims) == 4
+    )
+    told = surgeon.verify(changed(out, tmp_path / "changed.onnx", weight), source=source)
+    wrong = {one.name for one in told.checks if not one.passed}
+    assert {"frozen", "source"} <= wrong
+
+
+def test_a_temperature_makes_probabilities_honest(files, tmp_path):
+    plain, cool = tmp_path / "plain.onnx", tmp_path / "cool.onnx"
+    noisy = drawn(90, 7)
+    noisy["labels"] = np.where(np.arange(90) % 4 == 0, 2, noisy["labels"])
+    surgeon.export(files / "convnet.onnx", plain, probabilities=True)
+    body = surgeon.export(files / "convnet.onnx", cool, probabilities=True, calibrate=noisy)
+    assert body["temperature"] > 0
+    made = onnx.load(cool)
+    assert envelope.get(made, "surgeon.temperature") == body["temperature"]
+    before, after = (surgeon.evaluate(path, noisy)["metrics"] for path in (plain, cool))
+    assert after["loss"] < before["loss"]
+    assert after["accuracy"] == before["accuracy"]
+    assert surgeon.verify(cool).passed
+    with pytest.raises(UsageError, match="probabilities"):
+        surgeon.export(files / "convnet.onnx", tmp_path / "x.onnx", calibrate=noisy)
+
+
+def test_thresholds_follow_the_temperature(tmp_path, monkeypatch):
+    monkeypatch.setenv("SURGEON_CACHE", str(tmp_path / "cache"))
+    several = drawn(60)
+    several["labels"] = np.stack([several["labels"] > 0, several["labels"] > 1], 1)
+    source, out = tmp_path / "several.onnx", tmp_path / "out.onnx"
+    surgeon.finetune(
+        networks.convnet(opset=13), several, source, case="small-similar", device="cpu"
+    )
+    hotter = {"x": several["x"], "labels": several["labels"] ^ (np.arange(60) % 3 == 0)[:, None]}
+    body = surgeon.export(source, out, probabilities=True, calibrate=hotter, check=several)
+    assert body["comparison"]["measure"] == "average_precision"
+    inputs = {"x": several["x"]}
+    told = [
+        [one["labels"] for one in surgeon.predict(path, inputs).document()["predictions"]]
+        for path in (source, out)
+    ]
+    assert told[0] == told[1]
+
+
+def test_what_was_rounded_is_not_trained_further(files, tmp_path):
+    for name in ("int8", "fp16", "extended"):
+        surgeon.export(files / "convnet.onnx", tmp_path / f"{name}.onnx", **SOURCES[name])
+        with pytest.raises(UsageError, match="exported") as caught:
+            surgeon.finetune(tmp_path / f"{name}.onnx", drawn(30), device="cpu")
+        assert "exported from" in caught.value.remedy
+    surgeon.export(files / "convnet.onnx", tmp_path / "later.onnx", opset=18)
+    again = surgeon.finetune(tmp_path / "later.onnx", drawn(30), device="cpu")
+    assert again.document()["changed"]
