@@ -14,8 +14,6 @@ import pytest
 
 CACHE = Path(platformdirs.user_cache_dir("surgeon-tests"))
 NPM = (
-    *("onnxruntime-node@1.30.0", "onnxruntime-web@1.30.0", "sharp@0.35.5"), "playwright-core@1.65.1"
-)
     "onnxruntime-node@1.30.0",
     "onnxruntime-web@1.30.0",
     "sharp@0.35.5",
