@@ -8,6 +8,7 @@ import click
 
 from surgeon.cli.group import Verb
 from surgeon.cli.session import Answer, Session
+from surgeon.plugin.manager import DISTRIBUTION
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -25,11 +26,12 @@ def cases(session: Session) -> Answer:
 
 
 def show(screen: Screen, body: Mapping[str, Any]) -> None:
-    """One row per case."""
-    screen.table(
-        ("case", "what it does", "from"),
-        [
-            (case["name"], case["summary"], f"{case['distribution']} {case['version'] or ''}")
-            for case in body["cases"]
-        ],
-    )
+    """An entry per case; whose it is, where it did not come with surgeon."""
+    screen.entries((case["name"], case["summary"] + whose(case)) for case in body["cases"])
+
+
+def whose(offer: Mapping[str, Any]) -> str:
+    """Return the distribution of an offer in brackets, empty for our own."""
+    if offer["distribution"] == DISTRIBUTION:
+        return ""
+    return f" ({offer['distribution']} {offer['version'] or ''}".rstrip() + ")"

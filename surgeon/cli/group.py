@@ -169,6 +169,16 @@ class SurgeonGroup(VerbGroup):
             ) from error
         return command
 
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        """Find the command; a plugin's is named before it runs."""
+        found = super().resolve_command(ctx, args)
+        origin = self._origins.get(found[0] or "")
+        if origin is not None:
+            origin.session.verb_plugins.announce(origin.plugin, f"verb {found[0]}")
+        return found
+
     def invoke(self, ctx: click.Context) -> Any:
         """Run a verb, and tell what it logs."""
         with ctx.ensure_object(Session).hearing():

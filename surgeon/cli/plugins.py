@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from surgeon import records, starters
+from surgeon.cli.cases import whose
 from surgeon.cli.group import SurgeonGroup, VerbGroup
 from surgeon.cli.progress import progress_for
 from surgeon.cli.session import Answer, Session
@@ -95,40 +96,31 @@ def _conform(
 
 
 def show_checks(screen: Screen, body: Mapping[str, Any]) -> None:
-    """One line per check, then the verdict."""
-    screen.table(
-        ("offer", "check", "", "what was found"),
-        [
-            (
-                f"{one['kind']} {one['offer']}",
-                one["name"],
-                "ok" if one["passed"] else "FAILED",
-                one["detail"] or "",
-            )
-            for one in body["checks"]
-        ],
-    )
+    """The checks of each offer, then the verdict."""
+    said = None
+    for one in body["checks"]:
+        if said != (said := f"{one['kind']} {one['offer']}"):
+            screen.line(said)
+        found = f"{one['name']}: {one['detail']}" if one["detail"] else one["name"]
+        screen.entries([("ok    " if one["passed"] else "FAILED", found)])
     failed = sum(not one["passed"] for one in body["checks"])
     screen.line(f"{len(body['checks'])} checks, {failed} failed")
 
 
 def show(screen: Screen, body: Mapping[str, Any]) -> None:
-    """One row per plugin, one per offer, then what is wrong."""
-    screen.table(
-        ("plugin", "from", "offers"),
-        [
-            (
-                one["name"],
-                f"{one['distribution']} {one['version'] or ''}".rstrip(),
-                ", ".join(one["offers"]) if one["loaded"] else "not loaded",
-            )
-            for one in body["plugins"]
-        ],
+    """An entry per plugin, one per offer, then what is wrong."""
+    screen.entries(
+        (
+            one["name"],
+            f"{one['distribution']} {one['version'] or ''}".rstrip()
+            + ": "
+            + (", ".join(one["offers"]) if one["loaded"] else "not loaded"),
+        )
+        for one in body["plugins"]
     )
     screen.line("")
-    screen.table(
-        ("offer", "name", "what it is", "from"),
-        [(one["kind"], one["name"], one["summary"], one["distribution"]) for one in body["offers"]],
+    screen.entries(
+        (f"{one['kind']} {one['name']}", one["summary"] + whose(one)) for one in body["offers"]
     )
     for one in body["plugins"]:
         if one["problem"]:

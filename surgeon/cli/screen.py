@@ -79,6 +79,28 @@ class Screen:
         else:
             self._plain_table(columns, texts, numeric, title)
 
+    def entries(self, entries: Iterable[tuple[str, str]], *, within: int = 80) -> None:
+        """Write names and what is said of each, wrapped to the terminal, or to `within` columns.
+
+        The first line of an entry begins with its name, so that a search finds it.
+        """
+        import textwrap
+
+        listed = list(entries)
+        room = min(self.width, within) if self.terminal else within
+        wide = min(max((len(name) for name, _ in listed), default=0), room // 3)
+        for name, text in listed:
+            lines = textwrap.wrap(
+                text, room - wide - 2, break_long_words=False, break_on_hyphens=False
+            ) or [""]
+            first = f"{name:<{wide}}  "
+            if len(name) > wide:
+                self.stream.write(f"{name}\n")
+                first = " " * (wide + 2)
+            for line in lines:
+                self.stream.write(f"{first}{line}".rstrip() + "\n")
+                first = " " * (wide + 2)
+
     def _left_out(
         self, columns: Sequence[str], rows: list[list[Any]], gives_way: Sequence[str]
     ) -> list[str]:

@@ -255,6 +255,10 @@ class Plugins:
                 raise origin.failed(what, f"it returns a {type(found).__name__}, not Files")
         return None
 
+    def announce(self, whose: Loaded, what: str) -> None:
+        """Name a plugin that is not ours, once, before its code is used for something."""
+        _name(whose.distribution, whose.version, what, self._named)
+
     def blamed(self, error: BaseException) -> Loaded | None:
         """Return the plugin that is not ours in whose code an error was raised, or None."""
         packages = {

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from surgeon.errors import SurgeonError
 from surgeon.records import Task
 
 if TYPE_CHECKING:
@@ -26,11 +27,20 @@ def find_task(
     Raises:
         UnknownNameError: there is none of this name.
         EnvironmentLacksError: a package that it needs is not installed.
-        PluginError: it cannot be loaded.
+        PluginError: it cannot be loaded, or made.
     """
     if plugins is None:
         from surgeon.plugin.manager import load_plugins
 
         plugins = load_plugins()
-    code: TaskCode = plugins.offer(Task, name).load()(stored or {})
+    found = plugins.offer(Task, name)
+    make = found.load()
+    try:
+        code: TaskCode = make(stored or {})
+    except SurgeonError:
+        raise
+    except Exception as error:
+        if found.own:
+            raise
+        raise found.wrong(error) from error
     return code

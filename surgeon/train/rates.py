@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Final
 
 import numpy as np
 import torch
+from torch import nn
 
 from surgeon.train.device import check_precision, choose, prepared
 from surgeon.train.feed import Wanted, feed
@@ -24,8 +25,6 @@ from surgeon.train.step import Step, StopError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
-
-    from torch import nn
 
     from surgeon.train.feed import Batches, Indices
     from surgeon.train.objective import Objective
@@ -113,6 +112,8 @@ def find_rate(
             curve = _curve(take, _batches(train.n, schedule.batch, settings.seed), progress)
         finally:
             parameters.clear()
+            if isinstance(objective, nn.Module):
+                objective.zero_grad()
             module.eval()
             parameters.put_back(before)
             parameters.leave()

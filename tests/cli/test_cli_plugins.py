@@ -204,3 +204,46 @@ def test_calls_of_hooks_are_traced_where_that_is_wanted(run, monkeypatch):
     assert "small-different-multi" in line
     monkeypatch.setenv("SURGEON_TRACE_PLUGINS", "1")
     assert line.split(" in ")[0] in [one.split(" in ")[0] for one in lines("cases", "--json")]
+
+
+def test_a_verb_of_a_plugin_is_named_before_it_runs(run, plugins):
+    plugins.commands = lambda cli: cli.add_command(
+        click.Command("mine", callback=lambda: click.echo("done"))
+    )
+    done = run("mine")
+    assert done.out.strip() == "done"
+    assert "plugin: their-dist 1.0 (verb mine)" in done.err
+    assert "their-dist" not in run("cases").err
+
+
+@pytest.mark.parametrize("words", [("cases",), ("plugins", "list")])
+def test_lists_fit_eighty_columns_where_nobody_sees_them(run, words):
+    told = run(*words).out.splitlines()
+    assert len(told) > 4
+    assert max(map(len, told)) <= 80
+    assert any("small-similar " in line for line in told)
+
+
+def test_a_task_that_cannot_be_made_is_its_plugins_error(monkeypatch):
+    import sys
+    import types
+
+    from surgeon.errors import PluginError
+    from surgeon.plugin import hookimpl
+    from surgeon.plugin.manager import load_plugins
+    from surgeon.records import Task
+    from surgeon.tasks.find import find_task
+
+    class Theirs:
+        @hookimpl
+        def surgeon_tasks(self):
+            yield Task("odd", "cannot be made", "fixture_odd_task:Odd")
+
+    def broken(stored):
+        raise FileNotFoundError(2, "no such file", "weights.bin")
+
+    monkeypatch.setitem(sys.modules, "fixture_odd_task", types.SimpleNamespace(Odd=broken))
+    found = load_plugins()
+    found.manager.register(Theirs(), name="odd")
+    with pytest.raises(PluginError, match=r"the task 'odd'.*FileNotFoundError"):
+        find_task("odd", found)

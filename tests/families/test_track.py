@@ -5,6 +5,7 @@ from __future__ import annotations
 import socket
 import sys
 import types
+from dataclasses import replace
 
 import networks
 import numpy as np
@@ -280,3 +281,45 @@ def test_settings_that_cannot_be_meant(tmp_path):
     for track, words in (("tensorboard:folder=x", "folder"), ("tensorboard:every=-1", "every")):
         with pytest.raises(UsageError, match=words):
             surgeon.finetune(tmp_path / "x.onnx", "nowhere", case="small-similar", track=track)
+
+
+STOPPED = Finished({**FINISHED.document, "stopped": "interrupt"})
+
+
+def hear(tracker, *events):
+    for event in events:
+        tracker(event)
+    tracker.close()
+    return tracker.where
+
+
+def test_a_run_that_goes_on_goes_on_in_its_own_event_files(tmp_path):
+    pytest.importorskip("tensorboard", reason=ABSENT)
+    from surgeon_track.on_tensorboard import OnTensorBoard
+
+    def run(begun, *events):
+        return hear(OnTensorBoard(dir=str(tmp_path), name="mine"), begun, *events)
+
+    again = replace(STARTED, options={"resume": True})
+    first, other = run(STARTED, PROGRESSED, STOPPED), run(replace(STARTED, out="b.onnx"), STOPPED)
+    assert run(again, PROGRESSED, FINISHED) == first
+    assert len({first, other, run(again, FINISHED)}) == 3  # it is done: another one begins
+    assert not (tmp_path / "mine" / "unfinished.json").exists()
+
+
+def test_a_run_that_goes_on_goes_on_in_its_own_run_of_mlflow(tmp_path):
+    pytest.importorskip("mlflow", reason=ABSENT)
+    from mlflow import MlflowClient
+
+    from surgeon_track.on_mlflow import OnMlflow
+
+    def run(begun, *events):
+        return hear(OnMlflow(dir=str(tmp_path)), begun, *events)
+
+    again = replace(STARTED, options={"resume": True, "epochs": 2})
+    first = run(STARTED, PROGRESSED, STOPPED)
+    assert run(again, PROGRESSED, FINISHED) == first
+    assert run(again, FINISHED) != first
+    client = MlflowClient(tracking_uri=tmp_path.as_uri())
+    found = client.search_runs([client.get_experiment_by_name("surgeon").experiment_id])
+    assert [one.info.status for one in found] == ["FINISHED"] * 2

@@ -37,11 +37,11 @@ def network():
     )
 
 
-def found(module, seed=0, **settings):
+def found(module, seed=0, objective=None, **settings):
     names = [name for name, _ in module.named_parameters()]
     settings = FitSettings(device="cpu", batch=16, seed=seed, **settings)
     return find_rate(
-        module, Samples(), objective=CrossEntropy(), trainable=names, settings=settings
+        module, Samples(), objective=objective or CrossEntropy(), trainable=names, settings=settings
     )
 
 
@@ -78,6 +78,21 @@ def test_the_module_stays_as_it_was_and_the_seed_decides():
     assert LOWEST < first.chosen < HIGHEST
     assert len(first.rates) == len(first.losses) == len(first.smoothed) <= STEPS
     assert list(first.rates) == sorted(first.rates)
+
+
+def test_weights_of_an_objectives_own_keep_no_gradient():
+    class Scaled(CrossEntropy):
+        def __init__(self):
+            super().__init__()
+            self.factor = nn.Parameter(torch.ones(()))
+
+        def loss(self, outputs, targets):
+            return super().loss(outputs * self.factor, targets)
+
+    objective = Scaled()
+    found(network(), objective=objective)
+    assert objective.factor.grad is None
+    assert objective.factor.item() == 1
 
 
 def test_a_loss_that_is_no_number_ends_it():

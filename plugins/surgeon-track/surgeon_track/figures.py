@@ -127,6 +127,17 @@ def run_name(event: Started, asked: str | None) -> str:
     return asked or f"{legal(made)}-{time.strftime('%Y%m%d-%H%M%S')}"
 
 
+def goes_on(event: Started) -> dict[str, str]:
+    """Return by what an interrupted run is known again, the same before and after `--resume`."""
+    told = {"out": event.out, "model": event.sha256, "data": event.data_sha256}
+    return {f"run_{name}": str(value) for name, value in told.items() if value is not None}
+
+
+def interrupted(document: Mapping[str, Any]) -> bool:
+    """Say whether a run can go on with `--resume`, so that it is not over yet."""
+    return document.get("stopped") == "interrupt"
+
+
 def legal(name: str) -> str:
     """Return a name that every tracker takes."""
     return LEGAL.sub("_", name)

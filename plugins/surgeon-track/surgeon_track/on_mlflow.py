@@ -68,7 +68,7 @@ class OnMlflow:
             self._tag(figures.last_tags(event.document))
             if self._keeps and event.document["out"] is not None:
                 self._client.log_artifact(self._run, event.document["out"])
-            self._end("FINISHED")
+            self._end("KILLED" if figures.interrupted(event.document) else "FINISHED")
         elif isinstance(event, Failed):
             self._tag({"error": f"{event.kind}: {event.message}"})
             self._end("KILLED" if event.kind == "interrupt" else "FAILED")
@@ -80,19 +80,34 @@ class OnMlflow:
 
     def _start(self, event: Started) -> None:
         self._client = client = MlflowClient(tracking_uri=self._uri)
-        known = client.get_experiment_by_name(self._experiment)
+        there = client.get_experiment_by_name(self._experiment)
         experiment = (
-            client.create_experiment(self._experiment) if known is None else known.experiment_id
+            client.create_experiment(self._experiment) if there is None else there.experiment_id
         )
-        run = client.create_run(experiment, run_name=figures.run_name(event, self._name))
-        self._run = run.info.run_id
+        known = figures.goes_on(event)
+        earlier = self._earlier(experiment, known) if event.options.get("resume") else None
+        if earlier is None:
+            run = client.create_run(experiment, run_name=figures.run_name(event, self._name))
+            self._run = run.info.run_id
+        else:
+            self._run = earlier
+            client.update_run(self._run, status="RUNNING")
         folder = str(self._dir / experiment / self._run)
         self.where = folder if self._local else f"{self._uri} run {self._run}"
-        given = figures.parameters(event)
-        params = [Param(figures.legal(name), str(value)) for name, value in given.items()]
-        client.log_batch(self._run, params=params)
-        self._tag(figures.tags(event))
+        if earlier is None:  # no parameter may change
+            given = figures.parameters(event)
+            params = [Param(figures.legal(name), str(value)) for name, value in given.items()]
+            client.log_batch(self._run, params=params)
+        self._tag(figures.tags(event) | known)
         client.log_text(self._run, figures.plan_text(event), "plan.json")
+
+    def _earlier(self, experiment: str, known: dict[str, str]) -> str | None:
+        """Return the newest run that was interrupted and now goes on."""
+        wanted = " and ".join(f"tags.{key} = '{value}'" for key, value in known.items()
+                              if "'" not in value)  # fmt: skip
+        found = self._client.search_runs([experiment], wanted, max_results=20)
+        ids = (one.info.run_id for one in found if one.info.status != "FINISHED")
+        return next(ids, None)
 
     def _log(self, found: Iterable[Figure]) -> None:
         now = int(time.time() * 1000)

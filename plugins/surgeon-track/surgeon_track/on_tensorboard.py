@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -14,6 +15,10 @@ from surgeon_track import figures
 
 if TYPE_CHECKING:
     from surgeon.events import Event
+
+
+UNFINISHED = "unfinished.json"
+"""Lies beside the event files of a run until it is done: what `--resume` knows it by."""
 
 
 class OnTensorBoard:
@@ -32,6 +37,7 @@ class OnTensorBoard:
         self._figures = figures.Figures(every)
         self._parameters: dict[str, str | float | int | bool] = {}
         self._writer: Any = None
+        self._mark = Path()
 
     def __call__(self, event: Event) -> None:
         """Write an event."""
@@ -51,6 +57,8 @@ class OnTensorBoard:
             for summary in hparams(self._parameters, found):  # type: ignore[no-untyped-call] # torch's
                 writer.file_writer.add_summary(summary)
             writer.add_text("result", "\n".join(figures.lines(figures.last_tags(event.document))))
+            if not figures.interrupted(event.document):
+                self._mark.unlink(missing_ok=True)
         elif isinstance(event, Failed):
             writer.add_text("failed", f"{event.kind}: {event.message}")
 
@@ -60,13 +68,32 @@ class OnTensorBoard:
             self._writer.close()
 
     def _start(self, event: Started) -> None:
-        name = figures.run_name(event, self._name)
-        folder, number = self._dir / name, 1
-        while folder.exists():  # two runs in one folder would be drawn as one
-            number += 1
-            folder = self._dir / f"{name}-{number}"
+        known = figures.goes_on(event)
+        earlier = self._earlier(known) if event.options.get("resume") else None
+        folder = earlier or self._free(figures.run_name(event, self._name))
         self.where, self._parameters = str(folder), figures.parameters(event)
         self._writer = writer = SummaryWriter(str(folder))
+        self._mark = folder / UNFINISHED
+        self._mark.write_text(json.dumps(known), "utf-8")
         writer.add_text("plan", f"```json\n{figures.plan_text(event)}\n```")
         writer.add_text("run", "\n".join(figures.lines(figures.tags(event))))
         writer.add_text("parameters", "\n".join(figures.lines(self._parameters)))
+
+    def _free(self, name: str) -> Path:
+        """Return a folder that is not there: two runs in one would be drawn as one."""
+        folder, number = self._dir / name, 1
+        while folder.exists():
+            number += 1
+            folder = self._dir / f"{name}-{number}"
+        return folder
+
+    def _earlier(self, known: dict[str, str]) -> Path | None:
+        """Return the folder of the newest run that was interrupted and now goes on."""
+        marks = sorted(self._dir.glob(f"*/{UNFINISHED}"), key=lambda one: one.stat().st_mtime)
+        for mark in reversed(marks):
+            try:
+                if json.loads(mark.read_text("utf-8")) == known:
+                    return mark.parent
+            except ValueError:
+                continue
+        return None
