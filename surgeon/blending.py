@@ -1,13 +1,15 @@
-"""Weights between two files of one structure: the better of both worlds is often on the way.
+"""Weights between files of one structure: the better of both worlds is often on the way.
 
 ::
 
     blended = surgeon.blend("before.onnx", "tuned.onnx", "photos/")
     blended.alpha, blended.tried
+    surgeon.blend("one.onnx", "two.onnx", "photos/", also=["three.onnx"]).members
 
 Wortsman et al., "Robust fine-tuning of zero-shot models" (arXiv 2109.01903): between a network
 before and after fine-tuning lie some that keep what the first knew of other data, and most of what
-the second learnt. What must not enter: training.
+the second learnt. And "Model soups" (arXiv 2203.05482): the mean of several networks that were
+tuned from one is often better than the best of them. What must not enter: training.
 """
 
 from __future__ import annotations
@@ -45,28 +47,35 @@ if TYPE_CHECKING:
 
 HALF_WAY = 0.5
 """Share of the second file where nothing chooses, as the paper advises."""
+FIGURES = ("quality", "loss")
 TRIED = tuple(step / 10 for step in range(11))
 """Shares that data choose from."""
+SOUPS = ("uniform", "greedy")
 LISTED = 5
 
 
 @dataclass(frozen=True)
 class Blended:
-    """A file between two.
+    """A file between others.
 
     Attributes:
         model: it.
-        alpha: share of the second file's weights.
-        tried: {alpha, quality, loss} of all that were judged; empty where none was.
+        alpha: share of the second file's weights; None of a soup.
+        tried: {alpha, quality, loss} of all that were judged, of a soup `files` instead of a share;
+            empty where none was.
         proof: of the file; None where there were no data.
         warnings: what people should know.
+        soup: `uniform` or `greedy`; None of two files with a share.
+        members: of a soup {path, weight, quality, loss} of each file, as they were named.
     """
 
     model: Model
-    alpha: float
+    alpha: float | None
     tried: tuple[Mapping[str, Any], ...] = ()
     proof: Mapping[str, Any] | None = field(default=None, repr=False)
     warnings: tuple[str, ...] = ()
+    soup: str | None = None
+    members: tuple[Mapping[str, Any], ...] = ()
 
     def save(self, path: str | os.PathLike[str], *, force: bool = False) -> None:
         """Write the file.
@@ -82,6 +91,8 @@ class Blended:
             "out": None if out is None else str(out),
             "alpha": self.alpha,
             "tried": [dict(one) for one in self.tried],
+            "soup": self.soup,
+            "members": [dict(one) for one in self.members],
             "proof": self.proof,
             "warnings": list(self.warnings),
         }
@@ -95,6 +106,8 @@ def blend(  # noqa: PLR0913 - a public verb has its options as keywords
     out: str | os.PathLike[str] | None = None,
     *,
     alpha: float | None = None,
+    also: Sequence[Source] = (),
+    soup: str | None = None,
     preprocess: Any = None,
     size: Any = None,
     tokenizer: Any = None,
@@ -113,43 +126,80 @@ def blend(  # noqa: PLR0913 - a public verb has its options as keywords
     progress: Callable[..., None] | None = None,
     plugins: Plugins | None = None,
 ) -> Blended:
-    """Make a file whose weights lie between those of two files: (1 − alpha) first + alpha second.
+    """Make a file whose weights lie between those of others.
 
-    All else is the second's: labels, preprocessing, plan. Its plan then trains what differs, too.
+    Of two files they are (1 − alpha) first + alpha second; of more, or with `soup`, their mean. All
+    else is the last one's: labels, preprocessing, plan. Its plan then trains what differs, too.
 
     Args:
         first: path, ModelProto or Model: the network before, or tuned on something else.
         second: of the same structure: the same nodes, and weights of the same names and shapes.
         data: samples whose validation part chooses alpha, of 0, 0.1 … 1; None = `alpha` says it.
         alpha: 0 is the first, 1 the second. Default without data: 0.5.
+        also: further files, of the same structure.
+        soup: `uniform`, the mean of all; `greedy`, of those that make the mean no worse on the
+            validation part, the best first. Default of three files and more: greedy with data.
         progress: called as `progress(stage, done, total)`.
         plugins: loaded plugins; None loads them.
 
     Raises:
         ModelError: the files differ in more than float weights.
-        UsageError: alpha lies outside 0..1, or both it and data are given.
+        UsageError: alpha lies outside 0..1, or both it and data are given, or it and a soup.
         DataError: no sample can be judged.
     """
     clock = Clock(time.perf_counter())
     to = Options.of(locals())
     to = replace(to, delivery=writable(to.delivery))
     _require_share(alpha, data)
-    one, other = load(first), load(second)
-    differing = _differing(one, other)
-    notes = _notes(one, other, differing)
+    how = _soup(soup, alpha, data, bool(also))
+    *before, last = (load(one) for one in (first, second, *also))
+    differing = list(dict.fromkeys(name for one in before for name in _differing(one, last)))
+    notes = list(dict.fromkeys(note for one in before for note in _notes(one, last)))
+    notes += [] if differing else ["the files have the same weights"]
     if data is None:
-        share = HALF_WAY if alpha is None else float(alpha)
-        proto = _between(one, other, differing, share)
+        share = None if how else HALF_WAY if alpha is None else float(alpha)
+        proto = _mean([*before, last], last, differing, share)
         if envelope.get(proto, envelope.PROOF) is not None:
             envelope.put(proto, envelope.PROOF, None)
             notes.append("the file carries no proof, as the weights are new: data give it one")
-        found = Blended(other.with_proto(proto), share, warnings=tuple(notes))
+        members = [_member(one, 1 / (len(before) + 1)) for one in (*before, last) if how]
+        found = Blended(
+            last.with_proto(proto), share, warnings=tuple(notes), soup=how, members=tuple(members)
+        )
     else:
-        job, told = _opened(other, differing, data, to, progress, plugins)
-        found = _chosen(job, one, differing, [*notes, *told], clock)
+        job, told = _opened(last, differing, data, to, progress, plugins)
+        choose = _Choice(job, [*before, last], differing)
+        found = choose.soup(how) if how else choose.share()
+        found = choose.proven(found, [*notes, *told], clock)
     if to.delivery.out is not None:
         found.save(to.delivery.out, force=to.delivery.force)
     return found
+
+
+def _soup(asked: str | None, alpha: Any, data: Any, more: bool) -> str | None:
+    """Return how several files become one; None = two, by a share.
+
+    Raises:
+        UsageError: what was asked for cannot be.
+    """
+    if asked is None and not more:
+        return None
+    how = asked or ("uniform" if data is None else "greedy")
+    wrong, remedy = None, "leave one of them out"
+    if how not in SOUPS:
+        wrong, remedy = f"soup is {how!r}", " or ".join(SOUPS)
+    elif alpha is not None:
+        wrong = "a share is of two files, and a soup is the mean of all"
+    elif how == "greedy" and data is None:
+        wrong, remedy = "a greedy soup is chosen by data, and none are given", "give data"
+    if wrong:
+        raise UsageError(wrong, where="--soup" if alpha is None else "--alpha", remedy=remedy)
+    return how
+
+
+def _member(one: Model, weight: float, row: Mapping[str, Any] | None = None) -> dict[str, Any]:
+    """Return what is told of a file of a soup."""
+    return {"path": one.where, "weight": weight, **{k: (row or {}).get(k) for k in FIGURES}}
 
 
 def _require_share(alpha: Any, data: Any) -> None:
@@ -190,7 +240,9 @@ def _differing(one: Model, other: Model) -> list[str]:
         others = [repr(name) for name in differing if name not in blends]
         wrong.append(f"quantised or other tensors differ that are not blended: {_some(others)}")
     if None not in (one.labels, other.labels) and one.labels != other.labels:
-        wrong.append("their outputs have other labels")
+        order = sorted(one.labels or ()) == sorted(other.labels or ())
+        more = ": the same in another order" if order else ""
+        wrong.append(f"their outputs have other labels{more}")
     if wrong:
         raise ModelError(
             f"the files are not of one structure: {_some(wrong, '; ')}",
@@ -228,24 +280,29 @@ def _some(found: Sequence[str], between: str = ", ") -> str:
     return between.join(found[:LISTED]) + (f"{between}and {more} more" if more > 0 else "")
 
 
-def _notes(one: Model, other: Model, differing: Sequence[str]) -> list[str]:
+def _notes(one: Model, other: Model) -> list[str]:
     """Return what people should know of the two files."""
     read = [envelope.get(model.proto, envelope.PREPROCESS) for model in (one, other)]
-    notes = [] if differing else ["the files have the same weights"]
-    if None not in read and read[0] != read[1]:
-        notes.append("the files prepare their inputs differently: as the second does is kept")
-    return notes
+    differ = None not in read and read[0] != read[1]
+    return ["the files prepare their inputs differently: as the last does is kept"] * differ
 
 
-def _between(one: Model, other: Model, differing: Sequence[str], alpha: float) -> onnx.ModelProto:
-    """Return the second file with weights between."""
-    first, second = initializers(one.proto), initializers(other.proto)
-    wide = {
-        name: tuple(to_array(tensors[name]).astype(np.float64) for tensors in (first, second))
-        for name in differing
-    }
-    blended = {name: here + alpha * (there - here) for name, (here, there) in wide.items()}
-    return write_back(other.proto, blended if alpha < 1 else {}, partial=True)
+def _mean(
+    models: Sequence[Model], base: Model, differing: Sequence[str], alpha: float | None = None
+) -> onnx.ModelProto:
+    """Return the base with the mean of the weights of some files; of two, with a share."""
+    tensors = [initializers(one.proto) for one in models]
+    last = models[-1] if alpha == 1 or len(models) == 1 else None
+    if last is base:
+        return write_back(base.proto, {}, partial=True)
+    found = {}
+    for name in differing:
+        values = [to_array(one[name]).astype(np.float64) for one in tensors]
+        if alpha is not None:
+            found[name] = values[0] + alpha * (values[1] - values[0])
+        else:
+            found[name] = functools.reduce(np.add, values) / len(values)
+    return write_back(base.proto, found, partial=True)
 
 
 def _opened(
@@ -276,38 +333,101 @@ def _opened(
     return Job(given.model, given, to, given.task, plugins=plugins), skip_notes(given.samples)
 
 
-def _chosen(
-    job: Job, one: Model, differing: Sequence[str], notes: list[str], clock: Clock
-) -> Blended:
-    """Judge every share on the validation samples, and prove the best file.
+class _Choice:
+    """Files judged on the validation samples: which share, or which of them, is best there."""
 
-    Raises:
-        DataError: no sample can be judged.
-    """
-    from surgeon.job.measure import open_runner, outputs_of, score
+    def __init__(self, job: Job, models: Sequence[Model], differing: Sequence[str]) -> None:
+        self.job, self.models, self.differing = job, models, differing
+        self.tried: list[dict[str, Any]] = []
 
-    rows, tried = job.given.parts.validation, list[dict[str, Any]]()
-    for done, alpha in enumerate(TRIED, 1):
-        proto = _between(one, job.operated, differing, alpha)
-        metrics = score(job, outputs_of(open_runner(job, proto, alone=False), rows)) or {}
-        tried.append({"alpha": alpha, **{key: metrics.get(key) for key in ("quality", "loss")}})
-        job.given.say("blends", done, len(TRIED))
-    judged = [row for row in tried if row["quality"] is not None and np.isfinite(row["quality"])]
-    if not judged:
-        raise DataError(
-            "no sample can be judged",
-            where=job.given.samples.where,
-            remedy="give more samples, --validation, or --alpha",
-        )
-    best: float = max(judged, key=_rank)["alpha"]
-    model = job.operated.with_proto(_between(one, job.operated, differing, best))
-    job = replace(job, operated=replace(model, plan=job.plan))
-    proved = proven(job, start_body(job.operated, job.given, job.to), notes, clock)
-    told = tuple(proved.document()["warnings"])
-    return Blended(proved.model, best, tuple(tried), proved.proof, told)
+    def _file(self, models: Sequence[Model], alpha: float | None = None) -> onnx.ModelProto:
+        base = self.job.operated
+        last = [base if one is self.models[-1] else one for one in models]
+        return _mean(last, base, self.differing, alpha)
+
+    def _judge(self, proto: onnx.ModelProto, told: Mapping[str, Any]) -> dict[str, Any]:
+        from surgeon.job.measure import open_runner, outputs_of, score
+
+        rows = self.job.given.parts.validation
+        metrics = score(self.job, outputs_of(open_runner(self.job, proto, alone=False), rows)) or {}
+        self.tried.append({**told, **{key: metrics.get(key) for key in FIGURES}})
+        return self.tried[-1]
+
+    def share(self) -> Blended:
+        """Return the best of all shares.
+
+        Raises:
+            DataError: no sample can be judged.
+        """
+        for done, alpha in enumerate(TRIED, 1):
+            self._judge(self._file(self.models, alpha), {"alpha": alpha})
+            self.job.given.say("blends", done, len(TRIED))
+        best: float = max(self._judged(), key=_rank)["alpha"]
+        return Blended(self.job.operated.with_proto(self._file(self.models, best)), best)
+
+    def soup(self, how: str) -> Blended:
+        """Return the mean of all, or of those that make it no worse, the best first.
+
+        Raises:
+            DataError: no sample can be judged.
+        """
+        count = len(self.models)
+        alone = []
+        for done, one in enumerate(self.models, 1):
+            alone.append(self._judge(self._file([one]), {"alpha": None, "files": [one.where]}))
+            self.job.given.say("blends", done, 2 * count)
+        self._judged()
+        kept = list(range(count))
+        if how == "greedy":
+            order = sorted(kept, key=lambda place: _quality(alone[place]), reverse=True)
+            kept, best = order[:1], _quality(alone[order[0]])
+            for done, place in enumerate(order[1:], count + 1):
+                found = _quality(self._together([*kept, place]))
+                if found >= best:
+                    kept, best = [*kept, place], found
+                self.job.given.say("blends", done, 2 * count)
+        else:
+            self._together(kept)
+        self.job.given.say("blends", 2 * count, 2 * count)
+        members = [
+            _member(one, (place in kept) / len(kept), alone[place])
+            for place, one in enumerate(self.models)
+        ]
+        proto = self._file([self.models[place] for place in sorted(kept)])
+        model = self.job.operated.with_proto(proto)
+        return Blended(model, None, soup=how, members=tuple(members))
+
+    def _together(self, places: Sequence[int]) -> dict[str, Any]:
+        some = [self.models[place] for place in sorted(places)]
+        return self._judge(self._file(some), {"alpha": None, "files": [one.where for one in some]})
+
+    def _judged(self) -> list[dict[str, Any]]:
+        found = [one for one in self.tried if np.isfinite(_quality(one)[0])]
+        if not found:
+            raise DataError(
+                "no sample can be judged",
+                where=self.job.given.samples.where,
+                remedy="give more samples, --validation, or --alpha",
+            )
+        return found
+
+    def proven(self, found: Blended, notes: Sequence[str], clock: Clock) -> Blended:
+        """Return it with a proof."""
+        job = replace(self.job, operated=replace(found.model, plan=self.job.plan))
+        proved = proven(job, start_body(job.operated, job.given, job.to), list(notes), clock)
+        return replace(
+            found, model=proved.model, tried=tuple(self.tried), proof=proved.proof,
+            warnings=tuple(proved.document()["warnings"]),
+        )  # fmt: skip
+
+
+def _quality(row: Mapping[str, Any]) -> tuple[float, float]:
+    """The better figure, then the lower loss; what cannot be judged is the worst."""
+    quality, loss = row["quality"], row["loss"]
+    known = quality is not None and np.isfinite(quality)
+    return quality if known else -np.inf, -np.inf if loss is None else -loss
 
 
 def _rank(row: Mapping[str, Any]) -> tuple[float, float, float]:
-    """The better figure, then the lower loss, then the share nearest to the middle."""
-    loss = row["loss"]
-    return row["quality"], -np.inf if loss is None else -loss, -abs(row["alpha"] - HALF_WAY)
+    """Quality, and of equal ones the share nearest to the middle."""
+    return *_quality(row), -abs(row["alpha"] - HALF_WAY)

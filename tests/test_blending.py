@@ -182,3 +182,87 @@ def test_a_share_that_is_none_is_refused(pair, alpha):
 def test_a_share_and_data_are_one_too_many(pair):
     with pytest.raises(UsageError, match="alpha"):
         blend(*pair, data(), alpha=0.5)
+
+
+@pytest.fixture(scope="module")
+def three(pair, tmp_path_factory):
+    """Two files and one that is spoilt, which no soup should take."""
+    spoilt = surgeon.load(pair[1]).proto
+    copy = onnx.ModelProto()
+    copy.CopyFrom(spoilt)
+    random = np.random.default_rng(0)
+    for tensor in copy.graph.initializer:
+        noise = random.standard_normal(tuple(tensor.dims)).astype(np.float32) * 3
+        tensor.CopyFrom(numpy_helper.from_array(noise, tensor.name))
+    path = tmp_path_factory.mktemp("three") / "spoilt.onnx"
+    onnx.save(copy, path)
+    return path, *pair
+
+
+def test_a_uniform_soup_is_the_mean(three):
+    one, two, three_ = three
+    blended = blend(one, two, also=[three_])
+    assert (blended.alpha, blended.soup) == (None, "uniform")
+    assert [row["weight"] for row in blended.members] == [pytest.approx(1 / 3)] * 3
+    found = {t.name: numpy_helper.to_array(t) for t in blended.model.proto.graph.initializer}
+    for name, value in found.items():
+        wanted = np.mean([values(path)[name] for path in three], axis=0)
+        np.testing.assert_allclose(value, wanted, rtol=1e-5, atol=1e-6)
+
+
+def test_a_greedy_soup_is_no_worse_than_its_best_member(three, tmp_path):
+    out = tmp_path / "soup.onnx"
+    blended = blend(three[0], three[1], data(), out, also=[three[2]], device="cpu")
+    assert blended.soup == "greedy"
+    best = max(row["quality"] for row in blended.members)
+    kept = [row["path"] for row in blended.members if row["weight"]]
+    assert str(three[0]) not in kept
+    assert sum(row["weight"] for row in blended.members) == pytest.approx(1)
+    found = next(row for row in blended.tried if row["files"] == kept)
+    assert found["quality"] >= best
+    verdict = surgeon.verify(out)
+    assert verdict.passed
+    uniform = blend(three[0], three[1], data(), also=[three[2]], soup="uniform", device="cpu")
+    assert all(row["weight"] for row in uniform.members)
+    assert len(uniform.tried) == 4
+
+
+def test_an_alpha_is_no_worse_than_either_end(pair):
+    tried = {row["alpha"]: row["quality"] for row in blend(*pair, data(), device="cpu").tried}
+    assert max(tried.values()) >= max(tried[0], tried[1])
+
+
+def test_soups_that_cannot_be_are_refused(pair):
+    for options, said in (
+        ({"soup": "thick"}, "thick"),
+        ({"soup": "greedy"}, "data"),
+        ({"soup": "uniform", "alpha": 0.5}, "share"),
+        ({"also": [pair[0]], "alpha": 0.5}, "share"),
+    ):
+        with pytest.raises(UsageError, match=said):
+            blend(*pair, **options)
+    with pytest.raises(ModelError, match="nodes"):
+        blend(*pair, also=[nw.residual()])
+
+
+def test_labels_in_another_order_are_refused_by_that_name(pair):
+    swapped = onnx.load(pair[0])
+    entry = next(one for one in swapped.metadata_props if one.key == "surgeon.labels")
+    entry.value = json.dumps(["bee", "ant", "cat"])
+    with pytest.raises(ModelError, match="another order"):
+        blend(swapped, pair[1])
+
+
+def test_the_command_tells_files_from_data(three, tmp_path, capsys):
+    out, arrays = tmp_path / "soup.onnx", tmp_path / "data.npz"
+    np.savez(arrays, **data())
+    files = [str(path) for path in three]
+    assert main(["blend", *files, str(arrays), "-o", str(out), "--json"]) == 0
+    document = json.loads(capsys.readouterr().out)
+    jsonschema.Draft202012Validator(schemas.load("blend")).validate(document)
+    assert [one["path"] for one in document["members"]] == files
+    again = ["-o", str(out), "--force"]
+    assert main(["blend", *files[:2], "--soup", "uniform", *again]) == 0
+    assert "uniform" in capsys.readouterr().out
+    assert main(["blend", *files[:2], str(arrays), files[2], *again]) == 2
+    assert main(["blend", *files, str(tmp_path / "absent.onnx"), *again]) == 2
