@@ -38,7 +38,6 @@ RESULTS = Path(__file__).parent / "results" / "qat.json"
 MODELS = ("plain", "separable")
 DATA = ("digits",)
 SMALL = 8
-SIDE = 96
 CALIBRATED = 128
 WAYS = ("float", "after", "more", "more_after", "qat", "learned")
 INT8 = ("more_after", "qat", "learned")
@@ -51,6 +50,7 @@ def main() -> None:
     parser.add_argument("--unseen", type=int, default=500)
     parser.add_argument("--epochs", type=int, default=5)
     parser.add_argument("--draws", type=int, default=3)
+    parser.add_argument("--side", type=int, default=96, help="of pictures for real models")
     parser.add_argument("--settings", default="", help="of the adapter: ranges=mse,bits=8")
     parser.add_argument("--models", nargs="+", default=MODELS)
     parser.add_argument("--data", nargs="+", default=DATA)
@@ -93,6 +93,7 @@ def compare(model: str, name: str, arguments: argparse.Namespace) -> Iterator[di
             "unseen": arguments.unseen,
             "draws": draw + 1,
             "epochs": arguments.epochs,
+            "side": SMALL if model in MODELS else arguments.side,
             "per_cent_right": {way: round(100 * float(one.mean()), 2) for way, one in told.items()},
             "to_float": {way: paired(told[way], told["float"]) for way in told if way != "float"},
             "qat_to_after": paired(told["qat"], told["after"]),
@@ -107,8 +108,8 @@ def compare(model: str, name: str, arguments: argparse.Namespace) -> Iterator[di
 def one_draw(model: str, name: str, draw: int, arguments: argparse.Namespace) -> dict:
     """Return {way: (which unseen pictures are right, operators that run in 8 bits)}."""
     small = model in MODELS
-    proto = network(model) if small else real(model)
-    side = SMALL if small else SIDE
+    side = SMALL if small else arguments.side
+    proto = network(model) if small else real(model, side)
     known, unseen = pictures(name, draw, side, arguments.train, arguments.unseen)
     (given,) = (value.name for value in proto.graph.input)
     data = {given: known[0], "labels": known[1]}
@@ -163,17 +164,17 @@ def network(name: str) -> onnx.ModelProto:
     return onnx.load_from_string(file.getvalue())
 
 
-def real(name: str) -> onnx.ModelProto:
+def real(name: str, side: int) -> onnx.ModelProto:
     """Return a model of the zoo."""
     from surgeon_models import get
 
-    return smaller(surgeon.load(get(name)).proto)
+    return smaller(surgeon.load(get(name)).proto, side)
 
 
-def smaller(proto: onnx.ModelProto) -> onnx.ModelProto:
-    """Declare pictures of 96 x 96: both networks average whatever maps they end in."""
+def smaller(proto: onnx.ModelProto, side: int) -> onnx.ModelProto:
+    """Declare smaller pictures: both networks average whatever maps they end in."""
     for axis in (2, 3):
-        proto.graph.input[0].type.tensor_type.shape.dim[axis].dim_value = SIDE
+        proto.graph.input[0].type.tensor_type.shape.dim[axis].dim_value = side
     del proto.graph.value_info[:]
     return proto
 
@@ -199,7 +200,10 @@ def pictures(name: str, draw: int, side: int, *counts: int) -> list[tuple[np.nda
 
 
 def afterwards(path: Path, out: Path, given: str, values: np.ndarray) -> None:
-    """Quantise a tuned file as ONNX Runtime does, with weights of seven bits as `qat` has."""
+    """Quantise a tuned file as ONNX Runtime does, with weights of seven bits as `qat` has.
+
+    The head stays in floats, as with `qat`.
+    """
     from onnxruntime import quantization
 
     rows = np.unique(np.linspace(0, len(values) - 1, CALIBRATED).astype(int))
@@ -210,8 +214,12 @@ def afterwards(path: Path, out: Path, given: str, values: np.ndarray) -> None:
         def get_next(self) -> dict | None:
             return next(self.left, None)
 
+    head = [
+        node.name for node in onnx.load(path).graph.node
+        if any(name.startswith("surgeon.head.") for name in node.input)
+    ]  # fmt: skip
     quantization.quantize_static(
-        path, out, Reader(), per_channel=True, reduce_range=True,
+        path, out, Reader(), per_channel=True, reduce_range=True, nodes_to_exclude=head,
         activation_type=quantization.QuantType.QUInt8, weight_type=quantization.QuantType.QInt8,
     )  # fmt: skip
 
