@@ -4,6 +4,7 @@
 
 rows        A table of eight numbers (CSV), three classes: answers as CSV, and as Parquet.
 vectors     The same table, 64 numbers a row in front of the head (`--cut`), as Parquet.
+words       Lines of text, a label for each word, as JSON-lines.
 paths       Lines of standard input that name a few small pictures again and again, as JSON-lines.
 
 Each is a process of its own. Memory is the peak of the resident set (VmHWM), in MiB, read as the
@@ -33,6 +34,7 @@ KINDS = {
     "rows to CSV": 1,
     "rows to Parquet": 1,
     "vectors to Parquet": 1,
+    "words to JSON-lines": 0.1,
     "paths to JSON-lines": 0.1,
 }
 """What is measured, and the share of the rows that it is measured with."""
@@ -41,6 +43,7 @@ KINDS = {
 def main() -> None:
     """Measure, print, write."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--kinds", nargs="*", default=list(KINDS), choices=list(KINDS))
     parser.add_argument("--rows", type=int, default=1_000_000)
     parser.add_argument("--out", type=Path, default=RESULTS / "predict.json")
     parser.add_argument("--measure", nargs=3, help=argparse.SUPPRESS)
@@ -53,8 +56,8 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         prepare(folder, arguments.rows)
-        for kind, share in KINDS.items():
-            count = int(arguments.rows * share)
+        for kind in arguments.kinds:
+            count = int(arguments.rows * KINDS[kind])
             asked = [sys.executable, __file__, "--measure", kind, str(count), name]
             done = subprocess.run(asked, stdout=subprocess.PIPE, check=True)
             found[kind] = told = json.loads(done.stdout)
@@ -81,6 +84,10 @@ def prepare(folder: Path, rows: int) -> None:
     random = np.random.default_rng(0)
     onnx.save(dense(random), folder / "rows.onnx")
     onnx.save(pooled(random), folder / "pictures.onnx")
+    onnx.save(tagger(random), folder / "words.onnx")
+    with (folder / "lines.txt").open("w") as file:
+        for _ in range(rows // 10):
+            file.write(" ".join(random.choice(["the", "cat", "sat"], 12)) + "\n")
     with (folder / "table.csv").open("w") as file:
         file.write(",".join(f"f{one}" for one in range(WIDTH)) + "\n")
         for start in range(0, rows, 10_000):
@@ -119,6 +126,31 @@ def pooled(random: np.random.Generator) -> onnx.ModelProto:
     return made(nodes, ["N", 3, 16, 16], weights)
 
 
+def tagger(random: np.random.Generator) -> onnx.ModelProto:
+    """Return a network that gives each word one of three labels."""
+    from tokenizers import Tokenizer, models, pre_tokenizers
+
+    words = {"[UNK]": 0, "the": 1, "cat": 2, "sat": 3, "[PAD]": 4}
+    tokenizer = Tokenizer(models.WordLevel(words, unk_token="[UNK]"))
+    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
+    table = numpy_helper.from_array(random.normal(size=(5, 3)).astype(np.float32), "table")
+    graph = helper.make_graph(
+        [helper.make_node("Gather", ["table", "ids"], ["logits"])],
+        "tagger",
+        [helper.make_tensor_value_info("ids", TensorProto.INT64, ["N", "length"])],
+        [helper.make_tensor_value_info("logits", TensorProto.FLOAT, ["N", "length", 3])],
+        [table],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9)
+    told = {
+        "surgeon.plan": {"case": "small-similar", "task": "tokens", "outputs": 3},
+        "surgeon.labels": ["B-X", "I-X", "O"],
+        "surgeon.preprocess": {"kind": "text", "tokenizer": json.loads(tokenizer.to_str())},
+    }
+    helper.set_model_props(model, {name: json.dumps(value) for name, value in told.items()})
+    return model
+
+
 def made(nodes: list, shape: list, weights: dict) -> onnx.ModelProto:
     graph = helper.make_graph(
         nodes,
@@ -154,6 +186,9 @@ def measure(kind: str, count: int, folder: Path) -> dict:
         os.dup2(os.open(names, os.O_RDONLY), 0)
         settings |= {"out": folder / "answers.jsonl", "preprocess": "zero-one"}
         surgeon.predict(folder / "pictures.onnx", ["-"], **settings)
+    elif kind == "words to JSON-lines":
+        settings |= {"out": folder / "answers.jsonl", "lines": True}
+        surgeon.predict(folder / "words.onnx", folder / "lines.txt", **settings)
     else:
         settings |= {"out": folder / "answers.csv"} if kind == "rows to CSV" else {}
         settings |= {"cut": "active"} if kind == "vectors to Parquet" else {}

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import time
 from dataclasses import dataclass
 from itertools import chain, count
 from pathlib import Path
@@ -167,14 +168,15 @@ class Running:
 
     def __iter__(self) -> Iterator[tuple[NDArray[np.int64], NDArray[np.float64]]]:
         """Give samples that could be read, and their outputs [n, …]."""
-        done = 0
+        done, started = 0, time.perf_counter()
         for chunk in self._runner.stream(self.chosen):
             if len(chunk.positions):  # not where none of them can be read
                 raw = chunk.outputs[self._output.value]
                 self._seen.append(self.chosen[chunk.positions])
                 yield self._seen[-1], self._output.rows(self._model, raw)
             done += len(chunk.positions) + len(chunk.failures)
-            self._say("samples", done, len(self.chosen))
+            rate = done / max(time.perf_counter() - started, 1e-9)
+            self._say("samples", done, len(self.chosen), throughput=rate)
 
     @property
     def providers(self) -> tuple[str, ...]:

@@ -40,7 +40,6 @@ def open_inputs(
     model: Model, inputs: Any, to: Options, *, progress: Report | None, plugins: Plugins | None
 ) -> Intake:
     """Open what is predicted: paths of any medium, or arrays."""
-    from surgeon.data.flow import named_by
     from surgeon.data.read import open_data
     from surgeon.data.read import open_inputs as read_inputs
     from surgeon.data.samples import Given
@@ -52,9 +51,7 @@ def open_inputs(
         samples = open_data(given, model.inputs, constants=constants, labelled=False)
     else:
         given = list(given)
-        if not to.reading.lines:
-            given = [item for item, _ in named_by(given)]
-        if to.reading.lines or any(not isinstance(item, str | Path | dict) for item in given):
+        if to.reading.lines or not all(map(_is_named, given)):
             common = Given(model.inputs, (), constants=constants, rule=pre)
             samples = _together(_parts(given, common, to, most=math.inf))
         else:
@@ -66,21 +63,33 @@ def open_inputs(
     )  # fmt: skip
 
 
+def _is_named(item: Any) -> bool:
+    """Say whether an input is one that somebody named: no pattern, and nothing in memory."""
+    from surgeon.data.flow import STDIN, is_pattern
+
+    return isinstance(item, str | Path | dict) and not (
+        is_pattern(item) or (not isinstance(item, dict) and str(item) == STDIN)
+    )
+
+
 def _together(parts: Iterator[Part]) -> Samples:
     """Return the samples of inputs that all become one part.
 
     Raises:
         DataError: they do not.
     """
-    first, *more = parts
-    samples = first.samples
-    if samples is None or more:
-        told = "; ".join(f"{name}: {reason}" for name, reason in first.passed_over[:3])
+    found = list(parts)
+    samples = found[0].samples if found else None
+    if samples is None or len(found) > 1:
+        passed = [one for part in found for one in part.passed_over]
         raise DataError(
-            "none of the inputs can be read" if samples is None else "inputs of several kinds",
-            where=told or None,
-            remedy="give one kind, or write the answers to a file: --out",
+            "inputs of several kinds" if len(found) > 1 else "none of the inputs can be read",
+            where="; ".join(f"{name}: {reason}" for name, reason in passed[:3]) or None,
+            remedy="give one kind, or write the answers to a file with --out"
+            if len(found) > 1
+            else "check them; with --lines each line is a text",
         )
+    first = found[0]
     samples.passed_over = (*samples.passed_over, *first.passed_over)
     return samples
 
@@ -125,7 +134,8 @@ def open_parts(
             if reasons
             else "there is nothing to predict",
             where="; ".join(f"{name}: {reason}" for name, reason in reasons[:3]) or None,
-            remedy="give pictures, texts or sounds, folders of them, a table or an .npz",
+            remedy="give pictures, texts or sounds, folders of them, a table or an .npz; with "
+            "--lines each line is a text",
         )
     intake = Intake(
         model=model, samples=part.samples, preprocess=pre, constants=constants,

@@ -5,6 +5,7 @@ What must not enter: opening data, documents.
 
 from __future__ import annotations
 
+import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -56,13 +57,14 @@ def run_vectors(given: Intake, batch: int | None = None) -> Vectors:
         model.proto, given.samples, outputs={name: axes.get(name, 0) for name in names},
         device=given.device, threads=given.threads, batch=batch, where=model.where,
     )  # fmt: skip
-    total, done = given.samples.n, 0
+    total, done, started = given.samples.n, 0, time.perf_counter()
     found: dict[int, list[NDArray[Any]]] = {}
     for chunk in runner.stream(np.arange(total)):
         for place, position in enumerate(chunk.positions.tolist()):
             found[position] = [chunk.outputs[name][place] for name in names]
         done += len(chunk.positions) + len(chunk.failures)
-        given.say("samples", done, total)
+        rate = done / max(time.perf_counter() - started, 1e-9)
+        given.say("samples", done, total, throughput=rate)
     rows = sorted(found)
     outputs = {name: _joined([found[row][at] for row in rows]) for at, name in enumerate(names)}
     return Vectors(outputs, np.array(rows, np.int64), runner.session.providers, (*runner.notes,))

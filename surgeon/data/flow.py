@@ -66,7 +66,10 @@ def matching(pattern: str) -> Iterator[Path]:
     """
     path = Path(pattern)
     parts = path.parts[1:] if path.anchor else path.parts
-    yield from _matching(Path(path.anchor), parts)
+    found, deep = _matching(Path(path.anchor), parts), parts.count("**")
+    if deep:  # what lies in a folder is matched by itself
+        found = (one for one in found if not one.is_dir())
+    yield from found if deep < 2 else dict.fromkeys(found)
 
 
 def _matching(base: Path, parts: tuple[str, ...]) -> Iterator[Path]:

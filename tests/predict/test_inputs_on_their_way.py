@@ -108,6 +108,20 @@ def test_paths_come_by_standard_input(model, photos, tmp_path, end):
     }  # fmt: skip
 
 
+def test_what_a_pattern_names_and_is_none_is_told_without_a_file_too(model, photos):
+    found = predicted(model, [photos / "b" / "**"])
+    assert [name.removeprefix(f"{photos}/") for name in found.names] == ["b/2.png", "b/deep/1.png"]
+    assert [one["input"].removeprefix(f"{photos}/") for one in found.failed] == ["b/notes.txt"]
+
+
+def test_one_picture_brings_no_library_that_it_does_not_need(model, photos):
+    asked = f"import sys, surgeon; surgeon.predict({str(model)!r}, {str(photos / '3.jpg')!r}, "
+    asked += "preprocess='zero-one'); print(*sys.modules)"
+    done = subprocess.run([sys.executable, "-c", asked], capture_output=True, check=True, text=True)
+    further = {"pillow_heif", "pydicom", "soundfile", "av", "pyarrow", "tokenizers", "datasets"}
+    assert not further & set(done.stdout.split())
+
+
 def test_a_missing_file_that_is_named_is_an_error_before_anything_runs(model, photos, tmp_path):
     out = tmp_path / "a.csv"
     code = main(["predict", str(model), str(photos / "none.png"), "--out", str(out)])

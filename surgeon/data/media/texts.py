@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -103,15 +104,13 @@ class TextSamples(SourceSamples):
             )
         self._roles = roles
         fixed = _fixed_length(roles)
-        tokenizer = _load(encoding)
-        self._pad = _padding(tokenizer)
-        self._left = str((tokenizer.padding or {}).get("direction")).lower() == "left"
-        self._limit = _limit(encoding, tokenizer, fixed)
+        need("tokenizers", "reading text")
+        tokenizer, self._pad, self._left, self._limit = _made_ready(encoding, fixed)
         self._cut: list[int] = []
         self._broken: dict[int, str] = {}
         self.words = given.words
         self._tokenizer = tokenizer
-        self._tokens = self._tokenize(tokenizer, self._limit)
+        self._tokens = self._tokenize(tokenizer)
         longest = max((len(ids) for ids, _ in self._tokens), default=0)
         self.encoding = encoding
         self._length = 0
@@ -272,15 +271,7 @@ class TextSamples(SourceSamples):
                 remedy="set the padding in the tokenizer's file: Tokenizer.enable_padding",
             )
 
-    def _tokenize(
-        self, tokenizer: Tokenizer, limit: int | None
-    ) -> list[tuple[NDArray[np.int32], NDArray[np.int32]]]:
-        tokenizer.no_padding()
-        if limit is None:
-            tokenizer.no_truncation()
-        else:
-            side = str((tokenizer.truncation or {}).get("direction", "right")).lower()
-            tokenizer.enable_truncation(limit, direction=side)
+    def _tokenize(self, tokenizer: Tokenizer) -> list[tuple[NDArray[np.int32], NDArray[np.int32]]]:
         nothing = np.zeros(0, np.int32)
         found = [(nothing, nothing)] * self.n
         for start in range(0, self.n, _CHUNK):
@@ -316,6 +307,26 @@ def _decode(content: bytes) -> str:
         message = "the text is empty"
         raise UnreadableError(message)
     return text
+
+
+@lru_cache(maxsize=1)
+def _made_ready(
+    encoding: TextEncoding, fixed: int | None
+) -> tuple[Tokenizer, tuple[int | None, int], bool, int | None]:
+    """Return a tokenizer that cuts and does not pad, what it padded with, and its limit.
+
+    Kept for the next texts by the same rule: a large one takes a second to load.
+    """
+    tokenizer = _load(encoding)
+    padding, left = _padding(tokenizer), str((tokenizer.padding or {}).get("direction")).lower()
+    limit = _limit(encoding, tokenizer, fixed)
+    tokenizer.no_padding()
+    if limit is None:
+        tokenizer.no_truncation()
+    else:
+        side = str((tokenizer.truncation or {}).get("direction", "right")).lower()
+        tokenizer.enable_truncation(limit, direction=side)
+    return tokenizer, padding, left == "left", limit
 
 
 def _load(encoding: TextEncoding) -> Tokenizer:
