@@ -172,7 +172,7 @@ class Surgery:
     loss: str | None = option(
         None,
         "What training by steps minimises, with its settings; the head is then trained by steps, "
-        "too. Default: the task's.",
+        "too, from the solved one. Default: the task's.",
         verbs=("finetune",), metavar="NAME[:key=value,…]", form="text",
     )  # fmt: skip
     adapter: str | None = option(
