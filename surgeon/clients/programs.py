@@ -37,6 +37,7 @@ class Language:
         needs: what must be installed.
         bare: whether the program itself resizes and scales: then the file need not do it.
         texts: whether it reads texts, too.
+        pixels: whether it runs a file that resizes and scales itself.
     """
 
     name: str
@@ -44,6 +45,7 @@ class Language:
     needs: str
     bare: bool = False
     texts: bool = False
+    pixels: bool = True
 
 
 LANGUAGES = {
@@ -51,7 +53,7 @@ LANGUAGES = {
     for one in (
         Language("python", ".py", "pip install onnxruntime numpy pillow", bare=True, texts=True),
         Language("openvino", ".py", "pip install openvino numpy pillow", bare=True, texts=True),
-        Language("opencv", ".py", "pip install 'opencv-python-headless>=5' pillow", bare=True),
+        Language("opencv", ".py", "pip install 'opencv-python-headless>=5' pillow", True, pixels=False),
         Language("node", ".mjs", "npm install onnxruntime-node sharp"),
         Language("web", ".html", "npm install onnxruntime-web"),
         Language("csharp", ".cs", "NuGet: Microsoft.ML.OnnxRuntime, SixLabors.ImageSharp"),
@@ -119,6 +121,11 @@ def _require(facts: Facts, language: Language) -> None:
         raise UsageError(
             f"the program shows one sample at a time, the file takes {facts.batch}",
             where=where, remedy="leave out --batch",
+        )  # fmt: skip
+    if facts.embedded and not language.pixels:
+        raise UsageError(
+            "this runtime has no float64, in which the file resizes pictures",
+            where=where, remedy="export the file without --embed-preprocess",
         )  # fmt: skip
     if facts.medium == "pictures" and not (facts.embedded or language.bare):
         raise UsageError(

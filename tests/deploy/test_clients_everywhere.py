@@ -20,7 +20,10 @@ import surgeon
 pytestmark = pytest.mark.slow
 BOUND, LOSSY = 1e-3, 2e-2
 HERE = Path(__file__).parent
-PYTHON = ("python", "openvino", "opencv")
+PYTHON = (
+    *(("python", "plain"), ("python", "embedded"), ("openvino", "plain")),
+    *(("openvino", "embedded"), ("opencv", "plain")),
+)
 
 
 @pytest.fixture(scope="module")
@@ -62,8 +65,7 @@ def printed(command, **environment):
     return done.stdout.splitlines()
 
 
-@pytest.mark.parametrize("language", PYTHON)
-@pytest.mark.parametrize("form", ["plain", "embedded"])
+@pytest.mark.parametrize(("language", "form"), PYTHON)
 def test_programs_in_python(tuned, embedded, many, told, tmp_path, language, form):
     source = tuned if form == "plain" else embedded
     surgeon.export(source, tmp_path / "app.onnx", code=language)

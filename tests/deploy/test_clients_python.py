@@ -71,6 +71,8 @@ def test_what_no_program_can_do_is_refused_before_anything_is_written(tuned, tmp
         surgeon.export(tuned, tmp_path / "out.onnx", code="pyton")
     with pytest.raises(UsageError, match="one sample at a time"):
         surgeon.export(tuned, tmp_path / "out.onnx", code="python", batch=4)
+    with pytest.raises(UsageError, match="float64"):
+        surgeon.export(tuned, tmp_path / "out.onnx", code="opencv", embed_preprocess=True)
     assert not list(tmp_path.iterdir())
 
 
