@@ -53,7 +53,7 @@ LANGUAGES = {
     for one in (
         Language("python", ".py", "pip install onnxruntime numpy pillow", bare=True, texts=True),
         Language("openvino", ".py", "pip install openvino numpy pillow", bare=True, texts=True),
-        Language("opencv", ".py", "pip install 'opencv-python-headless>=5' pillow", True, pixels=False),
+        Language("opencv", ".py", "pip install opencv-python-headless pillow", True, pixels=False),
         Language("node", ".mjs", "npm install onnxruntime-node sharp"),
         Language("web", ".html", "npm install onnxruntime-web"),
         Language("csharp", ".cs", "NuGet: Microsoft.ML.OnnxRuntime, SixLabors.ImageSharp"),
