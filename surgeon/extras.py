@@ -13,6 +13,7 @@ from surgeon.errors import EnvironmentLacksError
 
 EXTRAS = {
     "tokenizers": "text",
+    "onnxruntime_extensions": "extensions",
     "pyarrow": "tables",
     "datasets": "hub",
     "pillow_heif": "images",

@@ -222,13 +222,13 @@ def open(  # noqa: A001 - read as intake.open
             plugins=plugins,
         )  # fmt: skip
         pre = None if detected is None else detected.preprocess
+    if getattr(pre, "embedded", False):
+        raise UsageError(
+            "the file prepares its inputs itself, so that it cannot be tuned",
+            where=model.where,
+            remedy="tune the file that it was exported from",
+        )
     if isinstance(pre, Preprocess):
-        if pre.embedded:
-            raise UsageError(
-                "the file prepares its pictures itself, so that it cannot be tuned",
-                where=model.where,
-                remedy="tune the file that it was exported from",
-            )
         model = resized(model, pre)
     model = model if as_planned else model.with_constants(constants)
     data = without(data, set(model.bound_inputs) | gone_inputs(model))

@@ -441,6 +441,12 @@ class Delivery:
         "decoded.",
         verbs=("export",),
     )
+    embed_tokenizer: Any = option(
+        None,
+        "Make tokens within the graph, which then takes a text, if the ids are those of the "
+        "tokenizer on all of these; whoever runs the file needs onnxruntime-extensions.",
+        verbs=("export",), metavar="TEXTS",
+    )  # fmt: skip
     fp16: bool = option(
         False, "Compute in half precision; inputs and outputs keep their types.", verbs=("export",)
     )

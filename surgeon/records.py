@@ -437,12 +437,14 @@ class TextEncoding:
         length: tokens every text is padded to; None = the longest of the texts at hand, which is
             right for graphs with a mask only.
         source: where it came from: option, metadata, index.
+        embedded: whether the graph makes tokens of texts itself.
     """
 
     tokenizer: str = field(repr=False)
     max_length: int | None = None
     length: int | None = None
     source: str | None = None
+    embedded: bool = False
 
 
 @dataclass(frozen=True)

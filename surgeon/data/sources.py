@@ -57,6 +57,11 @@ class SourceSamples(Samples):
         """Say whether the graph inputs that are no constants are those this medium feeds."""
 
     @classmethod
+    def suited(cls, rule: Preprocess | Encoding | None) -> type[SourceSamples]:  # noqa: ARG003 - the general answer
+        """Return the class that reads by a rule: this one."""
+        return cls
+
+    @classmethod
     def missing(cls, where: str | None) -> UsageError:
         """Return the error where nothing says how content becomes values."""
         return UsageError(

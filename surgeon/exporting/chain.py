@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import onnx
 
 from surgeon.errors import ModelError, UsageError
-from surgeon.exporting import embedded, half, integers, optimized, probabilities, sizes
+from surgeon.exporting import embedded, half, integers, optimized, probabilities, sizes, tokenized
 from surgeon.exporting.given import Form, asked_for
 from surgeon.graph import external, files, forms
 
@@ -59,6 +59,11 @@ FORMS = (
         "--embed-preprocess",
         lambda to: "embed-preprocess" if to.delivery.embed_preprocess else None,
         embedded.make,
+    ),
+    Form(
+        "--embed-tokenizer TEXTS",
+        lambda to: None if to.delivery.embed_tokenizer is None else "embed-tokenizer",
+        tokenized.make,
     ),
     Form(
         "--optimize LEVEL",

@@ -52,6 +52,7 @@ def export(  # noqa: PLR0913 - a public verb has its options as keywords
     label_column: str | None = None,
     probabilities: bool = False,
     embed_preprocess: bool = False,
+    embed_tokenizer: Any = None,
     fp16: bool = False,
     int8: Any = None,
     int8_dynamic: bool = False,

@@ -14,6 +14,7 @@ import json
 import math
 import zlib
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from surgeon.errors import UnknownNameError, UsageError
@@ -30,7 +31,7 @@ if TYPE_CHECKING:
 
 KINDS = ("image", "text", "audio")
 _KEYS = {
-    "text": ("tokenizer", "max_length", "length", "rule"),
+    "text": ("tokenizer", "max_length", "length", "embedded", "rule"),
     "audio": ("rate", "seconds", "rule"),
 }
 _AUDIO_REMEDY = "give RATE,SECONDS, for example --audio 16000,1.5"
@@ -180,9 +181,11 @@ def as_document(rule: Preprocess | Encoding, *, brief: bool = False) -> dict[str
         brief: what a person wants to know of the tokenizer instead of the tokenizer.
     """
     document: dict[str, Any] = {**as_json(rule), "rule": stated_rule.stated(rule)}
+    if not document.get("embedded"):
+        document.pop("embedded", None)
     if isinstance(rule, Preprocess):
         del document["draft"]  # the rule says it
-        return document if document.pop("embedded") is False else {**document, "embedded": True}
+        return document
     if isinstance(rule, AudioEncoding):
         return {"kind": "audio", **document}
     document["tokenizer"] = _gist(rule) if brief else {PACKED: _packed(rule.tokenizer)}
@@ -252,6 +255,7 @@ def _parse_document(kind: str, document: dict[str, Any], source: str) -> Encodin
     else:
         tokenizer, length = _unpacked(values["tokenizer"]), values.get("length")
         found = parse_text(tokenizer, values.get("max_length"), length=length, source=source)
+        found = replace(found, embedded=values.get("embedded") is True)
     if "rule" in values:
         stated_rule.require(values["rule"], found)
     return found

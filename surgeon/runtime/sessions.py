@@ -20,8 +20,10 @@ import numpy as np
 from onnx import ModelProto, TensorProto
 
 from surgeon.errors import DataError, EnvironmentLacksError, ModelError
+from surgeon.extras import need
 from surgeon.graph import external
 from surgeon.graph.files import ONE_FILE_LIMIT, weight_bytes
+from surgeon.graph.strings import DOMAIN
 from surgeon.graph.weights import to_array
 from surgeon.runtime.places import (
     Device,
@@ -225,6 +227,10 @@ def open_session(
     where = where or (str(model) if isinstance(model, Path) else None)
     chosen = choose_device(device) if isinstance(device, str) else device
     options = _options(onnxruntime, threads, spinning=spinning, optimised=optimised, exact=exact)
+    if isinstance(model, ModelProto) and any(node.domain == DOMAIN for node in model.graph.node):
+        # The installed package's own library, never one that a file names.
+        extensions = need("onnxruntime_extensions", "a file that makes tokens of texts itself")
+        options.register_custom_ops_library(extensions.get_library_path())
     providers = _providers(onnxruntime, chosen, options)
     source, kept = _loadable(model, options, onnxruntime)
 

@@ -161,6 +161,7 @@ def make(medium: Medium, given: Given, where: str | None) -> Samples:
     code = code_of(medium)
     if code.rule and not isinstance(given.rule, code.rule):
         raise code.missing(where)
+    code = code.suited(given.rule)
     if medium.name not in _OFFERED:
         return code(given)
     try:

@@ -20,7 +20,12 @@ import numpy as np
 from surgeon.data.alignment import REMEDY, label_spans, label_words, words_of
 from surgeon.data.elements import numpy_dtype
 from surgeon.data.samples import Batch, Failure, Samples
-from surgeon.data.sources import SourceSamples, UnreadableError, describe_inputs
+from surgeon.data.sources import (
+    SourceSamples,
+    UnreadableError,
+    ValueSamples,
+    describe_inputs,
+)
 from surgeon.errors import DataError, UsageError
 from surgeon.extras import need
 from surgeon.graph.encodings import missing_tokenizer
@@ -34,6 +39,7 @@ if TYPE_CHECKING:
     from tokenizers import Tokenizer
 
     from surgeon.data.samples import Given
+    from surgeon.records import Encoding, Preprocess
     from surgeon.tasks.base import Answers
 
 _INTEGERS = frozenset({"int64", "int32"})
@@ -86,9 +92,22 @@ class TextSamples(SourceSamples):
         return text_inputs(inputs, constants) is not None
 
     @classmethod
+    def suited(cls, rule: Preprocess | Encoding | None) -> type[SourceSamples]:
+        """Return the class that hands texts over as they are, where the graph has the tokenizer."""
+        return WholeTexts if isinstance(rule, TextEncoding) and rule.embedded else cls
+
+    @classmethod
     def missing(cls, where: str | None) -> UsageError:
         """Return the error where nothing says how texts become values."""
         return missing_tokenizer(where)
+
+    def text(self, index: int) -> str:
+        """Return a text.
+
+        Raises:
+            UnreadableError: there is none.
+        """
+        return _decode(self._content(index))
 
     def __init__(self, given: Given) -> None:
         super().__init__(given)
@@ -290,6 +309,36 @@ class TextSamples(SourceSamples):
                 if one.overflowing:
                     self._cut.append(index)
         return found
+
+
+class WholeTexts(ValueSamples):
+    """Texts as they are, for a graph that makes tokens of them itself."""
+
+    rule = TextEncoding
+
+    @classmethod
+    def takes(cls, inputs: Sequence[TensorInfo], constants: Mapping[str, Any]) -> bool:
+        """Say whether one text is all that the graph takes."""
+        return [info.dtype for info in inputs if info.name not in constants] == ["string"]
+
+    def __init__(self, given: Given) -> None:
+        super().__init__(given)
+        if not self.takes(self.inputs, self._constants):
+            raise DataError(
+                "the file says that it takes texts, and its graph does not",
+                where=describe_inputs(self.inputs),
+                remedy="give --tokenizer tokenizer.json",
+            )
+        (self._info,) = (info for info in self.inputs if info.name not in self._constants)
+
+    def _value(self, index: int) -> NDArray[Any]:
+        return np.array(_decode(self._content(index)), object)
+
+    def _nothing(self) -> NDArray[Any]:
+        return np.zeros(0, object)
+
+    def _rule(self) -> dict[str, Any]:
+        return {"texts": "as they are"}
 
 
 def _places(text: str, encoded: Any) -> list[tuple[int, int]]:
