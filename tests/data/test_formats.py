@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import sys
+from pathlib import Path
 
 import networks
 import numpy as np
@@ -17,6 +18,7 @@ from surgeon.data.media import formats, registry
 from surgeon.data.media.sounds import read_wav
 from surgeon.data.sources import UnreadableError
 from surgeon.errors import EnvironmentLacksError
+from surgeon.records import Medium
 
 
 def opened(content, name="odd"):
@@ -181,6 +183,23 @@ def test_a_broken_file_of_such_a_format_says_so(network, tmp_path):
     (tmp_path / "a.heic").write_bytes(b"none")
     told = surgeon.predict(network, tmp_path / "a.heic", preprocess="zero-one")
     assert told.failed
+
+
+def test_a_plugin_brings_a_format_of_its_own():
+    def read(content):
+        return Image.fromarray(np.frombuffer(content[4:], np.uint8).reshape(2, 3))
+
+    form = Medium("bare", "two rows of three", "bare:read", (".bare",), of="pictures")
+    try:
+        registry.offer(form, lambda: read)
+        assert opened(b"BARE" + bytes(range(6)), "a.BARE").tolist() == [[0, 1, 2], [3, 4, 5]]
+        assert registry.is_of(Path("a.bare"), registry.PICTURES)
+        assert form not in registry.media()
+        with pytest.raises(UnreadableError):
+            opened(b"BARE", "a.bare")
+    finally:
+        registry.forget()
+    assert not registry.is_of(Path("a.bare"), registry.PICTURES)
 
 
 def test_no_format_takes_the_ending_of_another():
