@@ -8,6 +8,7 @@ says, reading of such files.
 from __future__ import annotations
 
 import csv
+import errno
 import json
 import logging
 import math
@@ -15,7 +16,7 @@ from typing import IO, TYPE_CHECKING, Any, Protocol, Self
 
 import numpy as np
 
-from surgeon.errors import UsageError
+from surgeon.errors import EnvironmentLacksError, SurgeonError, UsageError
 from surgeon.extras import need
 from surgeon.graph.files import check_output, write_error
 from surgeon.records import as_json
@@ -103,12 +104,21 @@ class AnswerFile:
                 self.partial.replace(self.path)
         except OSError as failure:
             if kind is None:
-                raise write_error(failure, self.path) from failure
+                raise self._refused(failure) from failure
         if kind is not None and self.rows:
             kept = f"{self.rows:,} rows that were answered before it ended are in {self.partial}"
             LOGGER.warning(kept)
         elif kind is not None:
             self.partial.unlink(missing_ok=True)
+
+    def _refused(self, failure: OSError) -> SurgeonError:
+        if failure.errno not in (errno.ENOSPC, errno.EDQUOT):
+            return write_error(failure, self.path)
+        return EnvironmentLacksError(
+            "the disk is full; the rows so far stay",
+            where=str(self.partial),
+            remedy="free space, or write elsewhere",
+        )
 
     def _flush(self) -> None:
         try:
@@ -126,7 +136,7 @@ class AnswerFile:
             self._form.write(rows)
             self.rows += len(rows)
         except OSError as failure:
-            raise write_error(failure, self.path) from failure
+            raise self._refused(failure) from failure
 
 
 def flat(row: Row, names: Sequence[str] | None) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import errno
 import json
 import os
 import subprocess
@@ -15,10 +16,10 @@ import pytest
 import tabular
 
 import surgeon
-from surgeon import schemas
+from surgeon import answer_file, schemas
 from surgeon.cli import main
 from surgeon.data import table_parts
-from surgeon.errors import OutputError, UsageError
+from surgeon.errors import EnvironmentLacksError, OutputError, UsageError
 
 
 @pytest.fixture
@@ -127,6 +128,23 @@ def test_what_was_written_is_kept_where_the_run_ends_before(model, table, tmp_pa
     kept = tmp_path / "answers.partial.parquet"
     assert len(rows_of(kept)) >= 16
     assert kept.name in caplog.text
+
+
+def test_a_full_disk_keeps_the_rows_so_far(model, table, tmp_path, monkeypatch):
+    monkeypatch.setattr(table_parts, "ROWS", 16)
+    before = answer_file._Csv.write
+
+    def write(self, rows):
+        if self._file.tell() > 1000:
+            raise OSError(errno.ENOSPC, "no space left")
+        before(self, rows)
+
+    monkeypatch.setattr(answer_file._Csv, "write", write)
+    with pytest.raises(EnvironmentLacksError) as told:
+        surgeon.predict(model, table, out=tmp_path / "answers.csv")
+    assert told.value.where == str(tmp_path / "answers.partial.csv")
+    assert len(rows_of(tmp_path / "answers.partial.csv")) == 16
+    assert not (tmp_path / "answers.csv").exists()
 
 
 @pytest.mark.parametrize("name", ["answers.xlsx", "answers"])
