@@ -47,7 +47,8 @@ class Option:
         above: numbers, whole or not, above this one.
         form: how its text is read on the command line (`cli.values.FORMS`), where neither words
             nor numbers say it.
-        flags: how it is given there, where not by its name.
+        flags: how it is given there, where not by its name; of a switch what turns it off, then
+            what turns it on.
     """
 
     name: str
@@ -424,7 +425,7 @@ class Delivery:
         False,
         "Keep up to two real samples, which are someone's data, in the file's proof beside the "
         "two that are drawn.",
-        verbs=("finetune", "prove", "blend"),
+        verbs=("finetune", "prove", "blend"), flags=("--no-golden-samples", "--golden-samples"),
     )  # fmt: skip
     keep_statistics: bool = option(
         False,

@@ -76,7 +76,8 @@ def _labels(labels: list[str]) -> str:
 
 def _preprocess(preprocess: Mapping[str, Any]) -> str:
     told = {name: value for name, value in preprocess.items() if value is not None}
-    told["rule"] = f"version {told['rule']['version']}"
+    if "rule" in told:
+        told["rule"] = f"version {told['rule']['version']}"
     tokenizer = told.get("tokenizer")
     if tokenizer is not None:
         tokens, held = many(tokenizer["tokens"]), size(tokenizer["bytes"])

@@ -71,6 +71,8 @@ def _made(one: Option) -> Callable[[F], F]:
     if one.default is True:
         negative = one.flag.replace("--", "--no-", 1)
         return click.option(f"{one.flag}/{negative}", one.name, default=True, **told)
+    if one.default is False and one.flags:
+        return click.option("/".join(reversed(one.flags)), one.name, default=False, **told)
     if one.default is False:
         return click.option(one.flag, one.name, is_flag=True, **told)
     if one.default is not None:

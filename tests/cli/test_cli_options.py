@@ -153,6 +153,7 @@ def test_other_verbs(run, operation, plugins, model, tmp_path):
     assert operation.settings.keys() - manager == {
         *("preprocess", "size", "constants", "batch", "device", "threads", "progress"),
         *("tokenizer", "max_length", "audio", "output", "task", "masks", "cut", "pool"),
+        *("out", "force", "lines", "top_k"),
     }
     run("verify", model, "--source", model)
     assert operation.settings == {"source": model, "device": "auto", "threads": None}
