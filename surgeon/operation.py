@@ -525,7 +525,7 @@ def verify(
     Raises:
         ModelError: the file carries no proof.
     """
-    from surgeon.runtime.proof import verify_proof
+    from surgeon.runtime.verifying import verify_proof
 
     model = load(path)
     original = None if source is None else load(source)

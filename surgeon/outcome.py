@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from surgeon.model import Model
-    from surgeon.runtime.proof import Verdict
+    from surgeon.runtime.verifying import Verdict
     from surgeon.tasks.base import Decoded, TaskCode
 
 

@@ -13,7 +13,7 @@ from PIL import Image
 import surgeon
 from surgeon.graph import envelope
 from surgeon.graph.precision import BOUNDS, precision_of
-from surgeon.runtime import proof
+from surgeon.runtime import verifying
 
 FORMS = {
     "probabilities": {"probabilities": True},
@@ -79,8 +79,8 @@ def test_a_form_proves_itself_whatever_the_settings(exported, form, monkeypatch)
     model = onnx.load(path)
     assert precision_of(model) == PRECISION.get(form, "float32")
     assert golden.bound <= BOUNDS[precision_of(model)]  # and may be more where kernels differ
-    plain = functools.partial(proof.open_session, optimised=False)
-    monkeypatch.setattr(proof, "open_session", plain)  # nodes as they stand, none fused
+    plain = functools.partial(verifying.open_session, optimised=False)
+    monkeypatch.setattr(verifying, "open_session", plain)  # nodes as they stand, none fused
     assert surgeon.verify(path, device="cpu").passed
 
 
