@@ -37,7 +37,7 @@ FORMS = (
     ),
     Form(
         "--size HxW",
-        lambda to: None if to.reading.size is None else "size={}x{}".format(*to.reading.size),
+        sizes.named,
         sizes.make,
     ),
     Form(

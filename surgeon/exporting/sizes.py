@@ -10,11 +10,19 @@ from typing import TYPE_CHECKING
 import onnx
 
 from surgeon.errors import UsageError
+from surgeon.graph.preprocess import parse_size
 from surgeon.graph.shapes import input_infos
 from surgeon.records import Preprocess
 
 if TYPE_CHECKING:
     from surgeon.exporting.given import Given
+    from surgeon.options import Options
+
+
+def named(asked: Options) -> str | None:
+    """Return the name of the form, where it was asked for."""
+    size = parse_size(asked.reading.size)
+    return None if size is None else "size={}x{}".format(*size)
 
 
 def make(made: onnx.ModelProto, given: Given) -> onnx.ModelProto:
@@ -24,7 +32,10 @@ def make(made: onnx.ModelProto, given: Given) -> onnx.ModelProto:
         UsageError: it takes no pictures, or those of another size alone.
     """
     rule = given.model.preprocess
-    height, width = given.asked.reading.size
+    size = parse_size(given.asked.reading.size)
+    if size is None:
+        return made
+    height, width = size
     if not isinstance(rule, Preprocess):
         raise UsageError("the file takes no pictures", where="--size", remedy="leave it out")
     if tuple(rule.size) != (height, width):

@@ -56,9 +56,14 @@ def test_pixels_are_given_as_they_are(tuned, embedded, few):
 
 
 @pytest.mark.parametrize(
-    "forms", [{"fp16": True}, {"batch": 2}, {"opset": 18, "probabilities": True, "fp16": True}],
+    "forms",
+    [
+        {"fp16": True},
+        {"batch": 2, "size": "64x64"},
+        {"opset": 18, "probabilities": True, "fp16": True},
+    ],
     ids=str,
-)  # fmt: skip
+)
 def test_together_with_other_forms(tuned, few, tmp_path, forms):
     out = tmp_path / "out.onnx"
     surgeon.export(tuned, out, embed_preprocess=True, **forms)
