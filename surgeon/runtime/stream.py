@@ -41,6 +41,8 @@ _HEAVY_BYTES = 2_400_000
 _HEAVY_WEIGHTS = 32_000_000
 _CUDA_BYTES = 40_000_000
 _LEAST_BATCH, _MOST_BATCH = 2, 256
+# Pictures as they come: the next ones may be a hundred times as large as those looked at.
+_RAGGED_BATCH = 4
 _MAX_LANES = 16
 # A lane decodes pictures for this many runs before it runs them, within this many bytes: decoding
 # and the network push each other out of the core's cache, and a block is handed over once
@@ -180,7 +182,7 @@ class Runner:
     def _blocks(self, count: int) -> Iterator[tuple[int, int]]:
         """Divide samples into blocks of whole runs, small ones last: (first, behind the last)."""
         size = self.batch
-        most = _BLOCK_RUNS if self.samples.is_images else 1
+        most = _BLOCK_RUNS if self.samples.is_images and not self.samples.ragged else 1
         runs = max(1, min(most, _BLOCK_BYTES // max(self._sample_bytes * size, 1)))
         first = 0
         while first < count:
@@ -353,7 +355,8 @@ class Runner:
         budget = _HEAVY_BYTES if weights > _HEAVY_WEIGHTS else _CPU_BYTES
         if self.session.device == "cuda":
             budget = _CUDA_BYTES
-        return min(max(budget // max(self._sample_bytes, 1), _LEAST_BATCH), _MOST_BATCH)
+        most = _RAGGED_BATCH if self.samples.ragged else _MOST_BATCH
+        return min(max(budget // max(self._sample_bytes, 1), _LEAST_BATCH), most)
 
     def _shrink(self, size: int) -> None:
         if size < self.batch:
