@@ -171,11 +171,13 @@ def _read(model: Model, task: TaskCode, said: dict[str, Any], feeds: Arrays) -> 
     labels = model.labels
     names = {one.name for one in output_infos(model.proto)}
     decoded = _decoded(read, task, numbers, labels)
+    # Of sure answers, softmax and sigmoid say the same; of small numbers they do not.
+    modest = numbers / max(1.0, float(np.abs(numbers).max(initial=0.0)))
     answers = decoded.answers[:1]
     found = {
         "output": read.value if read.value in names else None,
         "kind": decoded.kind,
-        "apply": _applied(numbers, answers),
+        "apply": _applied(modest, _decoded(read, task, modest, labels).answers[:1]),
     }
     teller = task if decoded.task is None else find_task(decoded.task)
     said["output"] = _rounded(numbers[0]) if numbers[0].size <= 10_000 else None
