@@ -8,8 +8,9 @@ allows (exact integer to integer, float64 to float32).
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Sequence
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, overload
 
 import numpy as np
 
@@ -28,7 +29,7 @@ from surgeon.graph.reading import misnamed, open_regular, shown
 from surgeon.tasks.labels import group_text
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Mapping
     from pathlib import Path
 
     from numpy.typing import NDArray
@@ -37,6 +38,24 @@ if TYPE_CHECKING:
 
 SPLITS = ("train", "validation", "test")
 _RESERVED = ("labels", "split", "groups")
+
+
+class RowNames(Sequence[str]):
+    """`row 0`, `row 1`, …, which are made when they are asked for: there may be millions."""
+
+    def __init__(self, count: int) -> None:
+        self._rows = range(count)
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    @overload
+    def __getitem__(self, index: int) -> str: ...
+    @overload
+    def __getitem__(self, index: slice) -> list[str]: ...
+    def __getitem__(self, index: int | slice) -> str | list[str]:
+        rows = self._rows[index]
+        return f"row {rows}" if isinstance(rows, int) else [f"row {row}" for row in rows]
 
 
 class ArraySamples(Samples):
@@ -235,7 +254,7 @@ def from_arrays(
     if named is None:
         named = Given(
             inputs=inputs,
-            names=[f"row {index}" for index in range(n)],
+            names=RowNames(n),
             answers=answers,
             split=_told(columns, "split", lambda item, _: as_text(item), where),
             groups=_told(columns, "groups", group_text, where),
