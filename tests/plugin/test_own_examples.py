@@ -79,7 +79,7 @@ def test_without_it_the_loss_could_not_be_tried(near):
         (lambda folder: ["x"], "str"),
         (lambda folder: 1 / 0, "ZeroDivisionError"),
         (lambda folder: Example(folder / "nowhere.onnx", {}, "file=x"), "no such"),
-        (lambda folder: Example(testing.NETWORKS["tabular"](), {}, "file=x", "no-task"), "no-task"),
+        (lambda folder: Example(testing.NETWORKS["tabular"](), {}, "file=x"), "graph input x"),
     ],
 )
 def test_an_example_that_does_not_do_fails(near, package, made, words):
