@@ -121,6 +121,7 @@ class Quantiser:
                 {"WeightSymmetric": True, "ActivationSymmetric": False, "MatMulConstBOnly": True},
             )  # fmt: skip
             quantiser.quantize_model()
+            quantiser.model.topological_sort()
         return _restored(quantiser.model.model, self._model)
 
 

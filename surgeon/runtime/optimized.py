@@ -30,8 +30,6 @@ def to_optimized(model: onnx.ModelProto, level: str) -> onnx.ModelProto:
     options.graph_optimization_level = {
         "basic": levels.ORT_ENABLE_BASIC, "extended": levels.ORT_ENABLE_EXTENDED,
     }[level]  # fmt: skip
-    # Operators on integers are chosen for a processor: they stay as they are.
-    options.add_session_config_entry("session.disable_quant_qdq", "1")
     with tempfile.TemporaryDirectory(prefix="surgeon-") as folder, quiet(onnxruntime):
         path = Path(folder) / "optimized.onnx"
         options.optimized_model_filepath = str(path)

@@ -125,3 +125,17 @@ def test_masks_come_back_at_the_size_of_the_picture(tmp_path, fit):
         np.testing.assert_array_equal(one, other)
         with Image.open(name) as picture:
             assert one.shape == picture.size[::-1]
+
+
+def test_in_8_bits_and_simplified_it_still_prepares_its_pictures(tuned, few, tmp_path):
+    out, some = tmp_path / "out.onnx", [one for one in few if "huge" not in one]
+    body = surgeon.export(
+        tuned, out, embed_preprocess=True, int8=some, opset=18, probabilities=True,
+        optimize="extended",
+    )  # fmt: skip
+    assert body["forms"] == [
+        "opset=18", "int8", "probabilities", "embed-preprocess", "optimize=extended",
+    ]  # fmt: skip
+    assert surgeon.verify(out, source=tuned).passed
+    before, after = (surgeon.predict(path, some) for path in (tuned, out))
+    assert np.mean(np.array(after.labels) == np.array(before.labels)) >= 0.9

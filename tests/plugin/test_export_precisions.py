@@ -80,6 +80,10 @@ def test_in_8_bits_it_says_the_same(files, tmp_path, name, settings):
     made = onnx.load(out)
     kinds = {one.data_type for one in made.graph.initializer}
     assert onnx.TensorProto.INT8 in kinds
+    known = {one.name for one in (*made.graph.input, *made.graph.initializer)}
+    for node in made.graph.node:
+        assert known.issuperset(filter(None, node.input)), "not in topological order"
+        known.update(node.output)
     assert envelope.get(made, envelope.PROOF)["exported"]["precision"] == "int8"
     assert surgeon.verify(out).passed
     inputs = {"x": drawn(30, 1)["x"]}
@@ -144,6 +148,7 @@ SOURCES = {
     "int8": {"int8": drawn(60)},
     "opset": {"opset": 18},
     "extended": {"optimize": "extended"},
+    "int8 extended": {"int8": drawn(60), "optimize": "extended"},
     "probabilities": {"probabilities": True, "calibrate": drawn(60, 5)},
 }
 
