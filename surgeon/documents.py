@@ -49,6 +49,9 @@ METRICS = (
 )  # fmt: skip
 """Keys of `metrics` beside `samples` and `method`, as the contract names them."""
 
+A_MEAN = 1e-6
+"""How far the mean of shares may lie from a quality that is their mean."""
+
 
 @dataclass
 class Clock:
@@ -266,7 +269,7 @@ def evaluated_body(
     """
     details = {**details, **scores.details}
     beside = {
-        "interval": metrics.interval(scores.quality, _grouped(given, rows)),
+        "interval": _interval(scores, _grouped(given, rows)),
         **dict.fromkeys(("top5", "calibration_error", "brier")),
         **details.get("metrics", {}),
     }
@@ -309,6 +312,15 @@ def against_body(
         **dict(zip(("difference", "standard_error", "p_value"), compared, strict=True)),
         "interval": metrics.interval(one - two, groups),
     }
+
+
+def _interval(scores: Scores, groups: NDArray[np.int64] | None) -> list[float] | None:
+    """Return what the quality lies between; None where it is no mean over samples."""
+    figure, shares = scores.figures.get("quality"), scores.quality
+    known = shares[~np.isnan(shares)]
+    if figure is None or not len(known) or abs(float(known.mean()) - figure) > A_MEAN:
+        return None
+    return metrics.interval(shares, groups)
 
 
 def _grouped(given: Answered, rows: NDArray[np.int64]) -> NDArray[np.int64] | None:

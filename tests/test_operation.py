@@ -131,8 +131,9 @@ def check_outcome(model, outcome, case, classes=3):
     verdict = surgeon.verify(outcome.model.proto, source=model)
     assert verdict.passed, [check for check in verdict.checks if not check.passed]
     assert {check.name for check in verdict.checks} == {
-        "frozen", "tuned", "structure", "labels", "preprocess", "golden", "source"
-    }  # fmt: skip
+        *("frozen", "tuned", "structure", "labels", "preprocess", "golden", "source"),
+        *("plan", "decoding", "metadata", "proof"),
+    }
     onnx.checker.check_model(outcome.model.proto, full_check=True)
     json.dumps(body, allow_nan=False)
     return changed

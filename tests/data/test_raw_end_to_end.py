@@ -217,6 +217,7 @@ def test_sounds_by_api_and_command_line(shape, tmp_path, sounds, run):
     code, body = run("evaluate", out, sounds)
     assert body["metrics"]["accuracy"] == 1
     kept = run("inspect", out)[1]["preprocess"]
+    assert kept.pop("rule")["version"] == 1
     assert kept == {"kind": "audio", "rate": 8000, "seconds": 0.2, "source": "option"}
     (tmp_path / "table.csv").write_text(
         "path,label\nsounds/low/0.wav,low\nsounds/high/0.wav,high\n"
