@@ -46,7 +46,6 @@ FORMS: dict[str, Callable[[], Any]] = {
 MORE: dict[str, dict[str, Any]] = {
     "cut": {"multiple": True, "callback": values.one_or_several, "default": None},
     "case": {"shell_complete": _complete_case},
-    **{name: {"multiple": True, "default": None} for name in ("train", "freeze", "track")},
     "inputs": {"multiple": True, "callback": values.unique_names, "default": None},
 }
 """What only the command line knows of an option."""
@@ -75,7 +74,9 @@ def _made(one: Option) -> Callable[[F], F]:
         return click.option("/".join(reversed(one.flags)), one.name, default=False, **told)
     if one.default is False:
         return click.option(one.flag, one.name, is_flag=True, **told)
-    if one.default is not None:
+    if one.default == ():
+        told |= {"multiple": True, "default": None}
+    elif one.default is not None:
         told |= {"default": one.default, "show_default": True}
     told |= {"type": _type(one), "metavar": one.metavar} | MORE.get(one.name, {})
     return click.option(*(one.flags or (one.flag,)), one.name, **told)

@@ -43,6 +43,17 @@ def test_keywords_of_functions_are_the_options(verb):
     assert all(of_verb[name].help in explained for name in here - {"inputs"})
 
 
+@pytest.mark.parametrize("verb", sorted(FUNCTIONS))
+def test_what_is_not_said_is_the_default(verb):
+    @click.command()
+    @takes(verb)
+    def command(**_: object) -> None: ...
+
+    defaults = {one.name: one.default for one in options.options_of(verb)}
+    for name, told in command.make_context(verb, []).params.items():
+        assert told is None or told == defaults[name] or not (told or defaults[name])
+
+
 def test_options_are_gathered_and_keep_python_kinds():
     to = options.Options.of({"model": 1, "epochs": np.int64(3), "lr": np.float32(0.5), "seed": 7})
     assert (to.training.epochs, to.training.lr, to.training.seed) == (3, 0.5, 7)
