@@ -8,6 +8,7 @@ import click
 
 from surgeon.cli.group import Verb
 from surgeon.cli.options import model_argument, takes
+from surgeon.cli.progress import progress_for
 from surgeon.cli.screen import size
 from surgeon.cli.session import Answer, Session
 from surgeon.errors import UsageError
@@ -37,7 +38,9 @@ def export(session: Session, /, model: Path, *, out: Path | None, **settings: An
         )
     from surgeon import exporting
 
-    return Answer(exporting.export(model, out, **settings, plugins=session.plugins), show)
+    with progress_for(session) as progress:
+        body = exporting.export(model, out, **settings, progress=progress, plugins=session.plugins)
+    return Answer(body, show)
 
 
 def show(screen: Screen, body: Mapping[str, Any]) -> None:

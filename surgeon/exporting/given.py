@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from surgeon.plugin.manager import Plugins
 
     Feeds = Mapping[str, NDArray[Any]]
+    Report = Callable[..., None]
 
 FLOAT32, FLOAT16, INT8 = "float32", "float16", "int8"
 """Precisions, as `graph.precision` names and bounds them."""
@@ -57,6 +58,7 @@ class Given:
         stored: its graph, as the file has it.
         asked: the options.
         plugins: loaded plugins; None loads them.
+        progress: called as `progress(stage, done, total)`; None = nobody asks.
         reference: what the new form is compared with: the source, or what a form made of it that
             was judged by data, as it answers otherwise.
         answers: what makes answers of the new form of those of the source, in order.
@@ -73,6 +75,7 @@ class Given:
     stored: onnx.ModelProto
     asked: Options
     plugins: Plugins | None = None
+    progress: Report | None = None
     answers: list[Callable[[NDArray[Any]], NDArray[Any]]] = field(default_factory=list)
     inputs: list[Callable[[Feeds], Feeds]] = field(default_factory=list)
     golden: list[dict[str, Any]] = field(default_factory=list)
@@ -95,6 +98,11 @@ class Given:
             return "softmax"
         name = task_of(model, Options().reading)
         return find_task(name, self.plugins, model.decoding).link
+
+    def tell(self, stage: str, done: int, total: int) -> None:
+        """Say how far it is."""
+        if self.progress is not None:
+            self.progress(stage, done, total)
 
     def instead(self, made: onnx.ModelProto, judged: Compared) -> None:
         """Compare what comes behind with this: data judged it."""

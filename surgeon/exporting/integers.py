@@ -8,7 +8,8 @@ quantised graph.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+import math
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
@@ -20,7 +21,7 @@ from surgeon.runtime.integers import LAYERS, Quantiser, to_dynamic
 from surgeon.runtime.sessions import open_session
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
 
     import onnx
     from numpy.typing import NDArray
@@ -32,8 +33,10 @@ MOST = 200
 LEAST = 2
 JUDGE = 1 / 3
 """Share of them that judges; ranges are measured on the others."""
-ALONE = 16
-"""Samples by which layers are judged one by one."""
+ALONE = 8
+"""Samples by which parts of the graph are judged, each in 8 bits alone."""
+TRIES = 40
+"""Parts that are judged at most, so that deep networks take no longer than others."""
 BOUND = 0.1
 """Error of the answers, relative to their spread, above which layers stay as they are."""
 LIMIT = 0.3
@@ -57,7 +60,7 @@ def make(made: onnx.ModelProto, given: Given) -> onnx.ModelProto:
         )
     judging = max(1, int(len(feeds) * JUDGE))
     quantiser = Quantiser(made)
-    quantiser.calibrate(feeds[judging:])
+    quantiser.calibrate(_told(given, "ranges", feeds[judging:]))
     judge = _Judge(given, made, feeds[:judging])
     floats = _left(quantiser, judge)
     result = quantiser.quantised(floats=floats)
@@ -111,7 +114,7 @@ class _Judge:
     """How far a quantised graph is off on some samples."""
 
     def __init__(self, given: Given, made: onnx.ModelProto, feeds: Sequence[Feeds]) -> None:
-        self._link, self._feeds = given.link, feeds
+        self._link, self._feeds, self.told = given.link, feeds, given.tell
         self._wanted = self._answers(made, feeds)
 
     def __call__(self, made: onnx.ModelProto, most: int | None = None) -> Compared:
@@ -128,25 +131,61 @@ class _Judge:
 
 def _left(quantiser: Quantiser, judge: _Judge) -> list[str]:
     """Return the layers that stay as they are: the fewest of those that lose most."""
-    if judge(quantiser.quantised()).error <= BOUND:
+    whole = judge(quantiser.quantised()).error
+    if whole <= BOUND:
         return []
-    alone = {
-        layer: judge(quantiser.quantised(only=[layer]), ALONE).error for layer in quantiser.layers
-    }
-    worst = sorted(alone, key=alone.__getitem__, reverse=True)
+    most = (len(quantiser.layers) + 1) // 2
+    worst: list[str] = []
 
     def good(count: int) -> bool:
         return judge(quantiser.quantised(floats=worst[:count])).error <= BOUND
 
-    most = (len(worst) + 1) // 2
-    count = 1
-    while count < most and not good(count):
-        count = min(2 * count, most)
-    low = count // 2
+    for layer in _by_loss(quantiser, judge, whole):
+        worst.append(layer.name)
+        if len(worst) == most or (layer.rest <= BOUND and good(len(worst))):
+            break
+    judge.told("layers", TRIES, TRIES)
+    low, count = 0, len(worst)
     while count - low > 1:  # fewer may do
         middle = (low + count) // 2
         low, count = (low, middle) if good(middle) else (middle, count)
     return worst[:count]
+
+
+class _Layer(NamedTuple):
+    """A layer, and the error that all those after it are likely to leave."""
+
+    name: str
+    rest: float
+
+
+def _by_loss(quantiser: Quantiser, judge: _Judge, whole: float) -> Iterator[_Layer]:
+    """Give layers, those that lose most first: of the part that loses most each half is judged.
+
+    Losses of parts add up as squares do, so that what the rest will lose is known before all of it
+    is judged. Once the tries are used up, layers of a part come in their order.
+    """
+    parts, tries = [(whole, quantiser.layers)], 0
+    while parts:
+        parts.sort(key=lambda part: part[0])
+        loss, layers = parts.pop()
+        if len(layers) > 1 and tries < TRIES:
+            middle = len(layers) // 2
+            for half in (layers[:middle], layers[middle:]):
+                tries += 1
+                judge.told("layers", tries, TRIES)
+                parts.append((judge(quantiser.quantised(only=half), ALONE).error, half))
+            continue
+        for place, name in enumerate(layers, 1):
+            left = loss * (1 - place / len(layers)) ** 0.5
+            yield _Layer(name, math.hypot(left, *(other for other, _ in parts)))
+
+
+def _told(given: Given, stage: str, feeds: Sequence[Feeds]) -> Iterator[Feeds]:
+    """Give inputs one by one, and say how far it is."""
+    for done, one in enumerate(feeds, 1):
+        yield one
+        given.tell(stage, done, len(feeds))
 
 
 def _require(found: Compared, option: str) -> None:

@@ -45,8 +45,13 @@ def feeds_of(given: Given, data: Any, made: onnx.ModelProto, most: int) -> list[
     except DataError:
         opened = open_inputs(given.model, data, given.asked, progress=None, plugins=given.plugins)
     samples = opened.samples
-    loaded = [samples.load(int(row)) for row in some(samples.n, most)]
-    found: list[Feeds] = [fill_batch(made, one) for one in loaded if isinstance(one, dict)]
+    rows = some(samples.n, most)
+    found: list[Feeds] = []
+    for done, row in enumerate(rows, 1):
+        one = samples.load(int(row))
+        if isinstance(one, dict):
+            found.append(fill_batch(made, one))
+        given.tell("samples", done, len(rows))
     if not found:
         raise DataError("no sample can be read", where=str(data), remedy="give samples of the task")
     return found

@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from surgeon.exporting.check import Checked
-    from surgeon.exporting.given import Compared
+    from surgeon.exporting.given import Compared, Report
     from surgeon.plugin.manager import Plugins
 
     Source = str | os.PathLike[str] | onnx.ModelProto | Model
@@ -66,12 +66,14 @@ def export(  # noqa: PLR0913 - a public verb has its options as keywords
     code: str | Sequence[str] = (),
     to: str | None = None,
     force: bool = False,
+    progress: Report | None = None,
     plugins: Plugins | None = None,
 ) -> dict[str, Any]:
     """Write a file in another form, proven against the one it was made from.
 
     Args:
         path: a file that surgeon wrote; it stays as it is.
+        progress: called as `progress(stage, done, total)`.
         plugins: loaded plugins; None loads them.
 
     Returns:
@@ -95,7 +97,7 @@ def export(  # noqa: PLR0913 - a public verb has its options as keywords
     stays = beside is not None and beside.is_source and chain.only_beside(asked)
     delivery = asked.delivery if stays else writable(asked.delivery)
     found = None if to is None else exporter(to, plugins)
-    given = Given(model, model.stored or model.proto, asked, plugins, notes=notes)
+    given = Given(model, model.stored or model.proto, asked, plugins, progress, notes=notes)
     made, compared = _made(given, named)
     checked = None if check is None else judge(given, made, check)
     told = None if beside is None else facts_beside(beside, made, given)
