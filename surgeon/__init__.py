@@ -44,6 +44,7 @@ if TYPE_CHECKING:  # what the table below names, for type checkers: `as` exports
     from surgeon.records import Head as Head
     from surgeon.records import Plan as Plan
     from surgeon.records import Stage as Stage
+    from surgeon.reporting import report as report
 _NAMES = {
     "Advice": "surgeon.advice.advice:Advice",
     "Beside": "surgeon.job.beside:Beside",
@@ -70,6 +71,7 @@ _NAMES = {
     "operate": "surgeon.operation:operate",
     "predict": "surgeon.operation:predict",
     "prove": "surgeon.own_weights:prove",
+    "report": "surgeon.reporting:report",
     "tensors": "surgeon.torch_graph.module:tensors",
     "to_torch": "surgeon.conversion:to_torch",
     "verify": "surgeon.operation:verify",

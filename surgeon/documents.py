@@ -131,6 +131,7 @@ def start_body(operated: Model, given: Divided, to: Options) -> dict[str, Any]:
             "loss": plan.loss,
             "adapter": plan.adapter,
             "start": plan.start,
+            "why": plan.why,
             "trainable": trainable,
             "stages": [as_json(stage) for stage in plan.stages],
         },
@@ -158,6 +159,7 @@ def start_body(operated: Model, given: Divided, to: Options) -> dict[str, Any]:
         "stopped": None,
         "resumed": None,
         "tracked": [],
+        "report": None,
         "proof": None,
         "warnings": [*notes_of(operated), *device.notes, *samples.notes],
     }

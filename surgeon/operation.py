@@ -55,7 +55,7 @@ from surgeon.resumption import nothing_to_resume, writable
 from surgeon.runtime.neighbours import require_steady
 from surgeon.targets import AUTO, task_of
 from surgeon.tasks.find import find_task
-from surgeon.tracking import data_in_words, telling
+from surgeon.tracking import asked_of_run, data_in_words, telling
 from surgeon.vectors import gives_vectors, run_vectors
 
 if TYPE_CHECKING:
@@ -289,6 +289,7 @@ def finetune(  # noqa: PLR0913 - a public verb has its options as keywords
     cache_limit: int | None = None,
     golden_samples: bool = False,
     track: str | Sequence[str] = (),
+    report: str | os.PathLike[str] | None = None,
     adapter_out: str | os.PathLike[str] | None = None,
     force: bool = False,
     resume: bool = False,
@@ -314,7 +315,9 @@ def finetune(  # noqa: PLR0913 - a public verb has its options as keywords
     with telling(to, progress, plugins) as told:
         outcome = _finetuned(load(model).with_output(output), data, to, clock, told, plugins)
         told.finished(outcome.body)
-        return outcome
+        from surgeon.reporting.with_run import reported
+
+        return reported(outcome, to.delivery)
 
 
 def _finetuned(
@@ -353,7 +356,7 @@ def _finetuned(
     job = Job(operated, given, to, given.task, expected, goes_on, extended, plugins)
     statistics.require(job)
     found = given.examined() if advice is None else advice.findings
-    body = planned_body(job, found, advice)
+    body = planned_body(job, found, advice) | {"asked": asked_of_run(model.where, data, to)}
     require_steady(operated.proto, operated.inputs, given.first)
     checks.require(operated, body, plugins)
     if to.delivery.dry_run:

@@ -395,8 +395,9 @@ class Delivery:
 
     out: str | os.PathLike[str] | None = option(
         None,
-        "The file to write: ONNX; of predict answers as they come, .csv, .jsonl or .parquet.",
-        verbs=("operate", "finetune", "apply", "blend", "export", "predict"),
+        "The file to write: ONNX; of predict answers as they come, .csv, .jsonl or .parquet; of "
+        "report a page of HTML.",
+        verbs=("operate", "finetune", "apply", "blend", "export", "predict", "report"),
         metavar="OUT", form="path", flags=("-o", "--out"),
     )  # fmt: skip
     adapter_out: str | os.PathLike[str] | None = option(
@@ -506,12 +507,16 @@ class Delivery:
     force: bool = option(
         False,
         "Overwrite the output.",
-        verbs=("operate", "finetune", "advise", "apply", "blend", "export", "predict"),
+        verbs=("operate", "finetune", "advise", "apply", "blend", "export", "predict", "report"),
     )
     track: str | Sequence[str] = option(
         (),
         "Tell a tracker the run while it goes on, as in tensorboard:dir=runs; may be repeated.",
         verbs=("finetune",), metavar="NAME[:key=value,…]", form="globs",
+    )  # fmt: skip
+    report: str | os.PathLike[str] | None = option(
+        None, "Tell the run on one page of HTML, too.",
+        verbs=("finetune",), metavar="OUT.html", form="path",
     )  # fmt: skip
     resume: bool = option(
         False, "Go on with an interrupted run of the same settings.", verbs=("finetune",)
@@ -536,11 +541,7 @@ class Options:
         Raises:
             UsageError: a value that cannot be meant; the first, by its option.
         """
-        given = {
-            name: known.checked(keywords[name])
-            for name, known in every().items()
-            if name in keywords
-        }
+        given = {n: one.checked(keywords[n]) for n, one in every().items() if n in keywords}
         return cls(
             **{
                 name: group(**{one.name: given[one.name] for one in fields(group)

@@ -50,6 +50,8 @@ def writable(delivery: Delivery) -> Delivery:
     """
     if delivery.adapter_out is not None and not delivery.dry_run:
         check_output(delivery.adapter_out, force=delivery.force or delivery.resume)
+    if delivery.report is not None and not delivery.dry_run:
+        check_output(delivery.report, force=delivery.force or delivery.resume)
     if delivery.out is None or delivery.dry_run:
         return delivery
     force = delivery.force or (delivery.resume and is_delivered(delivery.out))

@@ -195,6 +195,38 @@ def _options(to: Options) -> dict[str, Any]:
     return {one.name: _plain(known[one.name]) for one in options_of("finetune")}
 
 
+def asked_of_run(model: str | None, data: Any, to: Options) -> dict[str, Any]:
+    """Return the `asked` object of the document: what makes the run again, and with what.
+
+    Args:
+        model: where it lies; None for one that is no file.
+        data: as it was given.
+        to: the options; those that were left as they are by themselves are not named.
+    """
+    groups = (to.surgery, to.training, to.place, to.reading, to.delivery)
+    given = {name: value for group in groups for name, value in vars(group).items()}
+    options = {
+        one.name: _numbers(given[one.name])
+        for one in options_of("finetune")
+        if given[one.name] != one.default and (given[one.name] or one.default)
+    }
+    return {
+        "model": model,
+        "data": data_in_words(data),
+        "options": options,
+        "versions": _versions(),
+    }
+
+
+def _numbers(value: Any) -> Any:
+    """Return an option's value as a document has it: several numbers, or named ones, as such."""
+    if isinstance(value, dict):
+        return {str(name): _numbers(one) for name, one in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(one) for one in value]
+    return _plain(value)
+
+
 def _plain(value: Any) -> Any:
     if value is None or isinstance(value, bool | int | float):
         return value

@@ -32,6 +32,7 @@ ROOMS = (
     Room("cli", "one small file per verb", ("click", "rich")),
     Room("testing", "the conformance kit: what a plugin offers, tried on nine families"),
     Room("operation", "the verbs: the order of the steps"),
+    Room("reporting", "one page that tells a run or a file"),
     Room("blending", "weights between two files of one structure"),
     Room("comparing", "two files side by side: what moved, and how far"),
     Room("exporting", "a file in other forms, proven against the one it was made from"),

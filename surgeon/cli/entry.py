@@ -30,6 +30,7 @@ VERBS = {
     "export": ("surgeon.cli.export:export", "The tuned file in another form, proven again."),
     "verify": ("surgeon.cli.verify:verify", "Run the proof a file carries again, here."),
     "apply": ("surgeon.cli.apply:apply", "An adapter kept apart, put back into its file."),
+    "report": ("surgeon.cli.report:report", "One page that tells a run or a file."),
     "diff": ("surgeon.cli.diff:diff", "What moved between two files, and how far."),
     "blend": ("surgeon.cli.blend:blend", "Weights between two files of one structure."),
     "ops": ("surgeon.cli.ops:ops", "Which operators convert to torch, in general or of a model."),
