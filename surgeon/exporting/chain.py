@@ -13,6 +13,8 @@ from surgeon.errors import ModelError, UsageError
 from surgeon.exporting import embedded, half, integers, optimized, probabilities, sizes, tokenized
 from surgeon.exporting.given import Form, asked_for
 from surgeon.graph import external, files, forms
+from surgeon.graph.weights import initializers
+from surgeon.runtime.integers import LAYERS
 
 if TYPE_CHECKING:
     from surgeon.exporting.given import Given
@@ -86,6 +88,7 @@ pictures keep float32, and so that ranges are measured on what data give.
 """
 ONE_OF = ("int8", "int8-dynamic", "fp16")
 """Precisions, of which a file has one."""
+_EIGHT_BITS = {"QuantizeLinear", "DynamicQuantizeLinear", "QLinearConv", "QLinearMatMul"}
 
 
 def named(asked: Options) -> list[str]:
@@ -95,6 +98,11 @@ def named(asked: Options) -> list[str]:
         UsageError: none is, or two that exclude each other.
     """
     found = [name for form in FORMS if (name := form.named(asked)) is not None]
+    to = asked.delivery
+    if to.calibrate is not None and not to.probabilities:
+        raise UsageError(
+            "a temperature is for probabilities", where="--calibrate", remedy="add --probabilities"
+        )
     if not found:
         *others, last = (form.option for form in FORMS)
         raise UsageError(
@@ -104,11 +112,6 @@ def named(asked: Options) -> list[str]:
     if len(several) > 1:
         raise UsageError(
             f"{' and '.join(several)} exclude each other", where="export", remedy="choose one"
-        )
-    to = asked.delivery
-    if to.calibrate is not None and not to.probabilities:
-        raise UsageError(
-            "a temperature is for probabilities", where="--calibrate", remedy="add --probabilities"
         )
     if to.to is not None and to.external_data:
         raise UsageError(
@@ -128,6 +131,7 @@ def made_of(given: Given) -> onnx.ModelProto:
     Raises:
         UsageError, UnsupportedError, ModelError: it cannot have one of them.
     """
+    _not_rounded_twice(given)
     made = onnx.ModelProto()
     made.CopyFrom(given.stored)
     asked = asked_for(FORMS, given.asked)
@@ -145,3 +149,31 @@ def made_of(given: Given) -> onnx.ModelProto:
             made = form.make(made, given)
     files.check_model(made, "the exported graph")
     return made
+
+
+def _not_rounded_twice(given: Given) -> None:
+    """Refuse another precision for what has none of float32 to round.
+
+    Raises:
+        UsageError: the file is in 8 bits, or all its layers are in half precision.
+    """
+    options = {form.option for form in asked_for(FORMS, given.asked)}
+    rounding = sorted(options & {"--int8 DATA", "--int8-dynamic", "--fp16"})
+    graph = given.stored.graph
+    tensors = initializers(given.stored)
+    types = {
+        tensors[name].data_type
+        for node in graph.node
+        if node.op_type in LAYERS
+        for name in node.input[1:2]
+        if name in tensors
+    }
+    words = "half precision" if types == {onnx.TensorProto.FLOAT16} else None
+    if any(node.op_type in _EIGHT_BITS for node in graph.node):
+        words = "8 bits"
+    if rounding and words is not None:
+        raise UsageError(
+            f"the file computes in {words} already",
+            where=rounding[0].split()[0],
+            remedy="export the file that it was made from, or leave the option out",
+        )

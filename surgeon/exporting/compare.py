@@ -23,10 +23,8 @@ if TYPE_CHECKING:
     import onnx
     from numpy.typing import NDArray
 
-    from surgeon.exporting.given import Given
+    from surgeon.exporting.given import Given, Pair
     from surgeon.model import Model
-
-    Pair = tuple[NDArray[Any], NDArray[Any]]
 
 SEEDED = range(2, 10)
 """Seeds of the inputs that both are run on, beside those of the proof."""
@@ -56,6 +54,14 @@ def compare(given: Given, made: onnx.ModelProto) -> Compared:
             remedy="nothing was written; leave out one form after another to see which it is",
         )
     return found
+
+
+def told(given: Given, compared: Compared) -> Compared:
+    """Return what people are told: of a form that data judged, what the whole file makes of it."""
+    if given.judged is None:
+        return compared
+    pairs = [(given.wanted(got), given.wanted(wanted)) for got, wanted in given.judged]
+    return figures(pairs, given.link)
 
 
 def figures(pairs: Sequence[Pair], link: str | None) -> Compared:

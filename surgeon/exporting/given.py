@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from surgeon.plugin.manager import Plugins
 
     Feeds = Mapping[str, NDArray[Any]]
+    Pair = tuple[NDArray[Any], NDArray[Any]]
     Report = Callable[..., None]
 
 FLOAT32, FLOAT16, INT8 = "float32", "float16", "int8"
@@ -66,7 +67,7 @@ class Given:
         golden: what a proof says of inputs, where those of the source are of another kind.
         precision: what the new form computes in.
         notes: what people should know.
-        judged: how a form that answers otherwise was judged by data, or None.
+        judged: answers of a form that answers otherwise, on data, beside those wanted; or None.
         quantised: what is known of layers in 8 bits, for the document.
         stated: what the proof says of the export beside its forms.
     """
@@ -81,7 +82,7 @@ class Given:
     golden: list[dict[str, Any]] = field(default_factory=list)
     precision: str = FLOAT32
     notes: list[str] = field(default_factory=list)
-    judged: Compared | None = None
+    judged: Sequence[Pair] | None = None
     quantised: dict[str, Any] | None = None
     stated: dict[str, Any] = field(default_factory=dict)
     reference: onnx.ModelProto = field(init=False)
@@ -104,7 +105,7 @@ class Given:
         if self.progress is not None:
             self.progress(stage, done, total)
 
-    def instead(self, made: onnx.ModelProto, judged: Compared) -> None:
+    def instead(self, made: onnx.ModelProto, judged: Sequence[Pair]) -> None:
         """Compare what comes behind with this: data judged it."""
         self.reference, self.judged = made, judged
         self.answers, self.inputs = [], []

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     import onnx
     from numpy.typing import NDArray
 
-    from surgeon.exporting.given import Compared, Feeds, Given
+    from surgeon.exporting.given import Compared, Feeds, Given, Pair
 
 MOST = 200
 """Samples that ranges are measured on and layers are judged by, together."""
@@ -73,7 +73,7 @@ def make(made: onnx.ModelProto, given: Given) -> onnx.ModelProto:
         "error": found.error,
         "bound": BOUND,
     }
-    return _settled(given, result, found)
+    return _settled(given, result, found, judge)
 
 
 def make_dynamic(made: onnx.ModelProto, given: Given) -> onnx.ModelProto:
@@ -101,13 +101,14 @@ def make_dynamic(made: onnx.ModelProto, given: Given) -> onnx.ModelProto:
         feeds: Sequence[Feeds] = compare.feeds_of(given.model, made)
     else:
         feeds = samples.feeds_of(given, data, made, MOST)
-    found = _Judge(given, made, feeds)(result)
+    judge = _Judge(given, made, feeds)
+    found = judge(result)
     _require(found, "--int8-dynamic")
     layers = sum(node.op_type == "MatMulInteger" for node in result.graph.node)
     given.quantised = {
         "samples": 0, "layers": layers, "floats": [], "error": found.error, "bound": LIMIT,
     }  # fmt: skip
-    return _settled(given, result, found)
+    return _settled(given, result, found, judge)
 
 
 class _Judge:
@@ -119,8 +120,11 @@ class _Judge:
 
     def __call__(self, made: onnx.ModelProto, most: int | None = None) -> Compared:
         """Compare its answers with those of the graph as it was, on the first samples or all."""
-        got = self._answers(made, self._feeds[:most])
-        return compare.figures(list(zip(got, self._wanted, strict=False)), self._link)
+        return compare.figures(self.pairs(made, most), self._link)
+
+    def pairs(self, made: onnx.ModelProto, most: int | None = None) -> list[Pair]:
+        """Return its answers on the first samples or all, beside those of the graph as it was."""
+        return list(zip(self._answers(made, self._feeds[:most]), self._wanted, strict=False))
 
     @staticmethod
     def _answers(made: onnx.ModelProto, feeds: Sequence[Feeds]) -> list[NDArray[Any]]:
@@ -198,9 +202,11 @@ def _require(found: Compared, option: str) -> None:
         )
 
 
-def _settled(given: Given, made: onnx.ModelProto, found: Compared) -> onnx.ModelProto:
+def _settled(
+    given: Given, made: onnx.ModelProto, found: Compared, judge: _Judge
+) -> onnx.ModelProto:
     """Note what was judged, and compare what comes behind with the quantised graph."""
     given.precision = INT8
     given.stated["error"] = found.error
-    given.instead(made, found)
+    given.instead(made, judge.pairs(made))
     return made

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from surgeon import intake
-from surgeon.errors import DataError
+from surgeon.errors import DataError, UsageError
 from surgeon.inputs import open_inputs
 from surgeon.runtime.proof import fill_batch
 
@@ -42,7 +42,7 @@ def feeds_of(given: Given, data: Any, made: onnx.ModelProto, most: int) -> list[
         opened: intake.Intake = intake.open_labelled(
             given.model, data, given.asked, progress=None, plugins=given.plugins
         )
-    except DataError:
+    except (DataError, UsageError):  # a table may leave open which column they are
         opened = open_inputs(given.model, data, given.asked, progress=None, plugins=given.plugins)
     samples = opened.samples
     rows = some(samples.n, most)

@@ -20,7 +20,7 @@ from surgeon.errors import UsageError
 from surgeon.exporting import chain
 from surgeon.exporting.beside import beside_of, facts_beside
 from surgeon.exporting.check import check as judge
-from surgeon.exporting.compare import compare, prove
+from surgeon.exporting.compare import compare, prove, told
 from surgeon.exporting.given import Given
 from surgeon.exporting.offered import exporter, written
 from surgeon.graph import files, forms
@@ -100,10 +100,10 @@ def export(  # noqa: PLR0913 - a public verb has its options as keywords
     given = Given(model, model.stored or model.proto, asked, plugins, progress, notes=notes)
     made, compared = _made(given, named)
     checked = None if check is None else judge(given, made, check)
-    told = None if beside is None else facts_beside(beside, made, given)
+    facts = None if beside is None else facts_beside(beside, made, given)
     files_written = [] if stays else _written(found, made, delivery)
-    if beside is not None and told is not None:
-        files_written += beside.write(made, *told)
+    if beside is not None and facts is not None:
+        files_written += beside.write(made, *facts)
     return {
         "out": str(delivery.out),
         "bytes": sum(one.stat().st_size for one in files_written if one.is_file()),
@@ -113,7 +113,7 @@ def export(  # noqa: PLR0913 - a public verb has its options as keywords
         "inputs": [as_json(info) for info in input_infos(made)],
         "outputs": [as_json(info) for info in output_infos(made)],
         "opset": forms.opset_of(made),
-        "comparison": None if compared is None else _told(given.judged or compared, checked, model),
+        "comparison": None if compared is None else _told(told(given, compared), checked, model),
         "quantised": given.quantised,
         "temperature": given.stated.get("temperature"),
         "warnings": [

@@ -54,7 +54,7 @@ def to_opset(model: onnx.ModelProto, version: int) -> onnx.ModelProto:
     try:
         made = version_converter.convert_version(model, version)
     except Exception as error:  # the converter raises plain RuntimeErrors of C++
-        words = " ".join(str(error).split())[:300]
+        words = " ".join(str(error).split()).rpartition("failed: ")[2][:300]  # no line of C++
         raise UnsupportedError(
             f"ONNX's version converter cannot bring opset {opset_of(model)} to {version}: {words}",
             where="--opset",

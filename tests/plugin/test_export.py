@@ -113,8 +113,11 @@ def test_what_cannot_be_meant(tuned, tmp_path):
     out = tmp_path / "out.onnx"
     with pytest.raises(UsageError, match="form"):
         surgeon.export(tuned, out)
-    with pytest.raises(UnsupportedError, match="opset"):
+    with pytest.raises(UsageError, match="probabilities"):
+        surgeon.export(tuned, out, calibrate="data")
+    with pytest.raises(UnsupportedError, match="opset") as caught:
         surgeon.export(tuned, out, opset=999)
+    assert ".h:" not in caught.value.message
     onnx.save(networks.convnet(), tmp_path / "net.onnx")
     with pytest.raises(UsageError, match="plan"):
         surgeon.export(tmp_path / "net.onnx", out, probabilities=True)

@@ -6,6 +6,7 @@ import networks
 import numpy as np
 import onnx
 import pytest
+import tabular
 
 import surgeon
 from surgeon.errors import DataError, UnsupportedError, UsageError
@@ -229,3 +230,37 @@ def test_what_was_rounded_is_not_trained_further(files, tmp_path):
     surgeon.export(files / "convnet.onnx", tmp_path / "later.onnx", opset=18)
     again = surgeon.finetune(tmp_path / "later.onnx", drawn(30), device="cpu")
     assert again.document()["changed"]
+
+
+@pytest.mark.parametrize(
+    ("name", "settings"),
+    [
+        ("convnet", {"fp16": True, "optimize": "basic"}),
+        ("convnet", {"int8": drawn(60)}),
+        ("products", {"int8_dynamic": True}),
+    ],
+)
+def test_what_is_rounded_is_not_rounded_again(files, tmp_path, name, settings):
+    surgeon.export(files / f"{name}.onnx", tmp_path / "once.onnx", **settings)
+    for again in ({"fp16": True}, {"int8": drawn(60)}, {"int8_dynamic": True}):
+        with pytest.raises(UsageError, match="already"):
+            surgeon.export(tmp_path / "once.onnx", tmp_path / "twice.onnx", **again)
+    surgeon.export(tmp_path / "once.onnx", tmp_path / "twice.onnx", batch=2)
+
+
+def test_differences_are_those_of_what_is_written(files, tmp_path):
+    settings = {"int8": drawn(60), "probabilities": True}
+    body = surgeon.export(files / "convnet.onnx", tmp_path / "out.onnx", **settings)
+    scores = surgeon.export(files / "convnet.onnx", tmp_path / "s.onnx", int8=drawn(60))
+    largest = [one["comparison"]["max_difference"] for one in (body, scores)]
+    assert 0 < largest[0] <= 1
+    assert largest[0] != largest[1]
+
+
+def test_ranges_are_measured_on_tables_without_answers(tmp_path):
+    onnx.save(tabular.network(), tmp_path / "net.onnx")
+    tabular.write_csv(tmp_path / "plain.csv", tabular.values(60))
+    body = surgeon.export(
+        tmp_path / "net.onnx", tmp_path / "out.onnx", int8=str(tmp_path / "plain.csv")
+    )
+    assert body["quantised"]["samples"] == 60
