@@ -278,11 +278,14 @@ def _number_columns(
             remedy="give an .npz, or one column of lists",
         )
     width = None if info.shape is None else info.shape[1 if info.batch_axis in {0, None} else 0]
+    if lenient and isinstance(width, int) and width < len(names):  # labels may stand beside them
+        names = [name for name in names if not all(map(_is_words, table.columns[name]))]
     if isinstance(width, int) and width != len(names):
+        columns_of = "" if lenient else "name the label column with --label-column and "
         raise DataError(
             f"the table has {len(names)} value columns, the model takes {width}",
             where=f"{table.where}, columns {', '.join(names[:20])}",
-            remedy="name the label column with --label-column and drop columns that are no values",
+            remedy=f"{columns_of}drop columns that are no values",
         )
     columns = [_numbers(table, name, lenient=lenient) for name in names]
     stacked = np.stack(columns, 1 if info.batch_axis in {0, None} else 0)

@@ -175,6 +175,17 @@ def test_the_likeliest_classes(model, table, tmp_path, capsys):
     assert first["label"] in shown
 
 
+def test_labels_beside_the_values_are_no_values(model, table, tmp_path, capsys):
+    head, *rows = table.read_text().splitlines()
+    beside = tmp_path / "beside.csv"
+    beside.write_text("\n".join([f"{head},kind", *(f"{row},cat" for row in rows)]))
+    alike = surgeon.predict(model, beside).probabilities
+    assert np.array_equal(alike, surgeon.predict(model, table).probabilities)
+    beside.write_text("\n".join([f"{head},kind", *(f"{row},3" for row in rows)]))
+    assert main(["predict", str(model), str(beside)]) == 2
+    assert "--label-column" not in capsys.readouterr().err  # which `predict` does not have
+
+
 def test_values_have_no_likeliest_class(tmp_path, table):
     plain = tabular.network("y")
     del plain.metadata_props[:]
