@@ -164,6 +164,11 @@ def test_golden_logits_changed(file):
     assert failed(file) == {"golden", "proof"}
 
 
+def test_a_proof_that_says_an_earlier_version_to_hide_its_parts(file):
+    envelope.put(file, envelope.PROOF, {**proof_of(file), "version": 1})
+    assert failed(file) == {"proof"}
+
+
 @pytest.mark.parametrize("damage", ["nan", "shape", "garbage", "missing", "none", "word"])
 def test_golden_samples_damaged(file, damage):
     proof = proof_of(file)
