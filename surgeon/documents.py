@@ -322,7 +322,10 @@ def _interval(scores: Scores, groups: NDArray[np.int64] | None) -> list[float] |
     known = shares[~np.isnan(shares)]
     if figure is None or not len(known) or abs(float(known.mean()) - figure) > A_MEAN:
         return None
-    return metrics.interval(shares, groups)
+    found = metrics.interval(shares, groups)
+    if found is None or figure > 1:
+        return found
+    return [min(bound, 1.0) for bound in found]  # shares of what is no mean may add up to more
 
 
 def _grouped(given: Answered, rows: NDArray[np.int64]) -> NDArray[np.int64] | None:

@@ -34,6 +34,16 @@ def test_an_interval_is_that_of_the_bootstrap():
     assert metrics.interval(np.full(9, np.nan)) is None
 
 
+def test_no_interval_is_above_the_best():
+    from surgeon.documents import _interval
+    from surgeon.tasks.base import Scores
+
+    shares = np.random.default_rng(0).normal(0.95, 0.5, 60)
+    figures = {"quality": float(shares.mean())}
+    low, high = _interval(Scores(figures, shares, np.zeros(60)), None)
+    assert low < figures["quality"] < high <= 1
+
+
 def test_an_interval_holds_the_truth_about_as_often_as_it_says():
     random = np.random.default_rng(1)
     held = 0
