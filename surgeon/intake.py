@@ -392,9 +392,13 @@ def find_preprocess(
 def _found(model: Model, option: Any, size: Any) -> Preprocess | Encoding | None:
     from surgeon.graph.preprocess import parse_size
 
-    if option is not None:
-        return encodings.parse_option(option, _picture(model), size)
     document, source = envelope.get(model.proto, envelope.PREPROCESS), "metadata"
+    if option is not None:
+        if isinstance(document, dict) and document.get("embedded") is True:
+            raise UsageError(
+                "the file prepares its pictures itself", where="--preprocess", remedy="leave it out"
+            )
+        return encodings.parse_option(option, _picture(model), size)
     if document is None:
         entry = model.known
         document, source = (None if entry is None else entry.preprocess), "index"

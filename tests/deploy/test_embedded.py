@@ -81,6 +81,8 @@ def test_nothing_is_done_twice(embedded, few, tmp_path):
         surgeon.finetune(embedded, few, case="small-similar")
     with pytest.raises(UsageError, match="itself"):
         surgeon.predict(embedded, few, size="32x32")
+    with pytest.raises(UsageError, match="itself"):
+        surgeon.predict(embedded, few, preprocess="imagenet")
 
 
 def test_a_file_without_pictures_has_nothing_to_embed(tmp_path):
