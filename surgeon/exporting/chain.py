@@ -88,6 +88,8 @@ pictures keep float32, and so that ranges are measured on what data give.
 """
 ONE_OF = ("int8", "int8-dynamic", "fp16")
 """Precisions, of which a file has one."""
+_HALF_CASTS = ("graph_input_cast", "graph_output_cast")
+"""What the converter to half precision calls its nodes, also where weights are float32 again."""
 _EIGHT_BITS = {"QuantizeLinear", "DynamicQuantizeLinear", "QLinearConv", "QLinearMatMul"}
 
 
@@ -168,7 +170,8 @@ def _not_rounded_twice(given: Given) -> None:
         for name in node.input[1:2]
         if name in tensors
     }
-    words = "half precision" if types == {onnx.TensorProto.FLOAT16} else None
+    cast = any(node.name.startswith(_HALF_CASTS) for node in graph.node)
+    words = "half precision" if cast or types == {onnx.TensorProto.FLOAT16} else None
     if any(node.op_type in _EIGHT_BITS for node in graph.node):
         words = "8 bits"
     if rounding and words is not None:
