@@ -121,7 +121,7 @@ def _version(proof: dict[str, Any] | None, *, planned: bool) -> int:
             remedy="files written by `surgeon finetune` carry one; `surgeon.prove` makes one for "
             "weights of a loop of your own",
         )
-    if version == 1 and "parts" in proof:
+    if type(version) is int and version == 1 and "parts" in proof:
         return VERSION  # which then differs from what the parts say of the proof itself
     if type(version) is not int or not 1 <= version <= VERSION:
         raise ModelError(

@@ -19,7 +19,8 @@ def test_finetune_passes_every_option(run, operation, plugins, model, tmp_path):
         *("--tokenizer", model, "--max-length", "64", "--audio", "16000,1.5"),
         *("--group-column", "patient", "--extend", "--old-data", "old", "--keep-statistics"),
         *("--train", "a.*", "--train", "b", "--from", "@0.7", "--freeze", "*.bias"),
-        *("--golden-samples", "--track", "a:dir=b", "--track", "c", "--report", tmp_path / "r.html"),
+        *("--golden-samples", "--track", "a:dir=b", "--track", "c"),
+        *("--report", tmp_path / "r.html"),
     )
     assert done.code == 0, done.err
     (verb, args, settings) = operation.calls[-1]
